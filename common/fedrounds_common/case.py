@@ -1,0 +1,86 @@
+"""A case: one visit's images, its target and its geometry. What is scored, and never leaves a site.
+
+Axes. `image` is (C, *grid): (C, X, Y, Z) for volumes, whose affine maps voxel (i, j, k) to RAS
+millimetres; (C, H, W) for a single picture, rows then columns; (C, S, H, W) for the stacked slices
+of one patient in a 2D study. A picture without geometry has the identity affine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import final
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+F64 = NDArray[np.float64]
+U8 = NDArray[np.uint8]
+
+
+@final
+@dataclass(frozen=True, order=True)
+class CaseRef:
+    """Pseudonyms only. `name` is unique within its reader; `patient` groups what is split together."""
+
+    name: str
+    patient: str
+    site: str | None = None
+
+
+@final
+@dataclass(frozen=True)
+class LabelMap:
+    """The reference of a segmentation: the study's label values on the image's grid, 0 is background."""
+
+    voxels: U8
+
+
+Target = LabelMap
+
+
+@final
+@dataclass(frozen=True)
+class Case:
+    ref: CaseRef
+    image: F32
+    target: Target | None
+    affine: F64
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        return tuple(self.image.shape[1:])
+
+    @property
+    def spacing_mm(self) -> tuple[float, ...]:
+        """Voxel size along each grid axis, in mm. Stacked slices: (between slices, row, column)."""
+        return spacing_of(self.affine, len(self.grid))
+
+    @property
+    def orientation(self) -> str:
+        """Where each grid axis points, e.g. "RAS"."""
+        return orientation_of(self.affine)[: len(self.grid)]
+
+    def with_image(self, image: F32, target: Target | None = None, affine: F64 | None = None) -> Case:
+        return replace(self, image=image, target=target, affine=self.affine if affine is None else affine)
+
+
+def spacing_of(affine: F64, axes: int) -> tuple[float, ...]:
+    """Column lengths of the affine, in mm."""
+    return tuple(float(np.linalg.norm(affine[:3, axis])) for axis in range(axes))
+
+
+def orientation_of(affine: F64) -> str:
+    """The closest anatomical direction of each voxel axis, each direction used once."""
+    cosines = affine[:3, :3] / np.maximum(np.linalg.norm(affine[:3, :3], axis=0), 1e-12)
+    codes, free = ["?"] * 3, [0, 1, 2]
+    # the steepest axis chooses first, so that a tilted volume never names one direction twice
+    for axis in sorted(range(3), key=lambda axis: -float(np.abs(cosines[:, axis]).max())):
+        world = max(free, key=lambda row: abs(float(cosines[row, axis])))
+        free.remove(world)
+        codes[axis] = ("RAS" if cosines[world, axis] >= 0 else "LPI")[world]
+    return "".join(codes)
+
+
+Cases = Sequence[Case]

@@ -1,0 +1,88 @@
+"""A strategy: both halves of a federated algorithm in one class, one file in `strategies/` each."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, final
+
+from fedrounds_common.arrays import Arrays
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@final
+@dataclass(frozen=True)
+class Consensus:
+    """What the coordinator holds between rounds: `arrays` and `shared` travel to sites, `kept` does not."""
+
+    arrays: Arrays
+    shared: Arrays = field(default_factory=dict)
+    kept: Arrays = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True)
+class Trained:
+    """A site's result before anything leaves: weights it started from and ended at, cases, steps."""
+
+    start: Arrays
+    arrays: Arrays
+    cases: int
+    steps: int
+
+
+@final
+@dataclass(frozen=True)
+class SiteUpdate:
+    """One accepted update at the coordinator: a difference from the consensus as that site received it."""
+
+    site: str
+    arrays: Arrays
+    cases: int
+
+
+class Updates(Protocol):
+    """The round's accepted updates, by site name; each is read once, so memory stays flat."""
+
+    def __iter__(self) -> Iterator[SiteUpdate]: ...
+
+    def __len__(self) -> int: ...
+
+
+class Strategy(ABC):
+    """A frozen dataclass; its fields are the study's `[strategy]` table."""
+
+    reads: ClassVar[Literal["sum", "each"]] = "sum"  # "each" (median, Krum …) cannot stand beside secure sums
+
+    def begin(self, arrays: Arrays) -> Consensus:
+        """The consensus before round 1."""
+        return Consensus(arrays)
+
+    def receive(self, consensus: Consensus, kept: Arrays) -> Arrays:
+        """Site: the weights to start this round's training from."""
+        return consensus.arrays
+
+    def correct(  # noqa: B027  (most strategies correct nothing)
+        self,
+        gradients: Mapping[str, Tensor],
+        weights: Mapping[str, Tensor],
+        consensus: Mapping[str, Tensor],
+        kept: Arrays,
+    ) -> None:
+        """Site, every step, after privacy's clip and noise: change `gradients` in place (FedProx, SCAFFOLD)."""
+
+    def send(self, trained: Trained, consensus: Consensus, kept: Arrays) -> tuple[Arrays, Arrays]:
+        """Site: (the difference that leaves, the state that stays for its next round)."""
+        leaving = {name: trained.arrays[name] - trained.start[name] for name in trained.start}
+        return leaving, kept
+
+    @abstractmethod
+    def aggregate(self, consensus: Consensus, updates: Updates) -> Consensus:
+        """Coordinator, pure: the next consensus.
+
+        Raises:
+            RoundError: the updates cannot be averaged, e.g. all sites weigh 0.
+        """

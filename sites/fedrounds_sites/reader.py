@@ -1,0 +1,32 @@
+"""A reader turns a site's files into cases. One file in `readers/` each."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from fedrounds_common.case import Case, CaseRef
+from fedrounds_common.study.tables import CaseForm
+
+
+class Reader(ABC):
+    """A frozen dataclass whose fields are its table in `[simulation.reader]` or in `site.toml`.
+
+    The study says what form cases have (`form`); the reader says where the files are and how their
+    names and values map to it. Cases come as acquired: `prepare.py` brings them to the study's grid.
+    """
+
+    @abstractmethod
+    def cases(self, form: CaseForm) -> tuple[CaseRef, ...]:
+        """Every case, sorted by name; a case that looks incomplete is listed and fails in `load`.
+
+        Raises:
+            DataError: the root is missing, or nothing in it is a case.
+        """
+
+    @abstractmethod
+    def load(self, ref: CaseRef, form: CaseForm) -> Case:
+        """Read one case: float32 image with `form.channels` in order, label values as in the study.
+
+        Raises:
+            CaseError: with a code, the file's name, what was found and what was wanted.
+        """
