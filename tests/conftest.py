@@ -1,0 +1,42 @@
+"""What every test rests on. The environment is set before anything can import torch or flwr."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+
+# Torch's spinning threads slow a shared machine 30-fold and give other bits; Flower and Ray dial home.
+for _name, _value in {
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "DO_NOT_TRACK": "1",
+    "MPLBACKEND": "Agg",
+}.items():
+    os.environ[_name] = _value
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """The source tree that these tests belong to."""
+    return REPO
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real images, or a skip: the tests must pass without it.
+
+    `FEDROUNDS_SHARED` names the folder that holds `data/`; by default it lies beside the source tree.
+    """
+    shared = Path(os.environ.get("FEDROUNDS_SHARED", REPO.parent / "shared"))
+    if not (shared / "data").is_dir():
+        pytest.skip("no shared data here (set FEDROUNDS_SHARED to the folder that holds data/)")
+    return shared
