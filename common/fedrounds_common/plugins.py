@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import json
 import pkgutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -145,10 +146,44 @@ def validate(kind: type[T], fields: Mapping[str, Any], key: str) -> tuple[T | No
     unknown = [Fault(f"{key}.{name}", _no_such_key(name, kind)) for name in fields if name not in field_names(kind)]
     known = {name: value for name, value in fields.items() if name in field_names(kind)}
     try:
-        built = _adapter(kind).validate_python(known)
+        built = _checked(kind, known)
     except ValidationError as error:
-        return None, unknown + [fault for entry in error.errors() for fault in [_fault(entry, key, kind)]]
+        return None, unknown + _faults(error, kind, known, key)
     return (None, unknown) if unknown else (built, [])
+
+
+class RulesBroken(ValueError):
+    """Raised in a table's own validator: every rule its fields break together, so that all are shown at once.
+
+    Each rule is the fields it reads, the one to point at first, and what to say.
+    """
+
+    def __init__(self, rules: Sequence[tuple[tuple[str, ...], str]]) -> None:
+        self.rules = tuple(rules)
+        super().__init__("; ".join(message for _, message in rules))
+
+
+def _checked(kind: type[T], fields: Mapping[str, Any]) -> T:
+    # strict, and by way of JSON: "5" is no number and 5.0 no count, yet a list may stand for a tuple
+    return _adapter(kind).validate_json(json.dumps(fields, default=str), strict=True)
+
+
+def _faults(error: ValidationError, kind: type[Any], fields: Mapping[str, Any], key: str) -> list[Fault]:
+    """Faults of single fields, then the rules that hold between the fields that are right by themselves."""
+    entries = error.errors()
+    wrong = {str(entry["loc"][0]) for entry in entries if entry["loc"]}
+    faults = [_fault(entry, key, kind) for entry in entries if not _rules(entry)]
+    try:
+        _checked(kind, {name: value for name, value in fields.items() if name not in wrong})
+    except ValidationError as left:
+        entries = left.errors()
+    broken = [rule for entry in entries for rule in _rules(entry) if not wrong & set(rule[0])]
+    return faults + [Fault(f"{key}.{reads[0]}", message) for reads, message in broken]
+
+
+def _rules(entry: Any) -> tuple[tuple[tuple[str, ...], str], ...]:
+    cause = entry.get("ctx", {}).get("error")
+    return cause.rules if isinstance(cause, RulesBroken) else ()
 
 
 def field_names(kind: type[Any]) -> tuple[str, ...]:
@@ -165,8 +200,20 @@ def _no_such_key(name: str, kind: type[Any]) -> str:
     return f"there is no such key{hint}"
 
 
+_PLAIN_WORDS = {
+    "Input should be": "must be",
+    "a valid array": "a list",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid string": "text in quotes",
+    "a valid boolean": "true or false",
+    "a valid dictionary": "a table",
+    "an object": "a table",
+}
+
+
 def _fault(entry: Any, key: str, kind: type[Any]) -> Fault:
-    path = [str(part) for part in entry["loc"] if not str(part).startswith(("function-", "tuple", "dict"))]
+    path = [str(part) for part in entry["loc"] if not str(part).startswith(("function-", "tuple", "dict", "[key]"))]
     dotted = ".".join([key, *path])
     if entry["type"] == "literal_error":
         allowed = [word.strip(" '") for word in entry["ctx"]["expected"].replace(" or ", ", ").split(",")]
@@ -174,6 +221,8 @@ def _fault(entry: Any, key: str, kind: type[Any]) -> Fault:
     if entry["type"] == "missing":
         return Fault(dotted, "must be given")
     message = entry["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    for theirs, ours in _PLAIN_WORDS.items():
+        message = message.replace(theirs, ours)
     found = entry["input"]
     # a rule about the whole table already says what it saw; printing the table again hides it
     return Fault(dotted, message if isinstance(found, dict) else f"{found!r}: {message[0].lower()}{message[1:]}")

@@ -7,9 +7,11 @@ its files is not (that is `[simulation]`, read by `fedrounds_sites.simulation`).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, final
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, final
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
+
+from fedrounds_common.plugins import RulesBroken
 
 STRICT = ConfigDict(extra="forbid")
 
@@ -17,6 +19,27 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+T = TypeVar("T")
+
+
+def _none_or(value: object) -> object:
+    # TOML has no null: the word "none" says it, so that a default can be switched off.
+    # A list becomes a tuple here because pydantic's strict mode takes lists from JSON only, and this is past it.
+    return None if value == "none" else tuple(value) if isinstance(value, list) else value
+
+
+OrNone = Annotated[T | None, BeforeValidator(_none_or)]
+Rule = tuple[tuple[str, ...], str]  # the fields it reads, the one to point at first; what is wrong
+
+
+def _refuse(rules: list[Rule]) -> None:
+    if rules:
+        raise RulesBroken(rules)
+
+
+def _twice(key: str, names: tuple[str, ...]) -> list[Rule]:
+    again = sorted({name for name in names if names.count(name) > 1})
+    return [((key,), f"{', '.join(again)}: listed more than once")] if again else []
 
 
 @final
@@ -26,7 +49,7 @@ class CaseForm:
 
     `labels` maps names to the study's values (0 is background and is not listed); `regions` are
     named sets of labels that may overlap (one sigmoid each); without regions each label is a class
-    of one softmax. `spacing_mm` omitted: as acquired. `orientation` omitted: as stored.
+    of one softmax. `spacing_mm` omitted: as acquired. `orientation = "none"`: as stored.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -35,30 +58,38 @@ class CaseForm:
     channels: tuple[Name, ...] = ("image",)
     labels: dict[Name, Annotated[int, Field(ge=1, le=255)]] = field(default_factory=lambda: {"target": 1})
     regions: dict[Name, tuple[str, ...]] = field(default_factory=dict)
-    spacing_mm: tuple[Positive, ...] | None = None
-    orientation: Literal["RAS", "LPS", "LAS"] | None = "RAS"
+    spacing_mm: OrNone[tuple[Positive, ...]] = None
+    orientation: OrNone[Literal["RAS", "LPS", "LAS"]] = "RAS"
     intensity: Literal["zscore-nonzero", "zscore", "percentile", "unit", "none"] = "zscore-nonzero"
 
     @model_validator(mode="after")
     def _agree(self) -> CaseForm:
-        if len(set(self.channels)) != len(self.channels) or not self.channels:
-            raise ValueError(f"channels = {list(self.channels)}: at least one, and no name twice")
+        rules = _twice("channels", self.channels)
+        if not self.channels:
+            rules.append((("channels",), "[]: at least one is wanted, in the order of the network's inputs"))
         if len(set(self.labels.values())) != len(self.labels) or not self.labels:
-            raise ValueError(f"labels = {self.labels}: at least one, and no value twice")
+            rules.append((("labels",), f"{self.labels}: at least one is wanted, and no value twice"))
         for region, names in self.regions.items():
             unknown = sorted(set(names) - set(self.labels))
             if unknown or not names:
-                raise ValueError(f"region {region} = {list(names)}: names of labels wanted ({', '.join(self.labels)})")
+                wanted = f"names of labels wanted ({', '.join(self.labels)})"
+                rules.append(((f"regions.{region}", "regions", "labels"), f"{list(names)}: {wanted}"))
         if self.spacing_mm is not None and len(self.spacing_mm) != self.dims:
-            raise ValueError(f"spacing_mm = {list(self.spacing_mm)}: {self.dims} numbers wanted, one a dimension")
+            wanted = f"{self.dims} numbers wanted, one a dimension"
+            rules.append((("spacing_mm", "dims"), f"{list(self.spacing_mm)}: {wanted}"))
+        _refuse(rules)
         return self
 
     @property
     def scored(self) -> dict[str, tuple[int, ...]]:
-        """Name → label values of everything that is scored: the regions, or else each label."""
+        """Name → label values of everything that is scored: the regions, or else each label.
+
+        In the order of the network's outputs: regions by name, labels by value. Not the file's
+        order, because a site reads the study from its canonical text, which has sorted keys.
+        """
         if self.regions:
-            return {region: tuple(self.labels[name] for name in names) for region, names in self.regions.items()}
-        return {name: (value,) for name, value in self.labels.items()}
+            return {region: tuple(self.labels[name] for name in self.regions[region]) for region in sorted(self.regions)}
+        return {name: (value,) for name, value in sorted(self.labels.items(), key=lambda item: item[1])}
 
 
 @final
@@ -75,10 +106,10 @@ class Training:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     rounds: Count = 10
-    local_steps: Count | None = None
-    local_epochs: Positive | None = None
+    local_steps: OrNone[Count] = None
+    local_epochs: OrNone[Positive] = None
     batch: Count = 2
-    patch: tuple[Count, ...] | None = None
+    patch: OrNone[tuple[Count, ...]] = None
     foreground: Share = 1 / 3
     optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: Positive = 1e-3
@@ -87,7 +118,7 @@ class Training:
     moments: Literal["keep", "fresh"] = "keep"
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: Share = 0.05
-    gradient_norm: Positive | None = 12.0
+    gradient_norm: OrNone[Positive] = 12.0
     augment: tuple[Literal["flip", "rotate90", "gain", "noise", "gamma", "shift"], ...] = ("flip", "gain", "noise")
     amp: Literal["off", "bf16"] = "off"
     threads: Count = 1
@@ -95,7 +126,7 @@ class Training:
     @model_validator(mode="after")
     def _one_amount(self) -> Training:
         if self.local_steps is not None and self.local_epochs is not None:
-            raise ValueError("local_steps and local_epochs are both given: keep one")
+            _refuse([(("local_steps", "local_epochs"), "local_epochs is given too: keep one of the two")])
         return self
 
 
@@ -115,18 +146,28 @@ class Cohort:
     held_out: tuple[Name, ...] = ()
     minimum: Count = 1
     per_round: Annotated[int, Field(ge=0)] = 0
-    deadline_s: Positive | None = None
+    deadline_s: OrNone[Positive] = None
     initial_sites: tuple[Name, ...] = ()
     initial_steps: Count = 100
 
     @model_validator(mode="after")
     def _apart(self) -> Cohort:
+        rules = _twice("sites", self.sites) + _twice("held_out", self.held_out)
+        rules += _twice("initial_sites", self.initial_sites)
         both = sorted(set(self.sites) & set(self.held_out))
         if both:
-            raise ValueError(f"{', '.join(both)}: both in sites and in held_out")
+            rules.append((("held_out", "sites"), f"{', '.join(both)}: in sites too; a site trains or is held out"))
         both = sorted(set(self.initial_sites) & set(self.held_out))
         if both:
-            raise ValueError(f"{', '.join(both)}: both in initial_sites and in held_out")
+            rules.append((("initial_sites", "held_out"), f"{', '.join(both)}: in held_out too"))
+        if self.sites and self.minimum > len(self.sites):
+            rules.append((("minimum", "sites"), f"{self.minimum}: only {len(self.sites)} sites are listed"))
+        if self.sites and self.per_round > len(self.sites):
+            rules.append((("per_round", "sites"), f"{self.per_round}: only {len(self.sites)} sites are listed"))
+        if 0 < self.per_round < self.minimum:
+            wanted = f"at least minimum = {self.minimum} wanted, or 0 for all"
+            rules.append((("per_round", "minimum"), f"{self.per_round}: {wanted}"))
+        _refuse(rules)
         return self
 
 
@@ -158,8 +199,12 @@ class Evaluation:
 
     @model_validator(mode="after")
     def _fold_is_one_of_them(self) -> Evaluation:
+        rules: list[Rule] = []
+        if self.folds == 1:
+            rules.append((("folds",), "1: 0 for none, or at least 2"))
         if self.fold >= max(self.folds, 1):
-            raise ValueError(f"fold = {self.fold}: must be below folds = {self.folds} (the first is 0)")
+            rules.append((("fold", "folds"), f"{self.fold}: must be below folds = {self.folds} (the first is 0)"))
+        _refuse(rules)
         return self
 
 
