@@ -1,0 +1,75 @@
+# Everything a contributor, the CI or a curious reader runs. `make` alone prints the list.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup demo demo-full quick test check check-deep docs studies bench clean
+
+PYTHON ?= python3.11
+VENV ?= .venv
+# extra words for pip, e.g. an index with CPU builds of torch
+PIP_FLAGS ?=
+# test processes; the tests do not depend on idle cores
+WORKERS ?= 2
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
+
+# Before any import of torch, in every process: spinning threads slow a shared machine 30-fold,
+# and 1 and 2 threads give different bits.
+export OMP_NUM_THREADS := 1
+export OMP_WAIT_POLICY := PASSIVE
+# Flower and Ray report home by default.
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+export RAY_USAGE_STATS_ENABLED := 0
+export DO_NOT_TRACK := 1
+
+help: ## print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(STAMP) ## a virtual environment in .venv with the versions of constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt
+	@echo "installing fedrounds and what it needs into $(VENV) (minutes, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@# torch first and alone: it is by far the largest, and every other package then fits itself to it
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt torch
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e ".[dev]"
+	@touch $@
+
+demo: $(STAMP) ## 71 simulated hospitals on phantom brains, at most three minutes after setup
+	@$(BIN)/fedrounds demo
+
+demo-full: $(STAMP) ## the same at the size that carries the claim, at most fifteen minutes
+	@$(BIN)/fedrounds demo --full
+
+quick: $(STAMP) ## the fast tests, under two minutes
+	@$(PYTEST) -q -m "not slow"
+
+test: $(STAMP) ## all tests, fast and slow, with coverage
+	@$(PYTEST) -q --durations=15 --cov --cov-report=term
+
+check: $(STAMP) ## lint, format, types, import arrows
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+check-deep: $(STAMP) ## mutation score of aggregation, guard, metrics and splits, at least 80 %
+	@$(BIN)/python tests/deep/mutation.py --at-least 0.80
+
+docs: $(STAMP) ## the pages in docs/_build/html; a warning is an error
+	@$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+studies: $(STAMP) ## check every built-in study file
+	@for study in studies/*.toml; do $(BIN)/fedrounds study check "$$study"; done
+
+bench: $(STAMP) ## the programs behind every speed claim
+	@for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python "$$program"; done
+
+clean: ## remove what was built; runs and the environment stay
+	@rm -rf build dist mutants htmlcov .coverage .coverage.* coverage.xml docs/_build
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
