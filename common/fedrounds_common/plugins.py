@@ -48,7 +48,7 @@ class Shelf(Generic[T]):
     """All plug-ins of one kind. `base` is the abstract class each file makes one final class of."""
 
     kind: str
-    base: type[T]
+    base: type[Any]  # type[T], but T is abstract, and mypy takes type[T] to mean a class that can be made
 
     def names(self, folders: Sequence[Path] = ()) -> tuple[str, ...]:
         package = importlib.import_module(_package(self.kind))
@@ -63,16 +63,19 @@ class Shelf(Generic[T]):
             UsageError: no such file, or the file does not hold exactly one class of this kind.
         """
         module = self._module(name, folders)
-        found = [
+        ours: list[type[Any]] = [
             member
             for _, member in inspect.getmembers(module, inspect.isclass)
-            if issubclass(member, self.base) and member.__module__ == module.__name__ and not inspect.isabstract(member)
+            if issubclass(member, self.base) and member.__module__ == module.__name__
         ]
+        found: list[type[T]] = [member for member in ours if not inspect.isabstract(member)]
         if len(found) != 1:
+            missing = sorted({name for member in ours for name in getattr(member, "__abstractmethods__", ())})
             raise UsageError(
                 "FR-U02",
                 f"{module.__file__} holds {len(found)} classes of {self.base.__name__}",
                 wanted="exactly one",
+                do=f"still to be written in it: {', '.join(missing)}" if missing else "",
             )
         return found[0]
 
@@ -136,9 +139,11 @@ def digest_of_folders(folders: Sequence[Path]) -> str:
 
 def choice_message(value: object, allowed: Sequence[str]) -> str:
     """What was found, what is allowed, and the nearest of them."""
+    if not allowed:
+        return f"{value!r}: none is there yet"
     near = get_close_matches(str(value), allowed, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
-    return f"{value!r} is not one of {', '.join(allowed) or 'none yet'}{hint}"
+    return f"{value!r} is not one of {', '.join(allowed)}{hint}"
 
 
 def validate(kind: type[T], fields: Mapping[str, Any], key: str) -> tuple[T | None, list[Fault]]:

@@ -1,0 +1,19 @@
+"""Every value as it is: 4 bytes each, nothing lost, nothing kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+from fedrounds_common.arrays import Arrays
+from fedrounds_common.codec import Codec
+
+
+@final
+@dataclass(frozen=True)
+class Float32(Codec):
+    def encode(self, arrays: Arrays, residual: Arrays) -> tuple[Arrays, Arrays]:
+        return arrays, {}
+
+    def decode(self, arrays: Arrays) -> Arrays:
+        return arrays

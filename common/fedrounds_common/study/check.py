@@ -1,0 +1,225 @@
+"""Tables to study: every fault at once, defaults filled in. Knows keys, not lines; trusts nothing it is given."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, final
+
+from pydantic import Field
+
+from fedrounds_common import shelves
+from fedrounds_common.channel import Channel
+from fedrounds_common.errors import Fault
+from fedrounds_common.plugins import Shelf, validate
+from fedrounds_common.strategy import Strategy
+from fedrounds_common.study.study import DEFAULT_NAMES, FORMAT, Study
+from fedrounds_common.study.tables import CaseForm, Cohort, Evaluation, Name, Table, Training
+
+T = TypeVar("T")
+
+AGREED = (
+    "format",
+    "name",
+    "seed",
+    "task",
+    "cases",
+    "model",
+    "training",
+    "strategy",
+    "privacy",
+    "wire",
+    "cohort",
+    "evaluation",
+)
+REHEARSAL = "simulation"
+
+
+@final
+@dataclass(frozen=True)
+class _Head:
+    name: Name
+    format: int
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
+@final
+@dataclass
+class _Gathering:
+    """Collects faults while the parts are built, so that one fault never hides another."""
+
+    raw: Table
+    folders: Sequence[Path]
+    faults: list[Fault] = field(default_factory=list)
+
+    def table(self, key: str) -> Table:
+        value = self.raw.get(key, {})
+        if isinstance(value, dict):
+            return value
+        self.faults.append(Fault(key, f"{value!r}: must be a table, [{key}]"))
+        return {}
+
+    def part(self, kind: type[T], key: str) -> T | None:
+        built, faults = validate(kind, self.table(key), key)
+        self.faults += faults
+        return built
+
+    def plugin(self, shelf: Shelf[Any], table: Mapping[str, Any], key: str) -> tuple[Table, Any]:
+        """The checked table with every field filled in, and the object it stands for."""
+        named = {"name": DEFAULT_NAMES[key], **table} if key in DEFAULT_NAMES else dict(table)
+        built, faults = shelf.build(named, key, self.folders)
+        if built is not None:
+            # once more with the defaults written in: they too must be what the fields say (1 becomes 1.0),
+            # or the study would change on its way through the canonical text
+            named = {"name": named["name"], **plain(built)}
+            built, faults = shelf.build(named, key, self.folders)
+        self.faults += faults
+        return ({"name": named["name"], **plain(built)}, built) if built is not None else ({}, None)
+
+
+def study_of(raw: Table, folders: Sequence[Path] = ()) -> tuple[Study | None, list[Fault]]:
+    """Check the agreed half. `raw` may hold `[simulation]`, which is not looked at here.
+
+    Returns:
+        The study and no faults, or None and all of them, each with its dotted key and no line.
+    """
+    newer = _newer(raw.get("format"))
+    if newer:
+        return None, [newer]
+    strange = list(impossible_values(raw, ""))
+    gather = _Gathering(in_full(raw), folders)
+    gather.faults += [Fault(key, _no_such_table(key)) for key in raw if key not in (*AGREED, REHEARSAL)]
+    head, faults = validate(_Head, {key: raw[key] for key in ("name", "format", "seed") if key in raw}, "")
+    gather.faults += [dataclasses.replace(fault, key=fault.key.removeprefix(".")) for fault in faults]
+    gather.faults += _wrong_format(raw.get("format"))
+    plugins = _plugin_tables(gather)
+    cases, training = gather.part(CaseForm, "cases"), gather.part(Training, "training")
+    cohort, evaluation = gather.part(Cohort, "cohort"), gather.part(Evaluation, "evaluation")
+    if cases is not None and training is not None:
+        gather.faults += _between(cases, training)
+    # a value no table can hold is one fault, not also whatever the table made of it
+    seen = {fault.key for fault in strange}
+    faults = strange + [fault for fault in gather.faults if fault.key not in seen]
+    if faults or head is None or cases is None or training is None or cohort is None or evaluation is None:
+        return None, faults
+    study = Study(head.name, **plugins, cases=_in_order(cases), training=_with_amount(training),
+                  cohort=cohort, evaluation=evaluation, seed=head.seed)  # fmt: skip
+    return study, []
+
+
+def _plugin_tables(gather: _Gathering) -> dict[str, Any]:
+    task, _ = gather.plugin(shelves.TASKS, gather.table("task"), "task")
+    model, _ = gather.plugin(shelves.NETWORKS, gather.table("model"), "model")
+    algorithm: Strategy | None
+    channel: Channel | None
+    strategy, algorithm = gather.plugin(shelves.STRATEGIES, gather.table("strategy"), "strategy")
+    wire_table = dict(gather.table("wire"))
+    channel_table = wire_table.pop("channel", {})
+    if not isinstance(channel_table, dict):
+        gather.faults.append(Fault("wire.channel", f"{channel_table!r}: must be a table, [wire.channel]"))
+        channel_table = {}
+    wire, _ = gather.plugin(shelves.CODECS, wire_table, "wire")
+    wire["channel"], channel = gather.plugin(shelves.CHANNELS, channel_table, "wire.channel")
+    if algorithm is not None and channel is not None and channel.hides_sites and algorithm.reads == "each":
+        found = (
+            f"{strategy['name']!r} reads each site's update, and wire.channel {wire['channel']['name']!r} hides them"
+        )
+        gather.faults.append(Fault("strategy.name", f"{found}; take a strategy that reads sums, or channel 'plain'"))
+    return {"task": task, "model": model, "strategy": strategy, "wire": wire, "privacy": _privacy(gather)}
+
+
+def _privacy(gather: _Gathering) -> tuple[Table, ...]:
+    entries = gather.raw.get("privacy", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        gather.faults.append(Fault("privacy", f"{entries!r}: must be a list of tables, [[privacy]]"))
+        return ()
+    return tuple(gather.plugin(shelves.PRIVACY, entry, f"privacy.{number}")[0] for number, entry in enumerate(entries))
+
+
+def _between(cases: CaseForm, training: Training) -> Iterator[Fault]:
+    if training.patch is not None and len(training.patch) != cases.dims:
+        wanted = f"{cases.dims} numbers wanted, as cases.dims = {cases.dims}"
+        yield Fault("training.patch", f"{list(training.patch)}: {wanted}")
+
+
+def _newer(found: object) -> Fault | None:
+    if isinstance(found, int) and not isinstance(found, bool) and found > FORMAT:
+        return Fault("format", f"{found} is newer than {FORMAT}, the newest this fedrounds reads; update fedrounds")
+    return None
+
+
+def _wrong_format(found: object) -> list[Fault]:
+    if isinstance(found, int) and not isinstance(found, bool) and found < FORMAT:
+        return [Fault("format", f"{found}: there is no such format; write format = {FORMAT}")]
+    return []
+
+
+def _no_such_table(key: str) -> str:
+    near = get_close_matches(key, (*AGREED, REHEARSAL), n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join((*AGREED, REHEARSAL))}"
+    return f"there is no such table or key{hint}"
+
+
+def in_full(raw: Table) -> Table:
+    """`strategy = "fedprox"` is short for a table that holds the name only; this writes it in full."""
+    full = dict(raw)
+    for key in ("task", "model", "strategy", "wire"):
+        if isinstance(full.get(key), str):
+            full[key] = {"name": full[key]}
+    wire = full.get("wire")
+    if isinstance(wire, dict) and isinstance(wire.get("channel"), str):
+        full["wire"] = {**wire, "channel": {"name": wire["channel"]}}
+    return full
+
+
+def impossible_values(value: object, key: str) -> Iterator[Fault]:
+    """TOML can say things that no study means: nan, inf, dates, integers past 64 bits."""
+    if isinstance(value, dict):
+        for name, entry in value.items():
+            yield from impossible_values(entry, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list):
+        for number, entry in enumerate(value):
+            yield from impossible_values(entry, f"{key}.{number}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield Fault(key, f"{value}: a finite number is wanted")
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        yield Fault(key, "an integer past 64 bits: smaller is wanted")
+    elif not isinstance(value, str | int | float | bool):
+        yield Fault(key, f"{value}: a date or time has no use here; as text, put it in quotes")
+
+
+def plain(part: Any) -> Table:
+    """A dataclass as the TOML table that would make it again: tuples are lists, None is left out or "none"."""
+    fields = (entry for entry in dataclasses.fields(part) if entry.init)
+    return {entry.name: _plain(value) for entry in fields
+            if (value := _said(entry, getattr(part, entry.name))) is not None}  # fmt: skip
+
+
+def _said(entry: dataclasses.Field[Any], value: object) -> object:
+    return "none" if value is None and entry.default is not None else value
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return plain(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(entry) for entry in value]
+    return value if isinstance(value, str | int | float | bool) else str(value)
+
+
+def _in_order(cases: CaseForm) -> CaseForm:
+    # the canonical text has sorted keys: a study must mean the same before and after it travelled
+    labels = dict(sorted(cases.labels.items(), key=lambda item: item[1]))
+    return dataclasses.replace(cases, labels=labels, regions=dict(sorted(cases.regions.items())))
+
+
+def _with_amount(training: Training) -> Training:
+    if training.local_steps is None and training.local_epochs is None:
+        return dataclasses.replace(training, local_epochs=1.0)
+    return training

@@ -1,0 +1,69 @@
+"""The study: the half that every side must share, as one frozen object.
+
+Each plug-in's table stays a plain table here, checked and with its defaults filled in, so that the
+study can be compared, written and sent; `build_*` makes the object from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import final
+
+from fedrounds_common import shelves
+from fedrounds_common.channel import Channel
+from fedrounds_common.codec import Codec
+from fedrounds_common.network import Network
+from fedrounds_common.privacy import Privacy
+from fedrounds_common.strategy import Strategy
+from fedrounds_common.study.tables import CaseForm, Cohort, Evaluation, Table, Training
+from fedrounds_common.task import Task
+
+FORMAT = 1  # of the study file; a newer one is refused
+
+# what a study means that does not name its task, network, strategy, codec or channel
+DEFAULT_NAMES = {
+    "task": "segmentation",
+    "model": "unet",
+    "strategy": "fedavg",
+    "wire": "float32",
+    "wire.channel": "plain",
+}
+
+
+@final
+@dataclass(frozen=True)
+class Study:
+    """Field names are the file's keys. `folders`, where given, hold the user's own plug-ins."""
+
+    name: str
+    task: Table
+    model: Table
+    strategy: Table
+    wire: Table
+    privacy: tuple[Table, ...] = ()
+    cases: CaseForm = field(default_factory=CaseForm)
+    training: Training = field(default_factory=Training)
+    cohort: Cohort = field(default_factory=Cohort)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    seed: int = 0
+    format: int = FORMAT
+
+    def build_task(self, folders: Sequence[Path] = ()) -> Task:
+        return shelves.TASKS.load(self.task, folders)
+
+    def build_network(self, folders: Sequence[Path] = ()) -> Network:
+        return shelves.NETWORKS.load(self.model, folders)
+
+    def build_strategy(self, folders: Sequence[Path] = ()) -> Strategy:
+        return shelves.STRATEGIES.load(self.strategy, folders)
+
+    def build_codec(self, folders: Sequence[Path] = ()) -> Codec:
+        return shelves.CODECS.load({key: value for key, value in self.wire.items() if key != "channel"}, folders)
+
+    def build_channel(self, folders: Sequence[Path] = ()) -> Channel:
+        return shelves.CHANNELS.load(self.wire["channel"], folders)
+
+    def build_privacy(self, folders: Sequence[Path] = ()) -> tuple[Privacy, ...]:
+        return tuple(shelves.PRIVACY.load(table, folders) for table in self.privacy)
