@@ -1,0 +1,55 @@
+"""MONAI's residual U-Net (Kerfoot et al. 2019)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Annotated, Literal, final
+
+from pydantic import Field, model_validator
+
+from fedrounds_common.network import Network
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Width = Annotated[int, Field(ge=1)]
+
+
+@final
+@dataclass(frozen=True)
+class UNet(Network):
+    """`channels`: widths from the first level down; `strides`: one fewer, the step between each two."""
+
+    channels: Annotated[tuple[Width, ...], Field(min_length=2)] = (16, 32, 64, 128)
+    strides: tuple[Annotated[int, Field(ge=1, le=4)], ...] = (2, 2, 2)
+    residual_units: Annotated[int, Field(ge=0)] = 2
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    activation: Literal["prelu", "leakyrelu", "relu"] = "prelu"
+    running_statistics: bool = False
+
+    @model_validator(mode="after")
+    def _one_stride_between(self) -> UNet:
+        if len(self.strides) != len(self.channels) - 1:
+            raise ValueError(
+                f"strides = {list(self.strides)}: {len(self.channels) - 1} wanted, one between two channels"
+            )
+        return self
+
+    def build(self, dims: int, inputs: int, outputs: int) -> nn.Module:
+        from monai.networks.nets.unet import UNet as MonaiUNet
+
+        return MonaiUNet(
+            spatial_dims=dims,
+            in_channels=inputs,
+            out_channels=outputs,
+            channels=self.channels,
+            strides=self.strides,
+            num_res_units=self.residual_units,
+            act=self.activation if self.activation == "prelu" else (self.activation, {"inplace": False}),
+            norm=("instance", {"affine": True, "track_running_stats": self.running_statistics}),
+            dropout=self.dropout,
+        )
+
+    def divisor(self, dims: int) -> int:
+        return prod(self.strides)
