@@ -1,0 +1,194 @@
+"""From a case as acquired to a case on the study's grid, and a prediction back onto the file's own grid."""
+
+from __future__ import annotations
+
+import math
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrounds_common.case import F32, F64, U8, Case, LabelMap
+from fedrounds_common.errors import CaseError
+from fedrounds_common.study.tables import CaseForm
+from fedrounds_sites.geometry import labels_onto, onto, respaced, turned
+
+VERSION = 1  # of the arithmetic below: part of a cache key, so that a change voids what was prepared before
+LIMIT_VOXELS = 2**29  # of a prepared grid: 2 GiB a channel
+
+
+def prepare(case: Case, form: CaseForm) -> Case:
+    """Bring a case to the form the network sees.
+
+    A 3D case is turned to `form.orientation` and resampled to `form.spacing_mm`: the image linearly,
+    blurred first where voxels grow; labels to the label of most weight. In a 2D study the reader has
+    laid out rows and columns, so nothing is turned, and `spacing_mm` is that of rows and columns.
+    Then each channel's intensities are normalised over the whole case (all slices of a patient).
+
+    Returns:
+        Image (C, *grid) float32 and labels (*grid) uint8, C-contiguous; the affine of the new grid.
+
+    Raises:
+        CaseError: FR-D17 channels or axes are not the study's; FR-D19 the grid would be absurdly
+            large; FR-D14 intensities are not finite.
+    """
+    _check(case, form)
+    grid, affine = prepared_grid(case, form)
+    image = np.empty((len(form.channels), *grid), np.float32)
+    for index, channel in enumerate(case.image):
+        image[index] = _normalised(_brought(channel, case.affine, grid, affine, form), form.intensity)
+        if not math.isfinite(float(image[index].sum(dtype=np.float64))):
+            raise CaseError(
+                "FR-D14",
+                f"channel {form.channels[index]} holds values that are not finite",
+                case=case.ref.name,
+                wanted="finite intensities",
+                do="export the image again",
+            )
+    target = None
+    if case.target is not None:
+        target = LabelMap(labels_onto(case.target.voxels, case.affine, grid, affine))
+    return case.with_image(image, target, affine)
+
+
+def prepared_grid(case: Case, form: CaseForm) -> tuple[tuple[int, ...], F64]:
+    """Numbers of voxels and affine that `prepare` would give; reads no voxel.
+
+    Raises:
+        CaseError: FR-D19 more than `LIMIT_VOXELS`.
+    """
+    grid, affine = case.grid, case.affine
+    if form.dims == 3 and form.orientation is not None:
+        grid, affine = turned(grid, affine, form.orientation)
+    if form.spacing_mm is not None:
+        # between the slices of a 2D stack nothing is resampled
+        spacing = (None,) * (len(grid) - form.dims) + form.spacing_mm
+        grid, affine = respaced(grid, affine, spacing)
+    if math.prod(grid) > LIMIT_VOXELS:
+        raise CaseError(
+            "FR-D19",
+            f"{case.grid} voxels of {_mm(case.spacing_mm)} would become {grid} voxels",
+            case=case.ref.name,
+            wanted=f"at most {LIMIT_VOXELS:,} voxels",
+            do="check the spacing in the file's header, or choose a coarser spacing_mm",
+        )
+    return grid, affine
+
+
+def content_box(image: F32) -> tuple[slice, ...]:
+    """The smallest box outside of which every channel is constant, i.e. background.
+
+    A channel's background is the value its corners share (0 under "zscore-nonzero"); where corners
+    differ, that channel has none and the box is the whole grid; so it is for a constant image.
+
+    Args:
+        image: (C, *grid), prepared.
+
+    Returns:
+        One slice a grid axis, with start and stop.
+    """
+    grid = image.shape[1:]
+    corners = image.reshape(len(image), -1)[
+        :, np.ravel_multi_index(np.ix_(*((0, size - 1) for size in grid)), grid).ravel()
+    ]
+    everything = tuple(slice(0, size) for size in grid)
+    if not bool((corners == corners[:, :1]).all()):
+        return everything
+    content = np.zeros(grid, bool)
+    for channel, corner in zip(image, corners[:, 0], strict=True):
+        content |= channel != corner
+    box = []
+    for axis in range(content.ndim):
+        found = np.flatnonzero(content.any(axis=tuple(other for other in range(content.ndim) if other != axis)))
+        if not len(found):
+            return everything
+        box.append(slice(int(found[0]), int(found[-1]) + 1))
+    return tuple(box)
+
+
+@overload
+def restore(array: U8, prepared: Case, original: Case) -> U8: ...
+@overload
+def restore(array: F32, prepared: Case, original: Case) -> F32: ...
+def restore(array: U8 | F32, prepared: Case, original: Case) -> U8 | F32:
+    """Bring a prediction back onto the grid its case was read from.
+
+    Args:
+        array: uint8 labels (*prepared grid), or float32 probabilities (K, *prepared grid).
+        prepared: what `prepare` made of `original`; its grid and affine are read, not its voxels.
+
+    Returns:
+        Labels (*original grid) uint8, or probabilities (K, *original grid) float32.
+
+    Raises:
+        DataError: FR-D27 the one is not made from the other.
+    """
+    if array.dtype == np.uint8:
+        labels: NDArray[np.uint8] = array.astype(np.uint8, copy=False)
+        return labels_onto(labels, prepared.affine, original.grid, original.affine)
+    return onto(array, prepared.affine, original.grid, original.affine, smooth=False)
+
+
+def _check(case: Case, form: CaseForm) -> None:
+    if len(case.image) != len(form.channels):
+        raise CaseError(
+            "FR-D17",
+            f"{len(case.image)} channels",
+            case=case.ref.name,
+            wanted=f"{len(form.channels)} ({', '.join(form.channels)})",
+            do="check the reader's channel names against [cases] channels",
+        )
+    axes = (3,) if form.dims == 3 else (2, 3)
+    if len(case.grid) not in axes:
+        raise CaseError(
+            "FR-D17",
+            f"a grid of {case.grid}",
+            case=case.ref.name,
+            wanted="three axes" if form.dims == 3 else "rows and columns, or slices of them",
+            do=f"check [cases] dims = {form.dims} and the reader",
+        )
+
+
+def _brought(channel: F32, affine: F64, grid: tuple[int, ...], target: F64, form: CaseForm) -> F32:
+    moved = onto(channel, affine, grid, target)
+    if form.intensity != "zscore-nonzero":
+        return moved
+    inside = channel != 0
+    if bool(inside.all()):
+        return moved
+    # else the blur smears the brain's rim over the empty background, and the smear counts as brain
+    cover = onto(inside, affine, grid, target)
+    return np.divide(moved, cover, out=np.zeros_like(moved), where=cover >= 0.5)
+
+
+def _normalised(channel: F32, intensity: str) -> F32:
+    """One channel's intensities, as the study names them; a constant channel becomes zeros."""
+    if intensity == "none":
+        return channel
+    if intensity == "percentile":
+        low, high = (float(value) for value in np.percentile(channel, (0.5, 99.5)))
+        if high <= low:  # nearly all background: the tails are all there is
+            low, high = float(channel.min()), float(channel.max())
+        return np.clip(_scaled(channel, low, high - low), 0, 1)
+    if intensity == "unit":
+        low = min(0.0, float(channel.min()))
+        return _scaled(channel, low, float(channel.max()) - low)
+    inside = channel != 0 if intensity == "zscore-nonzero" else np.ones_like(channel, bool)
+    values = channel[inside]
+    if not len(values):
+        return np.zeros_like(channel)
+    mean = float(values.mean(dtype=np.float64))
+    spread = float(values.std(dtype=np.float64))
+    if spread <= 1e-6 * abs(mean):  # constant: what is left is rounding, not contrast
+        return np.zeros_like(channel)
+    return np.where(inside, _scaled(channel, mean, spread), np.float32(0))
+
+
+def _scaled(channel: F32, zero: float, one: float) -> F32:
+    if not one > 0:
+        return np.zeros_like(channel)
+    return ((channel - np.float32(zero)) / np.float32(one)).astype(np.float32, copy=False)
+
+
+def _mm(spacing: tuple[float, ...]) -> str:
+    return " × ".join(f"{size:g}" for size in spacing) + " mm"

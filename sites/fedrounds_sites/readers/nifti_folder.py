@@ -1,0 +1,303 @@
+"""Cases from a folder of NIfTI files: by pattern, or laid out as MSD, nnU-Net and BraTS lay theirs out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal, final
+
+import numpy as np
+from pydantic import ConfigDict, Field
+
+from fedrounds_common.case import F32, F64, U8, Case, CaseRef, LabelMap
+from fedrounds_common.errors import CaseError, DataError
+from fedrounds_common.study.tables import CaseForm
+from fedrounds_sites import listing
+from fedrounds_sites.geometry import labels_onto, onto, turned
+from fedrounds_sites.nifti import LIMIT_VOXELS, Volume, apart_mm, read_volume
+from fedrounds_sites.reader import Reader
+from fedrounds_sites.readers._layouts import LAYOUTS, Layout
+
+# rows then columns as on a lightbox: slices lead, rows run to the feet or back, columns to the left (or back)
+_STACKS = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}
+
+
+@final
+@dataclass(frozen=True)
+class NiftiFolder(Reader):
+    """One 3D file a channel, or one 4D file with channels last; masks beside them.
+
+    Args:
+        root: the folder; a relative one is taken from the current folder.
+        layout: a ready-made pair of patterns; "pattern" is images/CASE.nii.gz, labels/CASE.nii.gz.
+        images, labels: regular expressions over the path below `root` in place of the layout's; groups
+            `case`, and `channel`, `patient`, `site` as there are.
+        channels: what file names call a channel → the study's name for it.
+        label_map: stored value → the study's value, and then nothing but these and 0 may occur; 0
+            drops a label. Left empty: BraTS layouts map by the labels' names, the others store the
+            study's values.
+        labels_required: False lets cases come without a mask, to predict on.
+        slices: in a 2D study, how volumes are cut.
+        tolerance_mm: by how much the corners of channels and mask may lie apart.
+        limit_voxels: of one file; more is refused before it is read.
+        follow_links: True reads through symbolic links to files.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    root: Path
+    layout: Literal["pattern", "msd", "nnunet", "brats", "brats-gli"] = "pattern"
+    images: str = ""
+    labels: str = ""
+    channels: dict[str, str] = field(default_factory=dict)
+    label_map: dict[int, Annotated[int, Field(ge=0, le=255)]] = field(default_factory=dict)
+    labels_required: bool = True
+    slices: Literal["axial", "coronal", "sagittal"] = "axial"
+    tolerance_mm: Annotated[float, Field(ge=0)] = 0.1
+    limit_voxels: Annotated[int, Field(ge=1)] = LIMIT_VOXELS
+    follow_links: bool = False
+
+    def cases(self, form: CaseForm) -> tuple[CaseRef, ...]:
+        self._label_values(form)
+        self.__dict__.pop("_index", None)  # look again: files may have come since
+        return tuple(files.ref for files in self._index.values())
+
+    def load(self, ref: CaseRef, form: CaseForm) -> Case:
+        files = self._files(ref)
+        volumes = [self._read(path, ref) for path in self._image_paths(files, form)]
+        image = _stacked(volumes, self._image_paths(files, form), form, ref, self.tolerance_mm)
+        affine = volumes[0].affine
+        voxels = self._labels(files, form, image.shape[1:], affine)
+        if form.dims == 2:
+            return _stack_of_slices(Case(ref, image, _label_map(voxels), affine), _STACKS[self.slices])
+        return Case(ref, image, _label_map(voxels), affine)
+
+    def stamp(self, ref: CaseRef, form: CaseForm) -> str:
+        files = self._files(ref)
+        return listing.stamp([path for paths in (*files.images.values(), files.labels) for path in paths])
+
+    def source(self, ref: CaseRef, form: CaseForm) -> Path:
+        """The first channel's file: what a prediction is written like (`nifti.write_like`).
+
+        Raises:
+            CaseError: as `load`, for missing and doubled images.
+        """
+        return self._image_paths(self._files(ref), form)[0]
+
+    @cached_property
+    def _index(self) -> Mapping[str, listing.Files]:
+        images = listing.compiled(self.images or self._layout.images, "images")
+        labels = listing.compiled(self.labels or self._layout.labels, "labels")
+        return listing.group(Path(self.root), images, labels)
+
+    @property
+    def _layout(self) -> Layout:
+        return LAYOUTS[self.layout]
+
+    def _files(self, ref: CaseRef) -> listing.Files:
+        files = self._index.get(ref.name)
+        if files is None:
+            raise CaseError(
+                "FR-D18",
+                f"no case named {ref.name}",
+                case=ref.name,
+                wanted=f"one of the {len(self._index)} of this folder",
+                do="list the cases again: files may have gone",
+                where=str(self.root),
+            )
+        return files
+
+    def _read(self, path: Path, ref: CaseRef) -> Volume:
+        return read_volume(path, case=ref.name, limit_voxels=self.limit_voxels, follow_links=self.follow_links)
+
+    def _image_paths(self, files: listing.Files, form: CaseForm) -> list[Path]:
+        """One file a channel in the study's order, or the only file, which holds them all."""
+        name = files.ref.name
+        if not files.images:
+            raise CaseError(
+                "FR-D05",
+                "a mask without an image",
+                case=name,
+                wanted="an image of the same case",
+                do="add the image or take the mask away",
+                where=str(files.labels[0]),
+            )
+        if set(files.images) == {""}:
+            return [_only(files.images[""], name)]
+        named: dict[str, list[Path]] = {}
+        for token, paths in files.images.items():
+            named.setdefault(self._channel(token, form), []).extend(paths)
+        missing = [channel for channel in form.channels if channel not in named]
+        if missing:
+            raise CaseError(
+                "FR-D06",
+                f"no file for channel {', '.join(missing)}; there are {', '.join(sorted(files.images))}",
+                case=name,
+                wanted=f"one file each for {', '.join(form.channels)}",
+                do="add the file, or name the channel in the reader's channels table",
+                where=str(next(iter(files.images.values()))[0].parent),
+            )
+        return [_only(named[channel], name) for channel in form.channels]
+
+    def _channel(self, token: str, form: CaseForm) -> str:
+        known = self.channels.get(token) or self._layout.channels.get(token) or token
+        if known not in form.channels and known.isdecimal() and int(known) < len(form.channels):
+            return form.channels[int(known)]
+        return known
+
+    def _label_values(self, form: CaseForm) -> dict[int, int]:
+        """Stored value → the study's value, 0 included.
+
+        Raises:
+            DataError: FR-D20 the map leads to values the study does not know.
+        """
+        values = dict(self.label_map)
+        if not values and self._layout.values:
+            values = {stored: form.labels.get(name, stored) for stored, name in self._layout.values.items()}
+            values = {stored: value for stored, value in values.items() if value in form.labels.values()}
+        if not values:
+            values = {value: value for value in form.labels.values()}
+        unknown = sorted(set(values.values()) - set(form.labels.values()) - {0})
+        if unknown:
+            raise DataError(
+                "FR-D20",
+                f"label_map leads to {', '.join(map(str, unknown))}",
+                wanted=f"the study's values {', '.join(map(str, sorted(form.labels.values())))}, or 0 to drop a label",
+                do="correct label_map in the reader's table",
+                where=str(self.root),
+            )
+        return {0: 0} | values
+
+    def _labels(self, files: listing.Files, form: CaseForm, grid: tuple[int, ...], affine: F64) -> U8 | None:
+        name = files.ref.name
+        if not files.labels:
+            if not self.labels_required:
+                return None
+            raise CaseError(
+                "FR-D04",
+                "an image without a mask",
+                case=name,
+                wanted="a mask of the same case",
+                do="add the mask, or set labels_required = false to predict",
+                where=str(next(iter(files.images.values()))[0]),
+            )
+        path = _only(files.labels, name)
+        mask = self._read(path, files.ref)
+        if mask.voxels.ndim == 4:
+            raise CaseError(
+                "FR-D17",
+                f"a mask with {mask.voxels.shape[3]} volumes",
+                case=name,
+                wanted="one volume of label values",
+                do="merge them into one file of label values",
+                where=str(path),
+            )
+        _same_grid(grid, affine, mask.voxels.shape, mask.affine, path, name, self.tolerance_mm)
+        return _mapped(mask.voxels, self._label_values(form), path, name)
+
+
+def _label_map(voxels: U8 | None) -> LabelMap | None:
+    return None if voxels is None else LabelMap(voxels)
+
+
+def _only(paths: list[Path], case: str) -> Path:
+    if len(paths) > 1:
+        raise CaseError(
+            "FR-D07",
+            f"{len(paths)} files for one thing: {', '.join(path.name for path in paths)}",
+            case=case,
+            wanted="one",
+            do="take the others away, or make the pattern narrower",
+            where=str(paths[0]),
+        )
+    return paths[0]
+
+
+def _stacked(volumes: list[Volume], paths: list[Path], form: CaseForm, ref: CaseRef, tolerance_mm: float) -> F32:
+    """(C, X, Y, Z), C-contiguous, from one file a channel or from one 4D file."""
+    first = volumes[0]
+    if len(volumes) == 1 and first.voxels.ndim == 4:
+        parts = [first.voxels[..., index] for index in range(first.voxels.shape[3])]
+    else:
+        parts = [volume.voxels for volume in volumes]
+        for volume, path in zip(volumes, paths, strict=True):
+            _same_grid(
+                first.voxels.shape, first.affine, volume.voxels.shape, volume.affine, path, ref.name, tolerance_mm
+            )
+            if volume.voxels.ndim == 4:
+                parts = []  # four axes in each of several files: counted as wrong below
+    if len(parts) != len(form.channels):
+        raise CaseError(
+            "FR-D17",
+            f"shape {first.voxels.shape} in {len(volumes)} file(s)",
+            case=ref.name,
+            wanted=f"{len(form.channels)} channel(s): one 3D file each, or one file with channels on the fourth axis",
+            do="check [cases] channels, and whether the pattern needs a group (?P<channel>...)",
+            where=str(paths[0]),
+        )
+    return np.ascontiguousarray(np.stack(parts))
+
+
+def _same_grid(
+    grid: tuple[int, ...], affine: F64, other: tuple[int, ...], turned_to: F64, path: Path, case: str, most_mm: float
+) -> None:
+    if grid != other:
+        raise CaseError(
+            "FR-D08",
+            f"shape {other}",
+            case=case,
+            wanted=f"{grid}, as the image" if len(grid) == len(other) else f"{grid}",
+            do="resample it onto the image's grid",
+            where=str(path),
+        )
+    apart = apart_mm(grid[:3], affine, turned_to)
+    if apart > most_mm:
+        raise CaseError(
+            "FR-D09",
+            f"lies up to {apart:.3g} mm beside the image (same shape, other affine)",
+            case=case,
+            wanted=f"at most {most_mm:g} mm (tolerance_mm)",
+            do="register or resample it, or copy the right header",
+            where=str(path),
+        )
+
+
+def _mapped(voxels: F32, values: Mapping[int, int], path: Path, case: str) -> U8:
+    """Stored label values → the study's."""
+    whole = np.rint(voxels)
+    worst = float(np.max(np.abs(voxels - whole), initial=0))
+    if worst > 1e-3 or float(np.max(np.abs(whole), initial=0)) > 65535:
+        raise CaseError(
+            "FR-D11",
+            f"values from {float(voxels.min()):g} to {float(voxels.max()):g}, some not whole",
+            case=case,
+            wanted="whole label values within ±65535",
+            do="take the label map, not an image or a map resampled linearly",
+            where=str(path),
+        )
+    low = int(whole.min())
+    index = (whole - low).astype(np.int64)
+    counts = np.bincount(index.ravel(order="K"))
+    strange = [value for value in (np.flatnonzero(counts) + low).tolist() if value not in values]
+    if strange:
+        raise CaseError(
+            "FR-D10",
+            f"label {', '.join(map(str, strange[:8]))}{' ...' if len(strange) > 8 else ''}",
+            case=case,
+            wanted=", ".join(f"{old} → {new}" if old != new else str(old) for old, new in sorted(values.items())),
+            do="name the value in label_map, or correct the mask",
+            where=str(path),
+        )
+    table = np.array([values.get(low + step, 0) for step in range(len(counts))], np.uint8)
+    return np.ascontiguousarray(table[index])
+
+
+def _stack_of_slices(case: Case, orientation: str) -> Case:
+    """The same case with slices first, then rows and columns as one looks at them; nothing is resampled."""
+    grid, affine = turned(case.grid, case.affine, orientation)
+    target = None
+    if case.target is not None:
+        target = LabelMap(labels_onto(case.target.voxels, case.affine, grid, affine))
+    return case.with_image(onto(case.image, case.affine, grid, affine), target, affine)
