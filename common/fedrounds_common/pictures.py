@@ -1,0 +1,234 @@
+"""One slice of a case as a reader of scans knows it: image, reference and prediction side by side.
+
+Radiological convention wherever the geometry is known: the patient's right on the viewer's left,
+anterior (or superior) on top, and the letters written into the pixels. A 2D picture without geometry
+is drawn as stored, without letters. Drawn at the site that holds the case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, TypeVar, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrounds_common.case import F32, U8, Case
+from fedrounds_common.metrics.overlap import Mask
+from fedrounds_common.metrics.surface import bounding_box
+from fedrounds_common.sampling import content_box
+from fedrounds_common.study.tables import CaseForm
+from fedrounds_common.task import Picture
+
+if TYPE_CHECKING:
+    from PIL.ImageDraw import ImageDraw
+    from PIL.ImageFont import FreeTypeFont, ImageFont
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+Colour = tuple[int, int, int]
+
+# Okabe and Ito 2008: told apart with every common colour blindness; given to labels in the study's order
+COLOURS: tuple[Colour, ...] = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (204, 121, 167),
+    (0, 158, 115),
+    (240, 228, 66),
+    (213, 94, 0),
+    (0, 114, 178),
+)
+WHITE: Colour = (255, 255, 255)
+SIZE = 320  # pixels of the slice's longer side
+MARGIN = 22  # pixels beside the slice, for the letters
+OUTLINE = 2  # pixels
+LINE = 20  # pixels of a line of text
+FILL = 0.3  # of the colour inside an outline
+
+OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
+
+
+@final
+@dataclass(frozen=True)
+class View:
+    """How one plane of the grid becomes rows and columns of the screen.
+
+    `take` cuts the plane, `transpose` swaps its axes, `flip` (rows, columns) then mirrors them.
+    `left`, `right`: the edges' letters, "" where unknown. `mm`: size of a pixel (row, column).
+    """
+
+    take: tuple[slice | int, ...]
+    transpose: bool
+    flip: tuple[bool, bool]
+    left: str
+    right: str
+    mm: tuple[float, float]
+
+    def of(self, array: NDArray[Scalar]) -> NDArray[Scalar]:
+        """(*grid) → (rows, columns) as seen on the screen."""
+        plane: NDArray[Scalar] = array[self.take]
+        plane = plane.T if self.transpose else plane
+        return plane[:: -1 if self.flip[0] else 1, :: -1 if self.flip[1] else 1]
+
+
+def compare(case: Case, predicted: U8, form: CaseForm) -> Picture:
+    """The slice with the most reference and prediction, of the channel in which they stand out most.
+
+    Returns:
+        Panels "image", "reference" (where the case has one) and "prediction", of one size.
+    """
+    reference = case.target.voxels if case.target is not None else None
+    marked: Mask = predicted > 0
+    if reference is not None:
+        marked = marked | (reference > 0)
+    axis = slice_axis(case, form)
+    index = None if axis is None else _fullest(marked, case.image, axis)
+    view = view_of(case, form, axis, index)
+    channel = _clearest(case.image, marked, view)
+    crop = _crop(case.image, view)
+    grey = _grey(view.of(case.image[channel])[crop], view.mm)
+    legend = {label: COLOURS[place % len(COLOURS)] for place, label in enumerate(form.labels)}
+    panels = {"image": _framed(grey, view, f"image: {form.channels[channel]}", {}, legend)}
+    for name, labels in (("reference", reference), ("prediction", predicted)):
+        if labels is not None:
+            masks = {label: view.of(labels)[crop] == value for label, value in form.labels.items()}
+            panels[name] = _framed(_painted(grey, masks, legend, view.mm), view, name, legend, legend)
+    where = "" if axis is None or index is None else f", slice {index + 1} of {case.grid[axis]}"
+    side = f"{view.left} is on the left" if view.left else "as stored, sides unknown"
+    return Picture(f"{case.ref.name}: {form.channels[channel]}{where}, {side}", panels)
+
+
+def slice_axis(case: Case, form: CaseForm) -> int | None:
+    """The axis to leaf through: a stack's first, a volume's that runs up the body; a plane has none."""
+    if len(case.grid) == 2:
+        return None
+    if form.dims == 2:
+        return 0
+    return next(axis for axis, code in enumerate(case.orientation) if code in "SI")
+
+
+def view_of(case: Case, form: CaseForm, axis: int | None, index: int | None) -> View:
+    """The plane at `index` of grid axis `axis`, turned as radiologists look at it."""
+    axes = [other for other in range(len(case.grid)) if other != axis]
+    spots = [slice(None) if other != axis else index for other in range(len(case.grid))]
+    take = tuple(spot for spot in spots if spot is not None)
+    spacing = [case.spacing_mm[other] for other in axes]
+    # identity is what a picture without geometry has (see case.py): its "R" and "A" would be invented
+    if form.dims == 2 and np.array_equal(case.affine, np.eye(4)):
+        return View(take, False, (False, False), "", "", (spacing[0], spacing[1]))
+    codes = [case.orientation[other] for other in axes]
+    start = [code if code in "RAS" else OPPOSITE[code] for code in codes]
+    column = start.index("R") if "R" in start else start.index("A")
+    row = 1 - column
+    # the screen runs from R to L, A to P and S to I: an axis that points to R, A or S runs against it
+    flip = (codes[row] in "RAS", codes[column] in "RAS")
+    left = start[column]
+    return View(take, column == 0, flip, left, OPPOSITE[left], (spacing[row], spacing[column]))
+
+
+def _crop(image: F32, view: View) -> tuple[slice, ...]:
+    """The content's box on the screen; all of the plane if it holds none."""
+    mask = np.zeros(image.shape[1:], np.bool_)
+    mask[content_box(image)] = True
+    plane = view.of(mask)
+    return bounding_box(plane) if plane.any() else (slice(None), slice(None))
+
+
+def _fullest(marked: Mask, image: F32, axis: int) -> int:
+    """The slice with the most marked voxels; the middle of the content if there are none."""
+    others = tuple(other for other in range(marked.ndim) if other != axis)
+    if marked.any():
+        return int(marked.sum(axis=others).argmax())
+    span = content_box(image)[axis]
+    return int(span.start + span.stop) // 2
+
+
+def _clearest(image: F32, marked: Mask, view: View) -> int:
+    """The channel in which what is marked differs most from the rest of the content, in its own spread."""
+    inside = view.of(marked)
+    contrasts = []
+    for channel in image:
+        plane = view.of(channel)
+        outside = ~inside & (plane != channel.flat[0])
+        if not (inside.any() and outside.any()):
+            return 0
+        spread = float(plane[outside].std()) or 1.0
+        contrasts.append(abs(float(plane[inside].mean()) - float(plane[outside].mean())) / spread)
+    return int(np.argmax(contrasts))
+
+
+def _grey(plane: F32, mm: Sequence[float]) -> U8:
+    """(rows, columns) → (H, W, 3): 1st to 99th percentile from black to white, pixels made square."""
+    low, high = np.percentile(plane, (1, 99))
+    scaled = np.clip((plane - low) / max(float(high - low), 1e-6), 0, 1) * 255
+    grey = _resized(scaled.astype(np.uint8), mm, smooth=True)
+    return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
+
+
+def _resized(plane: U8, mm: Sequence[float], *, smooth: bool) -> U8:
+    """So large that the longer side has SIZE pixels, each as high as wide in mm."""
+    from PIL import Image
+
+    sides = (plane.shape[0] * mm[0], plane.shape[1] * mm[1])
+    height, width = (max(round(side * SIZE / max(sides)), 1) for side in sides)
+    how = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
+    return np.asarray(Image.fromarray(np.ascontiguousarray(plane)).resize((width, height), how))
+
+
+def _painted(grey: U8, masks: Mapping[str, Mask], legend: Mapping[str, Colour], mm: Sequence[float]) -> U8:
+    """Each label's voxels tinted, with an outline in the full colour."""
+    from scipy.ndimage import binary_erosion
+
+    result = grey.astype(np.float32)
+    for label, mask in masks.items():
+        colour = np.array(legend[label], np.float32)
+        large = _resized(mask.astype(np.uint8), mm, smooth=False) > 0
+        result[large] = (1 - FILL) * result[large] + FILL * colour
+        result[large & ~binary_erosion(large, iterations=OUTLINE)] = colour
+    return result.round().astype(np.uint8)
+
+
+def _framed(pixels: U8, view: View, caption: str, legend: Mapping[str, Colour], widest: Mapping[str, Colour]) -> U8:
+    """The slice between black margins that hold the letters, above caption and legend.
+
+    The legend of `widest` sets the height, so that a panel without one is as high as its neighbours.
+    """
+    from PIL import Image, ImageDraw
+
+    height, width = pixels.shape[:2]
+    canvas = Image.new("RGB", (width + 2 * MARGIN, height + LINE), (0, 0, 0))
+    lines = _legend_lines(ImageDraw.Draw(canvas), widest, canvas.width)
+    canvas = Image.new("RGB", (canvas.width, height + LINE * (1 + len(lines))), (0, 0, 0))
+    canvas.paste(Image.fromarray(pixels), (MARGIN, 0))
+    draw = ImageDraw.Draw(canvas)
+    for letter, x in ((view.left, MARGIN / 2), (view.right, width + MARGIN * 3 / 2)):
+        draw.text((x, height / 2), letter, fill=WHITE, font=_font(), anchor="mm")
+    draw.text((canvas.width / 2, height + LINE / 2), caption, fill=WHITE, font=_font(), anchor="mm")
+    for number, line in enumerate(lines):
+        for label, x in line:
+            if label in legend:
+                place = (x, height + LINE * (number + 1) + LINE / 2)
+                draw.text(place, f"■ {label}", fill=legend[label], font=_font(), anchor="lm")
+    return np.array(canvas)
+
+
+def _legend_lines(draw: ImageDraw, legend: Mapping[str, Colour], width: int) -> list[list[tuple[str, float]]]:
+    """Labels with their horizontal places, as many a line as the width takes."""
+    lines: list[list[tuple[str, float]]] = [[]]
+    x = float(MARGIN)
+    for label in legend:
+        length = draw.textlength(f"■ {label}", font=_font()) + LINE / 2
+        if lines[-1] and x + length > width:
+            lines.append([])
+            x = float(MARGIN)
+        lines[-1].append((label, x))
+        x += length
+    return lines
+
+
+@lru_cache(maxsize=1)
+def _font() -> FreeTypeFont | ImageFont:
+    from PIL.ImageFont import load_default
+
+    return load_default(size=14)
