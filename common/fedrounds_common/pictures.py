@@ -44,6 +44,7 @@ SIZE = 320  # pixels of the slice's longer side
 MARGIN = 22  # pixels beside the slice, for the letters
 OUTLINE = 2  # pixels
 LINE = 20  # pixels of a line of text
+SQUARE = 8  # pixels of a colour's sample in the legend
 FILL = 0.3  # of the colour inside an outline
 
 OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
@@ -85,7 +86,8 @@ def compare(case: Case, predicted: U8, form: CaseForm) -> Picture:
     axis = slice_axis(case, form)
     index = None if axis is None else _fullest(marked, case.image, axis)
     view = view_of(case, form, axis, index)
-    channel = _clearest(case.image, marked, view)
+    truth = marked if reference is None or not reference.any() else reference > 0
+    channel = _clearest(case.image, truth, view)
     crop = _crop(case.image, view)
     grey = _grey(view.of(case.image[channel])[crop], view.mm)
     legend = {label: COLOURS[place % len(COLOURS)] for place, label in enumerate(form.labels)}
@@ -204,12 +206,15 @@ def _framed(pixels: U8, view: View, caption: str, legend: Mapping[str, Colour], 
     draw = ImageDraw.Draw(canvas)
     for letter, x in ((view.left, MARGIN / 2), (view.right, width + MARGIN * 3 / 2)):
         draw.text((x, height / 2), letter, fill=WHITE, font=_font(), anchor="mm")
+    while caption and draw.textlength(caption, font=_font()) > canvas.width:
+        caption = caption[:-1]
     draw.text((canvas.width / 2, height + LINE / 2), caption, fill=WHITE, font=_font(), anchor="mm")
     for number, line in enumerate(lines):
         for label, x in line:
             if label in legend:
-                place = (x, height + LINE * (number + 1) + LINE / 2)
-                draw.text(place, f"■ {label}", fill=legend[label], font=_font(), anchor="lm")
+                y = height + LINE * (number + 1) + LINE // 2
+                draw.rectangle((x, y - SQUARE // 2, x + SQUARE, y + SQUARE // 2), fill=legend[label])
+                draw.text((x + 2 * SQUARE, y), label, fill=WHITE, font=_font(), anchor="lm")
     return np.array(canvas)
 
 
@@ -218,7 +223,7 @@ def _legend_lines(draw: ImageDraw, legend: Mapping[str, Colour], width: int) -> 
     lines: list[list[tuple[str, float]]] = [[]]
     x = float(MARGIN)
     for label in legend:
-        length = draw.textlength(f"■ {label}", font=_font()) + LINE / 2
+        length = draw.textlength(label, font=_font()) + 4 * SQUARE
         if lines[-1] and x + length > width:
             lines.append([])
             x = float(MARGIN)
