@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-full quick test check check-deep docs studies bench clean
+.PHONY: help setup demo demo-full offline-demo quick test check check-deep docs studies bench clean
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -44,6 +44,9 @@ demo: $(STAMP) ## 71 simulated hospitals on phantom brains, at most three minute
 
 demo-full: $(STAMP) ## the same at the size that carries the claim, at most fifteen minutes
 	@$(BIN)/fedrounds demo --full
+
+offline-demo: $(STAMP) ## the demo with nothing but loopback; fails if anything dials out
+	@$(BIN)/python tests/offline.py $(BIN)/fedrounds demo
 
 quick: $(STAMP) ## the fast tests, under two minutes
 	@$(PYTEST) -q -m "not slow"

@@ -1,0 +1,129 @@
+"""Change the code in hundreds of small ways and count how many changes a test notices.
+
+`python tests/deep/mutation.py --at-least 0.80`; takes a while. A mutant that no test runs, or that
+survives, counts against the score; one that a test kills or that runs into its time limit counts for
+it. Exit status 1 if any group of files is below the share asked for.
+
+mutmut wants one source folder, and we have five packages in four: the wheel is that one folder, so
+the wheel is built, unpacked and mutated under `build/mutation`, and nothing in the tree is touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections import Counter
+from collections.abc import Mapping
+from fnmatch import fnmatch
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[2]
+WORK = REPO / "build/mutation"
+BIN = Path(sys.executable).parent
+
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "aggregation": ("src/fedrounds_common/strategies/fedavg*.py", "src/fedrounds_common/averaging.py"),
+    "guard": ("src/fedrounds_server/guard.py",),
+    "metrics": ("src/fedrounds_common/metrics/*.py",),
+    "splits": ("src/fedrounds_sites/splits.py",),
+}
+TESTS = ("tests/common", "tests/sites", "tests/server", "tests/client")
+NOTICED = {"killed", "timeout", "caught by type check"}
+# no verdict on the code: the mutant was never meant to run
+LEFT_OUT = {"skipped"}
+
+SETTINGS = """
+[tool.mutmut]
+source_paths = ["src"]
+only_mutate = [{patterns}]
+also_copy = ["studies", "pyproject.toml", "Makefile", "constraints.txt"]
+pytest_add_cli_args = ["-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:cov"]
+pytest_add_cli_args_test_selection = [{tests}]
+"""
+
+
+def main() -> int:
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("--at-least", type=float, default=0.80, help="share of mutants to notice, 0 to 1")
+    words.add_argument("--workers", type=int, default=2)
+    words.add_argument("--group", choices=sorted(GROUPS), action="append", help="only this one; may be repeated")
+    asked = words.parse_args()
+    groups = {name: GROUPS[name] for name in asked.group or GROUPS}
+    lay_out([pattern for patterns in groups.values() for pattern in patterns])
+    run("run", "--max-children", str(asked.workers))
+    verdicts = verdicts_of(run("results", "--all", "true", quiet=True))
+    return report(verdicts, groups, asked.at_least)
+
+
+def lay_out(patterns: list[str]) -> None:
+    """Unpack the wheel to `src/`, put the tests beside it, and write mutmut's settings."""
+    shutil.rmtree(WORK, ignore_errors=True)
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(WORK / "wheel")]
+    subprocess.run(build, cwd=REPO, check=True, stdout=subprocess.DEVNULL)
+    with zipfile.ZipFile(next((WORK / "wheel").glob("*.whl"))) as wheel:
+        wheel.extractall(WORK / "src")
+    shutil.copytree(REPO / "tests", WORK / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(REPO / "studies", WORK / "studies")
+    for name in ("Makefile", "constraints.txt"):
+        shutil.copy(REPO / name, WORK / name)
+    there = [folder for folder in TESTS if (REPO / folder).is_dir()]
+    text = SETTINGS.format(patterns=quoted(patterns), tests=quoted(there))
+    (WORK / "pyproject.toml").write_text((REPO / "pyproject.toml").read_text("utf-8") + text, "utf-8")
+
+
+def quoted(words: list[str]) -> str:
+    return ", ".join(f'"{word}"' for word in words)
+
+
+def run(*words: str, quiet: bool = False) -> str:
+    """Run mutmut in the work folder; its progress goes to the terminal unless `quiet`."""
+    # first on the path, also for child processes: an editable install would be found before it
+    environment = {**os.environ, "PYTHONPATH": str(WORK / "mutants/src"), "COLUMNS": "120"}
+    done = subprocess.run(
+        [str(BIN / "mutmut"), *words],
+        cwd=WORK,
+        env=environment,
+        check=False,
+        text=True,
+        stdout=subprocess.PIPE if quiet else None,
+    )
+    if done.returncode != 0:
+        sys.exit(f"mutmut {words[0]} ended with {done.returncode}: do the tests pass?")
+    return done.stdout or ""
+
+
+def verdicts_of(printed: str) -> dict[str, str]:
+    """Mutant → verdict, from lines such as `fedrounds_server.guard.x_norm__mutmut_3: survived`."""
+    verdicts = {}
+    for line in printed.splitlines():
+        if "__mutmut_" in line:
+            name, verdict = line.strip().rsplit(": ", 1)
+            verdicts[name] = verdict
+    return verdicts
+
+
+def report(verdicts: Mapping[str, str], groups: Mapping[str, tuple[str, ...]], at_least: float) -> int:
+    print(f"\n{'group':<14}{'mutants':>8}{'noticed':>9}{'score':>8}   what was not")
+    enough = True
+    for group, patterns in groups.items():
+        modules = [pattern.removeprefix("src/").removesuffix(".py").replace("/", ".") + ".*" for pattern in patterns]
+        counts = Counter(
+            verdict
+            for name, verdict in verdicts.items()
+            if verdict not in LEFT_OUT and any(fnmatch(name, module) for module in modules)
+        )
+        total, noticed = sum(counts.values()), sum(counts[verdict] for verdict in NOTICED)
+        score = noticed / total if total else 0.0
+        enough = enough and score >= at_least
+        missed = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if verdict not in NOTICED)
+        print(f"{group:<14}{total:>8}{noticed:>9}{score:>8.1%}   {missed}")
+    print(f"asked for: {at_least:.0%} in each; see `mutmut browse` in {WORK.relative_to(REPO)}")
+    return 0 if enough else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
