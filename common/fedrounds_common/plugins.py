@@ -13,7 +13,6 @@ import importlib
 import importlib.util
 import inspect
 import json
-import pkgutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,10 +50,16 @@ class Shelf(Generic[T]):
     base: type[Any]  # type[T], but T is abstract, and mypy takes type[T] to mean a class that can be made
 
     def names(self, folders: Sequence[Path] = ()) -> tuple[str, ...]:
+        return tuple(self.files(folders))
+
+    def files(self, folders: Sequence[Path] = ()) -> dict[str, Path]:
+        """Name → file of every plug-in, sorted by name; nothing of them is imported. The user's folders win."""
         package = importlib.import_module(_package(self.kind))
-        ours = [module.name for module in pkgutil.iter_modules(package.__path__)]
-        theirs = [file.stem for folder in folders for file in sorted((folder / self.kind).glob("*.py"))]
-        return tuple(sorted({name for name in ours + theirs if not name.startswith("_")}))
+        ours = [Path(place) for place in package.__path__]
+        # the first folder wins, as in `find`
+        places = [*ours, *(folder / self.kind for folder in reversed(folders))]
+        files = {file.stem: file for place in places for file in sorted(place.glob("*.py"))}
+        return {name: files[name] for name in sorted(files) if not name.startswith("_")}
 
     def find(self, name: str, folders: Sequence[Path] = ()) -> type[T]:
         """The class named `name`; the user's folders are looked through first.

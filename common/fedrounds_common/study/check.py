@@ -166,14 +166,15 @@ def _no_such_table(key: str) -> str:
 
 def in_full(raw: Table) -> Table:
     """`strategy = "fedprox"` is short for a table that holds the name only; this writes it in full."""
-    full = dict(raw)
-    for key in ("task", "model", "strategy", "wire"):
-        if isinstance(full.get(key), str):
-            full[key] = {"name": full[key]}
-    wire = full.get("wire")
-    if isinstance(wire, dict) and isinstance(wire.get("channel"), str):
-        full["wire"] = {**wire, "channel": {"name": wire["channel"]}}
+    full = _named(raw, ("task", "model", "strategy", "wire"))
+    for key, inner in (("wire", ("channel",)), (REHEARSAL, ("reader", "partition"))):
+        if isinstance(full.get(key), dict):
+            full[key] = _named(full[key], inner)
     return full
+
+
+def _named(table: Table, keys: Sequence[str]) -> Table:
+    return {key: {"name": value} if key in keys and isinstance(value, str) else value for key, value in table.items()}
 
 
 def impossible_values(value: object, key: str) -> Iterator[Fault]:

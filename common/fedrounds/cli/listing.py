@@ -1,0 +1,157 @@
+"""`fedrounds list KIND [NAME]`: what a study can name, and the settings of each."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import click
+import typer
+
+from fedrounds.cli.frame import Answer, Plugins, table, verb
+
+if TYPE_CHECKING:
+    from fedrounds_common.plugins import Shelf
+
+# kind → the table of a study that names one
+TABLES = {
+    "tasks": "[task]",
+    "networks": "[model]",
+    "strategies": "[strategy]",
+    "codecs": "[wire]",
+    "channels": "[wire.channel]",
+    "privacy": "[[privacy]]",
+    "readers": "[simulation.reader]",
+    "partitions": "[simulation.partition]",
+}
+FILES = ("profiles", "studies")
+
+
+def register(app: typer.Typer) -> None:
+    @verb(app, "list", "Studies")
+    def list_kind(
+        kind: Annotated[str, typer.Argument(click_type=click.Choice([*TABLES, *FILES]), show_default=False)],
+        name: Annotated[str | None, typer.Argument(help="One of them: its settings and their defaults.")] = None,
+        plugins: Plugins = None,
+    ) -> Answer:
+        """List what a study can name; with NAME, the settings of one."""
+        folders = list(plugins or ())
+        if kind in FILES:
+            return _files(kind)
+        return _all(kind, folders) if name is None else _one(kind, name, folders)
+
+
+def _shelf(kind: str) -> Shelf[Any]:
+    if kind == "readers":
+        from fedrounds_sites.simulation import READERS
+
+        return READERS
+    if kind == "partitions":
+        from fedrounds_sites.partition import PARTITIONS
+
+        return PARTITIONS
+    from fedrounds_common import shelves
+
+    common: dict[str, Shelf[Any]] = {
+        "tasks": shelves.TASKS,
+        "networks": shelves.NETWORKS,
+        "strategies": shelves.STRATEGIES,
+        "codecs": shelves.CODECS,
+        "channels": shelves.CHANNELS,
+        "privacy": shelves.PRIVACY,
+    }
+    return common[kind]
+
+
+def _all(kind: str, folders: list[Path]) -> Answer:
+    # the first line of each file says what it is; reading it spares importing torch for a list
+    entries = [(name, _first_line(file)) for name, file in _shelf(kind).files(folders).items()]
+    data = {"kind": kind, "table": TABLES[kind], "entries": [{"name": n, "summary": s} for n, s in entries]}
+    if not entries:
+        return Answer(data, f"No {kind} yet.")
+    return Answer(data, table((f"name in {TABLES[kind]}", "what it is"), entries))
+
+
+def _one(kind: str, name: str, folders: list[Path]) -> Answer:
+    found = _shelf(kind).find(name, folders)
+    # every kind's base says that its files hold dataclasses; a file of the user's may not
+    fields = [field for field in dataclasses.fields(found) if field.init] if dataclasses.is_dataclass(found) else []
+    hints = get_type_hints(found, include_extras=True)
+    rows = [(field.name, describe(hints[field.name]), _default(field)) for field in fields]
+    summary = _first_line(_shelf(kind).files(folders)[name])
+    settings = [{"name": row[0], "type": row[1], "default": row[2]} for row in rows]
+    data = {"kind": kind, "name": name, "table": TABLES[kind], "summary": summary, "settings": settings}
+    head = f"{name}: {summary}\n"
+    from rich.console import Group
+
+    return Answer(data, Group(head, table(("setting", "takes", "default"), rows) if rows else "It has no settings."))
+
+
+def describe(kind: Any) -> str:
+    """A field's type in plain words: `a number >= 0`, `cases | equal`, `list of text`."""
+    origin, inner = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        bounds = [word for extra in inner[1:] for word in _bounds(extra)]
+        return " ".join([describe(inner[0]), *bounds])
+    if origin is Literal:
+        return " | ".join(str(word) for word in inner)
+    if origin in (tuple, list):
+        return f"list of {describe(inner[0])}" if inner else "list"
+    if origin in (dict, Mapping):
+        return "table"
+    if origin in (Union, UnionType):
+        return " or ".join(describe(each) for each in inner)
+    return _WORDS.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+_WORDS = {
+    int: "whole number",
+    float: "number",
+    str: "text",
+    bool: "true or false",
+    Path: "path",
+    dict: "table",
+    type(None): "none",
+}
+_SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+
+
+def _bounds(extra: Any) -> list[str]:
+    # pydantic keeps `ge=0` as an object that has a field of that name
+    parts = [extra, *getattr(extra, "metadata", ())]
+    return [f"{sign} {getattr(part, name)}" for part in parts for name, sign in _SIGNS.items() if hasattr(part, name)]
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    if field.default is not dataclasses.MISSING:
+        return repr(field.default)
+    return repr(field.default_factory()) if field.default_factory is not dataclasses.MISSING else "must be given"
+
+
+def _first_line(file: Path) -> str:
+    doc = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+    return doc.split("\n\n")[0].replace("\n", " ")
+
+
+def _files(kind: str) -> Answer:
+    if kind == "profiles":
+        from fedrounds_sites.places import profiles_folder as folder
+    else:
+        from fedrounds.places import studies_folder as folder
+    entries = [(file.stem, _first_comment(file)) for file in sorted(folder().glob("*.toml"))]
+    data = {"kind": kind, "entries": [{"name": name, "summary": summary} for name, summary in entries]}
+    return Answer(data, table(("name", "what it is"), entries) if entries else f"No {kind} yet.")
+
+
+def _first_comment(file: Path) -> str:
+    """The comment that opens the file, up to its first full stop."""
+    lines: list[str] = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("# ").strip())
+    return " ".join(lines).partition(". ")[0].rstrip(".")
