@@ -24,6 +24,23 @@ def instance_norm(dims: int, channels: int, *, running_statistics: bool = False)
     return kind(channels, affine=True, track_running_stats=running_statistics)
 
 
+def without_in_place(network: nn.Module) -> nn.Module:
+    """The network itself, its activations set to keep their inputs: hooks and per-sample gradients read them."""
+    for module in network.modules():
+        if isinstance(getattr(module, "inplace", None), bool):
+            module.inplace = False  # type: ignore[assignment]  # torch's stubs know modules and tensors only
+    return network
+
+
+def without_batch_norm(network: nn.Module, dims: int) -> nn.Module:
+    """The network itself, every batch norm replaced by an affine instance norm of as many channels."""
+    for parent in list(network.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.BatchNorm2d | nn.BatchNorm3d):
+                setattr(parent, name, instance_norm(dims, child.num_features))
+    return network
+
+
 @final
 class ConvNorm(nn.Module):
     """Convolution, instance norm, leaky ReLU. The norm makes a bias useless, so there is none."""

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal, final
 from pydantic import Field, model_validator
 
 from fedrounds_common.network import Network
+from fedrounds_common.study.tables import Count
 
 if TYPE_CHECKING:
     from torch import nn
-
-Width = Annotated[int, Field(ge=1)]
 
 
 @final
@@ -21,8 +20,8 @@ Width = Annotated[int, Field(ge=1)]
 class UNet(Network):
     """`channels`: widths from the first level down; `strides`: one fewer, the step between each two."""
 
-    channels: Annotated[tuple[Width, ...], Field(min_length=2)] = (16, 32, 64, 128)
-    strides: tuple[Annotated[int, Field(ge=1, le=4)], ...] = (2, 2, 2)
+    channels: Annotated[tuple[Count, ...], Field(min_length=2)] = (16, 32, 64, 128)
+    strides: tuple[Count, ...] = (2, 2, 2)
     residual_units: Annotated[int, Field(ge=0)] = 2
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     activation: Literal["prelu", "leakyrelu", "relu"] = "prelu"
@@ -30,26 +29,28 @@ class UNet(Network):
 
     @model_validator(mode="after")
     def _one_stride_between(self) -> UNet:
-        if len(self.strides) != len(self.channels) - 1:
-            raise ValueError(
-                f"strides = {list(self.strides)}: {len(self.channels) - 1} wanted, one between two channels"
-            )
+        wanted = len(self.channels) - 1
+        if len(self.strides) != wanted:
+            raise ValueError(f"strides = {list(self.strides)}: {wanted} wanted, one between two channels")
         return self
 
     def build(self, dims: int, inputs: int, outputs: int) -> nn.Module:
         from monai.networks.nets.unet import UNet as MonaiUNet
 
-        return MonaiUNet(
+        from fedrounds_common import layers
+
+        network = MonaiUNet(
             spatial_dims=dims,
             in_channels=inputs,
             out_channels=outputs,
             channels=self.channels,
             strides=self.strides,
             num_res_units=self.residual_units,
-            act=self.activation if self.activation == "prelu" else (self.activation, {"inplace": False}),
+            act=self.activation,
             norm=("instance", {"affine": True, "track_running_stats": self.running_statistics}),
             dropout=self.dropout,
         )
+        return layers.without_in_place(network)
 
     def divisor(self, dims: int) -> int:
         return prod(self.strides)
