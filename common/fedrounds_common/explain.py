@@ -44,7 +44,7 @@ def explain(code: str) -> Explanation:
     known = explanations()
     wanted = _in_full(code)
     if wanted not in known:
-        near = get_close_matches(wanted, known, n=1)
+        near = get_close_matches(wanted, [each for each in known if each[:4] == wanted[:4]] or known, n=1)
         hint = f"did you mean {near[0]}?" if near else "`fedrounds explain` lists them all"
         raise UsageError("FR-U07", f"{code!r} is no error code", wanted="such as FR-S01", do=hint)
     return known[wanted]

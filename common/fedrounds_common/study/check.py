@@ -189,6 +189,8 @@ def impossible_values(value: object, key: str) -> Iterator[Fault]:
         yield Fault(key, f"{value}: a finite number is wanted")
     elif isinstance(value, int) and not -(2**63) <= value < 2**63:
         yield Fault(key, "an integer past 64 bits: smaller is wanted")
+    elif value is None:  # JSON has it, TOML has not
+        yield Fault(key, "null: a value is wanted")
     elif not isinstance(value, str | int | float | bool):
         yield Fault(key, f"{value}: a date or time has no use here; as text, put it in quotes")
 
