@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import stat
 from pathlib import Path
 from typing import BinaryIO
@@ -61,22 +60,3 @@ def _not_regular(file: Path, found: str, case: str) -> CaseError:
         do="put the file itself there" + (", or set follow_links = true" if "link" in found else ""),
         where=str(file),
     )
-
-
-def write_whole(file: Path, *parts: bytes | memoryview) -> None:
-    """Write all parts or nothing: a reader, or a crash, sees the old file or the whole new one.
-
-    The folder is made if it is not there. Safe for several processes; the last one wins.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(unfinished, "xb") as stream:
-            stream.writelines(parts)
-            stream.flush()
-            # without it a power cut can leave the new name on blocks that were never written
-            os.fsync(stream.fileno())
-        os.replace(unfinished, file)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise

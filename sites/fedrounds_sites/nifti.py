@@ -24,8 +24,9 @@ from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from fedrounds_common.case import F32, F64, U8
+from fedrounds_common.disk import write_whole
 from fedrounds_common.errors import CaseError
-from fedrounds_sites.files import open_regular, write_whole
+from fedrounds_sites.files import open_regular
 from fedrounds_sites.geometry import labels_onto, onto
 
 LIMIT_VOXELS = 2**28  # 512 x 512 x 1024: a long CT
@@ -232,9 +233,10 @@ def _affine(source: _Source, header: Any) -> F64:
     spacing = [float(size) for size in header["pixdim"][1 : 1 + count]]
     if not all(math.isfinite(size) and size > 0 for size in spacing):
         raise bad(f"the header's voxel size is {spacing} mm")
-    header.check_fix(logger=_quiet, error_level=100)
+    mended = header.copy()  # an old file's qfac of 0 means 1; the header itself is written back as it was
+    mended.check_fix(logger=_quiet, error_level=100)
     try:
-        affine = np.asarray(header.get_best_affine(), np.float64)
+        affine = np.asarray(mended.get_best_affine(), np.float64)
     except (ValueError, HeaderDataError, np.linalg.LinAlgError) as error:
         raise bad(f"the header's orientation cannot be read ({error})") from None
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
@@ -273,7 +275,7 @@ def _voxels(source: _Source, geometry: Geometry) -> NDArray[Any]:
 def _layout(source: _Source, header: Any) -> tuple[np.dtype[Any], int]:
     try:
         dtype = np.dtype(header.get_data_dtype())
-        offset = int(header["vox_offset"])
+        offset = int(header["vox_offset"]) or int(header["sizeof_hdr"]) + 4  # some writers leave it at 0
     except (HeaderDataError, ValueError, OverflowError, KeyError) as error:
         raise source.damaged(f"has an unreadable header ({error})") from None
     if dtype.kind not in "iuf" or dtype.itemsize > 8:

@@ -6,6 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar
 
 from fedrounds_common import rng
 from fedrounds_common.case import CaseRef
@@ -19,6 +20,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")  # what a study may call 
 
 class Partition(ABC):
     """A frozen dataclass whose fields are its table, `[simulation.partition]`."""
+
+    needs_strata: ClassVar[bool] = False  # True: every target is read before the cases are dealt out
 
     @abstractmethod
     def assign(self, refs: Sequence[CaseRef], seed: int, strata: Mapping[str, int] | None = None) -> Assignment:

@@ -16,8 +16,8 @@ from typing import Any, final
 
 from fedrounds_common import rng
 from fedrounds_common.case import CaseRef
+from fedrounds_common.disk import write_whole
 from fedrounds_common.errors import DataError
-from fedrounds_sites.files import write_whole
 
 FORMAT = 1
 SMALLEST = 5  # patients: a site with fewer trains on all and has no local validation
