@@ -61,13 +61,13 @@ def digest(arrays: Arrays) -> str:
     """SHA-256 over manifest and bytes, names sorted: equal iff every bit is."""
     result = hashlib.sha256(json.dumps(sorted(manifest(arrays))).encode())
     for name in sorted(arrays):
-        result.update(np.ascontiguousarray(arrays[name]).tobytes())
+        result.update(np.asarray(arrays[name], order="C").tobytes())
     return result.hexdigest()
 
 
 def pack(arrays: Arrays) -> bytes:
     """All arrays end to end in one buffer, in order; `manifest` says how to read it."""
-    return b"".join(np.ascontiguousarray(array).tobytes() for array in arrays.values())
+    return b"".join(np.asarray(array, order="C").tobytes() for array in arrays.values())
 
 
 def unpack(buffer: bytes, entries: list[tuple[str, str, tuple[int, ...]]]) -> dict[str, Array]:

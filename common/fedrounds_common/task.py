@@ -112,8 +112,14 @@ class Task(ABC):
         """One value per example, (B,); the caller takes the mean."""
 
     @abstractmethod
-    def predict(self, network: nn.Module, case: Case, form: CaseForm, training: Training, evaluation: Evaluation) -> Prediction:
+    def predict(
+        self, network: nn.Module, case: Case, form: CaseForm, training: Training, evaluation: Evaluation
+    ) -> Prediction:
         """Predict one whole prepared case."""
+
+    @abstractmethod
+    def decide(self, probabilities: F32, form: CaseForm) -> Prediction:
+        """The prediction that these probabilities (K, *grid) amount to; an ensemble hands in their mean."""
 
     @abstractmethod
     def score(self, prediction: Prediction, case: Case, form: CaseForm, evaluation: Evaluation) -> CaseScore:

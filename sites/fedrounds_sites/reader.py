@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar, Literal
 
 from fedrounds_common.case import Case, CaseRef
 from fedrounds_common.study.tables import CaseForm
@@ -14,6 +15,13 @@ class Reader(ABC):
     The study says what form cases have (`form`); the reader says where the files are and how their
     names and values map to it. Cases come as acquired: `prepare.py` brings them to the study's grid.
     """
+
+    kind: ClassVar[Literal["real", "phantom"]] = "real"
+
+    @property
+    def version(self) -> str:
+        """What a run's record says of the data itself, e.g. a generator's version and digest."""
+        return ""
 
     @abstractmethod
     def cases(self, form: CaseForm) -> tuple[CaseRef, ...]:

@@ -1,0 +1,43 @@
+"""The ClientApp: Flower's messages in, answers of `leaving.py` out. Everything is decided in `boundary.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from fedrounds_client.boundary import answer
+from fedrounds_client.permit import Permit
+from fedrounds_client.site import Site
+from fedrounds_common.errors import UpdateError
+from fedrounds_common.leaving import Ask
+from fedrounds_common.wire import from_record, record_of
+
+OpenSite = Callable[[Context, Ask], tuple[Site, Permit]]
+
+
+def client_app(open_site: OpenSite) -> ClientApp:
+    """A ClientApp whose sites `open_site` opens; one function answers all three kinds of message."""
+    app = ClientApp()
+
+    def respond(message: Message, context: Context) -> Message:
+        ask = from_record(message.content)
+        if not isinstance(ask, Ask):
+            raise UpdateError("FR-R10", "a message that asks nothing", wanted="an Ask")
+        site, permit = open_site(context, ask)
+        return Message(record_of(*answer(ask, site, permit)), reply_to=message)
+
+    app.train()(respond)
+    app.evaluate()(respond)
+    app.query()(respond)
+    return app
+
+
+def _open(context: Context, ask: Ask) -> tuple[Site, Permit]:
+    from fedrounds_client.rehearsed import open_rehearsed
+
+    return open_rehearsed(context, ask)
+
+
+app = client_app(_open)

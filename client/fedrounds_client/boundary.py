@@ -1,0 +1,60 @@
+"""The outermost layer of a site: permit before, guard and ledger after, and no error text over the wire.
+
+An exception's text can hold a patient's name in a path. Only its code and a reference cross; the
+text stays in the site's own log under that reference.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import traceback
+from dataclasses import replace
+from pathlib import Path
+
+from fedrounds_client.ledger import enter
+from fedrounds_client.permit import Permit
+from fedrounds_client.rounds import greet, judge, take_part
+from fedrounds_client.site import Site
+from fedrounds_common.errors import FedroundsError, RefusedError
+from fedrounds_common.leaving import Ask, Leaving, Refusal, Update, check_update
+
+
+def answer(ask: Ask, site: Site, permit: Permit) -> tuple[str, bytes]:
+    """Answer one message of the coordinator; whatever happens, the answer is one of `leaving.py`.
+
+    Returns:
+        Header and buffer as they travel; the ledger has them already.
+    """
+    try:
+        permit.check(ask)
+        message = _do(ask, site)
+    except Exception as error:  # noqa: BLE001  (no exception's text may reach Flower, which would send it)
+        message = _refusal(ask, site, error)
+    return enter(site.folder / "outbox.jsonl", message, f"round {ask.round}: {ask.kind}")
+
+
+def _do(ask: Ask, site: Site) -> Leaving:
+    if ask.kind == "hello":
+        return greet(ask, site)
+    if ask.kind == "score":
+        return judge(ask, site)
+    update: Update = take_part(ask, site)
+    check_update(replace(update, arrays=site.parts.codec.decode(update.arrays)), ask.arrays, site.max_norm)
+    return update
+
+
+def _refusal(ask: Ask, site: Site, error: Exception) -> Refusal:
+    code = error.code if isinstance(error, FedroundsError) else "FR-R01"
+    reference = hashlib.sha256(f"{ask.run}/{ask.round}/{ask.nonce}/{site.name}".encode()).hexdigest()[:10]
+    _write_log(site.folder / "log", f"{reference} {code} round {ask.round} {ask.kind}\n{_detail(error)}")
+    return Refusal(site.name, ask.run, ask.round, ask.nonce, code, reference, refused=isinstance(error, RefusedError))
+
+
+def _detail(error: Exception) -> str:
+    return "".join(traceback.format_exception(error))
+
+
+def _write_log(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("a", encoding="utf-8") as stream:
+        stream.write(text.rstrip() + "\n")

@@ -1,0 +1,86 @@
+"""What a site does when asked: say hello, take part in a round, judge a model on its own cases."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from importlib.metadata import version
+
+import numpy as np
+
+from fedrounds_client.scoring import score_cases, write_scores
+from fedrounds_client.site import Site
+from fedrounds_client.state import SiteState, read_state, write_state
+from fedrounds_client.training import Correct, Piece, steps_per_round, train
+from fedrounds_common.arrays import Arrays
+from fedrounds_common.errors import DataError
+from fedrounds_common.leaving import Ask, Hello, Scores, Update
+from fedrounds_common.rng import derive
+from fedrounds_common.strategy import Consensus, Trained
+
+PACKAGES = ("fedrounds", "flwr", "torch", "numpy")
+
+
+def greet(ask: Ask, site: Site) -> Hello:
+    """Read and prepare every case once; bad ones are counted by code here and named in this site's log."""
+    cases = site.hospital.open_all()
+    training = len(cases.training)
+    return Hello(
+        site=site.name,
+        versions={name: version(name) for name in PACKAGES},
+        training_cases=training,
+        validation_cases=len(cases.validation),
+        held_out_cases=len(cases.held_out),
+        steps=steps_per_round(site.parts.study.training, training) if training else 0,
+        left_out=dict(sorted(Counter(error.code for error in cases.left_out.values()).items())),
+    )
+
+
+def take_part(ask: Ask, site: Site) -> Update:
+    """One round: from the consensus as it came to the difference that leaves."""
+    started = time.monotonic()
+    parts, study = site.parts, site.parts.study
+    cases = site.hospital.open_all().training
+    if not cases:
+        raise DataError("FR-H01", "no case here can be trained on", do="see this site's log for each case left out")
+    state = read_state(site.folder / "state", ask.round - 1)
+    consensus = Consensus(ask.arrays, ask.shared)
+    start = parts.strategy.receive(consensus, state.kept)
+    steps = steps_per_round(study.training, len(cases))
+    first = (ask.round - 1) * steps
+    piece = Piece(steps, first, steps * study.training.rounds, study.seed, ("round", ask.round, site.name))
+    moments = state.moments if study.training.moments == "keep" else {}
+    result = train(
+        parts.module(), parts.task, cases, study.cases, study.training, piece, start, moments,
+        _correction(site, ask.arrays, state.kept),
+    )  # fmt: skip
+    leaving, kept = parts.strategy.send(Trained(start, result.arrays, len(cases), steps), consensus, state.kept)
+    travelling, residual = parts.codec.encode(leaving, state.residual)
+    write_state(site.folder / "state", ask.round, SiteState(result.moments, kept, residual))
+    return Update(
+        site=site.name, run=ask.run, round=ask.round, nonce=ask.nonce, study=ask.digest, cases=len(cases),
+        steps=steps, loss=result.loss, seconds=time.monotonic() - started, codec=study.wire["name"], arrays=travelling,
+    )  # fmt: skip
+
+
+def _correction(site: Site, consensus: Arrays, kept: Arrays) -> Correct:
+    import torch
+
+    fixed = {name: torch.from_numpy(np.array(array)) for name, array in consensus.items()}
+
+    def correct(gradients, weights):  # type: ignore[no-untyped-def]
+        site.parts.strategy.correct(gradients, weights, fixed, kept)
+
+    return correct
+
+
+def judge(ask: Ask, site: Site) -> Scores:
+    """Score the model that came on one cohort of this site; the single scores stay here."""
+    cases = site.hospital.cohort(ask.cohort)
+    scores, pictures = score_cases([ask.arrays], cases, site.parts, pictures=site.hospital.pictures)
+    write_scores(site.folder, ask, scores, pictures)
+    study = site.parts.study
+    # a seed of the site's own: patient "1" here and patient "1" elsewhere must not be resampled together
+    seed = derive(study.seed, "bootstrap", site.name)
+    tally = site.parts.task.tally(scores, study.cases, study.evaluation, seed)
+    return Scores(site.name, ask.run, ask.round, ask.nonce, ask.model, ask.cohort, len(scores), tally)

@@ -1,0 +1,109 @@
+"""Judging a model on a site's cases. Scores of single cases and pictures stay in the site's folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fedrounds_client.site import Parts
+from fedrounds_common.arrays import Arrays, into_module
+from fedrounds_common.case import Cases
+from fedrounds_common.disk import write_text
+from fedrounds_common.leaving import Ask
+from fedrounds_common.task import CaseScore, Picture, Prediction
+
+SCORE_COLUMNS = ("round", "model", "trained_at", "cohort", "case", "patient", "region", "metric", "value", "state")
+
+
+def score_cases(
+    models: Sequence[Arrays], cases: Cases, parts: Parts, pictures: int = 0
+) -> tuple[list[CaseScore], list[tuple[CaseScore, Picture]]]:
+    """Score each case; with several models, by the mean of their probabilities (an ensemble).
+
+    Returns:
+        One score a case, in the cases' order, and pictures of the `pictures` worst.
+    """
+    study, task = parts.study, parts.task
+    networks = []
+    for arrays in models:
+        network = parts.module()
+        into_module(network, arrays)
+        networks.append(network.eval())
+    scores: list[CaseScore] = []
+    worst: list[tuple[float, int, Prediction]] = []
+    for index, case in enumerate(cases):
+        predictions = [task.predict(net, case, study.cases, study.training, study.evaluation) for net in networks]
+        prediction = predictions[0] if len(predictions) == 1 else _mean(parts, predictions)
+        score = task.score(prediction, case, study.cases, study.evaluation)
+        scores.append(score)
+        worst = sorted([*worst, (_primary(score, study.evaluation.primary), index, prediction)], key=lambda w: w[:2])
+        del worst[pictures:]
+    drawn = [(scores[index], task.picture(cases[index], prediction, study.cases)) for _, index, prediction in worst]
+    return scores, drawn
+
+
+def _mean(parts: Parts, predictions: Sequence[Prediction]) -> Prediction:
+    mean = np.mean(np.stack([prediction.probabilities for prediction in predictions]), axis=0)
+    return parts.task.decide(np.asarray(mean, np.float32), parts.study.cases)
+
+
+def _primary(score: CaseScore, metric: str) -> float:
+    """Higher is better; a case without a number sorts last among the good ones, so it is never called worst."""
+    value = score.values.get("mean", {}).get(metric, math.nan)
+    if math.isnan(value):
+        return math.inf
+    return -value if metric == "hd95" else value
+
+
+def write_scores(
+    folder: Path, ask: Ask, scores: Sequence[CaseScore], pictures: Sequence[tuple[CaseScore, Picture]]
+) -> None:
+    """One file per model and cohort, so that a repeated request replaces and never doubles."""
+    name = f"{ask.round:04d}-{ask.model}-{ask.trained_at}-{ask.cohort}"
+    write_text(folder / "scores" / f"{name}.csv", _csv(ask, scores))
+    for score, picture in pictures:
+        _write_picture(folder / "pictures" / f"{ask.model}-{score.case}", ask, score, picture)
+
+
+def _csv(ask: Ask, scores: Sequence[CaseScore]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(SCORE_COLUMNS)
+    for score in scores:
+        for region, values in score.values.items():
+            for metric, value in values.items():
+                text = "" if math.isnan(value) else repr(float(value))
+                writer.writerow(
+                    [ask.round, ask.model, ask.trained_at, ask.cohort, score.case, score.patient, region, metric, text,
+                     score.state.get(region, "scored")]
+                )  # fmt: skip
+    return stream.getvalue()
+
+
+def assemble_cases_csv(folder: Path) -> Path:
+    """Join the files of `scores/` into the site's `cases.csv`."""
+    lines = [",".join(SCORE_COLUMNS)]
+    for file in sorted((folder / "scores").glob("*.csv")):
+        lines += file.read_text(encoding="utf-8").splitlines()[1:]
+    target = folder / "cases.csv"
+    write_text(target, "\n".join(lines) + "\n")
+    return target
+
+
+def _write_picture(stem: Path, ask: Ask, score: CaseScore, picture: Picture) -> None:
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    height = max(panel.shape[0] for panel in picture.panels.values())
+    panels = [np.pad(p, ((0, height - p.shape[0]), (0, 4), (0, 0))) for p in picture.panels.values()]
+    Image.fromarray(np.concatenate(panels, axis=1)).save(stem.parent / f"{stem.name}.png")
+    says = {
+        "title": picture.title, "case": score.case, "model": ask.model, "cohort": ask.cohort, "round": ask.round,
+        "panels": list(picture.panels), "values": {r: dict(v) for r, v in score.values.items()},
+    }  # fmt: skip
+    (stem.parent / f"{stem.name}.json").write_text(json.dumps(says, sort_keys=True, indent=1), encoding="utf-8")

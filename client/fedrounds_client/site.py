@@ -1,0 +1,74 @@
+"""One site as the ClientApp sees it: its name, its own folder, its cases, and the study's plug-ins built."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+from fedrounds_common.codec import Codec
+from fedrounds_common.network import Network
+from fedrounds_common.rng import derive, seeded
+from fedrounds_common.strategy import Strategy
+from fedrounds_common.study.canonical import study_from_canonical
+from fedrounds_common.study.study import Study
+from fedrounds_common.task import Task
+from fedrounds_sites.hospitals import Hospital
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# An update of a healthy round moves weights by a few units; a thousandfold is a fault or an attack.
+MAX_NORM = 1e4
+
+
+@final
+@dataclass(frozen=True)
+class Parts:
+    """What the study names, built: from our files, from a person's own folders, or handed in as objects."""
+
+    study: Study
+    task: Task
+    network: Network
+    strategy: Strategy
+    codec: Codec
+
+    def module(self) -> nn.Module:
+        """The network for this study's cases, its weights drawn from the study's seed."""
+        with seeded(derive(self.study.seed, "weights")):
+            return self.task.network(self.network, self.study.cases)
+
+
+@final
+@dataclass(frozen=True)
+class Site:
+    name: str
+    folder: Path
+    hospital: Hospital
+    parts: Parts
+    max_norm: float = MAX_NORM
+
+
+def build_parts(
+    study: Study,
+    plugins: Sequence[Path] = (),
+    task: Task | None = None,
+    network: Network | None = None,
+    strategy: Strategy | None = None,
+) -> Parts:
+    """Objects win over the study's names: only a simulation can hand them in."""
+    return Parts(
+        study,
+        task or study.build_task(plugins),
+        network or study.build_network(plugins),
+        strategy or study.build_strategy(plugins),
+        study.build_codec(plugins),
+    )
+
+
+@lru_cache(maxsize=8)
+def parts_of_text(text: str, plugins: tuple[Path, ...]) -> Parts:
+    """The parts of a study as it came in a message; built once a process."""
+    return build_parts(study_from_canonical(text, plugins), plugins)

@@ -1,0 +1,69 @@
+"""What a site keeps between rounds: optimiser moments, the strategy's state, the codec's residual; by round.
+
+A message for round r starts from the state of round r − 1 and writes that of round r, so a round
+asked twice gives the same update. The last two are kept. Written whole or not at all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import final
+
+import numpy as np
+from safetensors.numpy import load_file, save
+
+from fedrounds_common.arrays import Arrays
+from fedrounds_common.disk import write_whole
+from fedrounds_common.errors import RunFileError
+
+KEPT_FILES = 2
+FORMAT = "1"
+
+
+@final
+@dataclass(frozen=True)
+class SiteState:
+    moments: Arrays = field(default_factory=dict)
+    kept: Arrays = field(default_factory=dict)
+    residual: Arrays = field(default_factory=dict)
+
+
+def _file(folder: Path, round_: int) -> Path:
+    return folder / f"round-{round_:04d}.safetensors"
+
+
+def read_state(folder: Path, round_: int) -> SiteState:
+    """The state after `round_`; empty if this site did not take part in it.
+
+    A site that missed rounds goes on from the newest state before `round_` + 1.
+
+    Raises:
+        RunFileError: the file is damaged.
+    """
+    older = [n for n in _rounds(folder) if n <= round_]
+    if not older:
+        return SiteState()
+    file = _file(folder, older[-1])
+    try:
+        arrays = load_file(file)
+    except Exception as error:
+        raise RunFileError("FR-F10", f"{file.name} cannot be read", do="resume from an earlier round") from error
+    parts: dict[str, dict[str, np.ndarray]] = {"moments": {}, "kept": {}, "residual": {}}
+    for key, array in arrays.items():
+        part, name = key.split("|", 1)
+        parts[part][name] = array
+    return SiteState(**parts)
+
+
+def write_state(folder: Path, round_: int, state: SiteState) -> None:
+    parts = {"moments": state.moments, "kept": state.kept, "residual": state.residual}
+    flat = {f"{part}|{name}": np.asarray(a, order="C") for part, arrays in parts.items() for name, a in arrays.items()}
+    write_whole(_file(folder, round_), save(flat, metadata={"format": FORMAT}))
+    # by count, not by age: a site drawn in rounds 1 and 5 needs round 1's state if round 5 is asked again
+    for old in _rounds(folder)[:-KEPT_FILES]:
+        _file(folder, old).unlink(missing_ok=True)
+
+
+def _rounds(folder: Path) -> list[int]:
+    return sorted(int(file.stem.split("-")[1]) for file in folder.glob("round-*.safetensors"))

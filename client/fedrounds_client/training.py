@@ -1,0 +1,186 @@
+"""Local training: one readable loop, the same for a site's round and for every baseline.
+
+What differs is handed in: the cases, how many steps, where in the learning-rate schedule they lie,
+the seed they draw from, the moments they start with, and the strategy's correction.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+import torch
+from torch import nn
+
+from fedrounds_common.arrays import Array, Arrays, into_module, of_module
+from fedrounds_common.case import Cases
+from fedrounds_common.errors import RoundError
+from fedrounds_common.rng import derive, generator, seeded, torch_generator
+from fedrounds_common.study.tables import CaseForm, Training
+from fedrounds_common.task import Batch, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Correct = Callable[[Mapping[str, "Tensor"], Mapping[str, "Tensor"]], None]
+
+
+@final
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of training: `steps` steps, of which the first is number `first` of `total` in the schedule."""
+
+    steps: int
+    first: int
+    total: int
+    seed: int
+    labels: tuple[str | int, ...]
+
+
+@final
+@dataclass(frozen=True)
+class Result:
+    """`loss`: mean over the piece's steps. `moments`: the optimisers' state, as named arrays."""
+
+    arrays: Arrays
+    moments: Arrays = field(default_factory=dict)
+    loss: float = 0.0
+
+
+def steps_per_round(training: Training, cases: int) -> int:
+    """`local_steps`, or as many steps as `local_epochs` passes over the cases take (default: one pass)."""
+    if training.local_steps is not None:
+        return training.local_steps
+    return max(1, math.ceil((training.local_epochs or 1.0) * cases / training.batch))
+
+
+def learning_rate(training: Training, step: int, total: int) -> float:
+    """The rate at `step` of `total` (from 0): linear warm-up, then the schedule, which ends at 0 (Loshchilov
+    and Hutter 2017, arXiv:1608.03983, without restarts)."""
+    warm = training.warmup * total
+    if step < warm:
+        return training.learning_rate * (step + 1) / (warm + 1)
+    progress = (step - warm) / max(total - warm, 1)
+    if training.schedule == "cosine":
+        return training.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+    return training.learning_rate * (1 - progress if training.schedule == "linear" else 1.0)
+
+
+def train(
+    network: nn.Module,
+    task: Task,
+    cases: Cases,
+    form: CaseForm,
+    training: Training,
+    piece: Piece,
+    start: Arrays,
+    moments: Arrays | None = None,
+    correct: Correct | None = None,
+) -> Result:
+    """Train `network` from `start` on `cases`.
+
+    Returns:
+        The weights reached; the moments; the mean loss. Nothing is kept anywhere else.
+
+    Raises:
+        RoundError: a loss is not finite (the site then sends no update).
+    """
+    into_module(network, start)
+    network.train()
+    optimisers = {turn: _optimiser(network, training) for turn in task.turns}
+    for turn, optimiser in optimisers.items():
+        _put_moments(optimiser, network, turn, moments or {})
+    draws = generator(piece.seed, "draw", *piece.labels)
+    noise = torch_generator(piece.seed, "loss", *piece.labels)
+    losses: list[float] = []
+    # dropout draws from torch's global generator: it must not know what ran before in this process
+    with seeded(derive(piece.seed, "dropout", *piece.labels)):
+        for step in range(piece.steps):
+            rate = learning_rate(training, piece.first + step, piece.total)
+            batch = _batch(task, cases, form, training, draws, network)
+            for turn, optimiser in optimisers.items():
+                losses.append(_step(network, task, batch, turn, optimiser, rate, training, noise, correct))
+    kept: dict[str, Array] = {}
+    for turn, optimiser in optimisers.items():
+        kept |= _take_moments(optimiser, network, turn)
+    return Result(of_module(network), kept, float(np.mean(losses)))
+
+
+def _batch(
+    task: Task, cases: Cases, form: CaseForm, training: Training, draws: np.random.Generator, network: nn.Module
+) -> Batch:
+    examples = [task.draw(cases, form, training, draws) for _ in range(training.batch)]
+    device = next(network.parameters()).device
+    image = torch.from_numpy(np.stack([example.image for example in examples]))
+    target = torch.from_numpy(np.stack([example.target for example in examples]))
+    return Batch(image.to(device), target.to(device))
+
+
+def _step(
+    network: nn.Module,
+    task: Task,
+    batch: Batch,
+    turn: str,
+    optimiser: torch.optim.Optimizer,
+    rate: float,
+    training: Training,
+    noise: torch.Generator,
+    correct: Correct | None,
+) -> float:
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+    optimiser.zero_grad(set_to_none=True)
+    with torch.autocast(batch.image.device.type, torch.bfloat16, enabled=training.amp == "bf16"):
+        loss = task.loss(network, batch, turn, noise).float().mean()
+    if not torch.isfinite(loss):
+        raise RoundError(
+            "FR-R30", f"the loss became {loss.item()}", do="lower training.learning_rate, or check the cases"
+        )
+    loss.backward()  # type: ignore[no-untyped-call]
+    if training.gradient_norm is not None:
+        nn.utils.clip_grad_norm_(network.parameters(), training.gradient_norm)
+    if correct is not None:
+        weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
+        correct({n: p.grad for n, p in network.named_parameters() if p.grad is not None}, weights)
+    optimiser.step()
+    return float(loss.detach())
+
+
+def _optimiser(network: nn.Module, training: Training) -> torch.optim.Optimizer:
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if training.optimiser == "sgd":
+        return torch.optim.SGD(
+            parameters, lr=training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay
+        )
+    kind = torch.optim.AdamW if training.optimiser == "adamw" else torch.optim.Adam
+    return kind(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
+
+
+def _names(network: nn.Module) -> list[str]:
+    return [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+
+
+def _take_moments(optimiser: torch.optim.Optimizer, network: nn.Module, turn: str) -> dict[str, Array]:
+    moments: dict[str, Array] = {}
+    for name, parameter in zip(_names(network), optimiser.param_groups[0]["params"], strict=True):
+        for entry, value in optimiser.state.get(parameter, {}).items():
+            if value is not None:
+                moments[f"{turn}/{entry}/{name}"] = torch.as_tensor(value).detach().cpu().numpy().copy()
+    return moments
+
+
+def _put_moments(optimiser: torch.optim.Optimizer, network: nn.Module, turn: str, moments: Arrays) -> None:
+    """Set the state that `_take_moments` took; entries of tensors this network lacks are an error upstream."""
+    for name, parameter in zip(_names(network), optimiser.param_groups[0]["params"], strict=True):
+        found = {
+            key.split("/", 2)[1]: torch.from_numpy(np.array(value))
+            for key, value in moments.items()
+            if key.startswith(f"{turn}/") and key.split("/", 2)[2] == name
+        }
+        if found:
+            optimiser.state[parameter] = {
+                entry: value if entry == "step" else value.to(parameter.device) for entry, value in found.items()
+            }

@@ -1,0 +1,258 @@
+"""What federating is held against: models trained on pooled cases, or at one hospital alone.
+
+Equal effort: `pooled` and `local-only-long` take as many optimiser steps as all sites took together,
+of the same batch, with the same optimiser and the same schedule over their own progress; `local-only`
+takes the site's own share. All start from the weights of round 1, with the study's one learning rate.
+
+Only a simulation can do this: it opens several hospitals' cases at once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+import numpy as np
+from flwr.serverapp import Grid
+
+from fedrounds_client.scoring import score_cases, write_scores
+from fedrounds_client.training import Piece, train
+from fedrounds_common.arrays import manifest, of_module, pack, unpack
+from fedrounds_common.case import Case
+from fedrounds_common.errors import DataError
+from fedrounds_common.leaving import Ask
+from fedrounds_common.metrics.rules import METRICS
+from fedrounds_common.rng import derive
+from fedrounds_common.task import CaseScore, Tally
+from fedrounds_server.engines.pool import Done, Job, Pool
+from fedrounds_server.folder import RunFolder
+from fedrounds_server.judging import judge, score_file, table_rows
+from fedrounds_server.release import read_model, write_model
+from fedrounds_server.rounds import Outcome, Plan
+from fedrounds_server.tables import write_metrics
+from fedrounds_sites.hospitals import open_hospital
+from fedrounds_sites.phantom.rules import Rule
+from fedrounds_sites.phantom.rules import scores as rule_scores
+from fedrounds_sites.simulation import Simulation
+
+if TYPE_CHECKING:
+    from fedrounds_client.site import Parts
+
+ALL = "all"
+
+
+@final
+@dataclass(frozen=True)
+class Alone:
+    """A model to train outside the federation: on the cases of `sites`, for `steps` steps."""
+
+    model: str
+    trained_at: str
+    sites: tuple[str, ...]
+    steps: int
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.model}-{self.trained_at}.safetensors"
+
+
+def planned(simulation: Simulation, outcome: Outcome) -> tuple[Alone, ...]:
+    """The models that the rehearsal asks for, longest first so that no worker is left with it at the end."""
+    hellos, training = outcome.roster.hellos, outcome.roster.training
+    share = {name: hellos[name].steps * outcome.rounds for name in training}
+    total = sum(share.values())
+    largest = sorted(training, key=lambda name: (-hellos[name].training_cases, name))
+    wanted: list[Alone] = []
+    if "pooled" in simulation.baselines:
+        wanted.append(Alone("pooled", ALL, training, total))
+    if "local-only-long" in simulation.baselines:
+        wanted.append(Alone("local-only-long", largest[0], (largest[0],), total))
+    if {"local-only", "ensemble"} & set(simulation.baselines):
+        count = max(simulation.local_only_sites or len(largest), simulation.ensemble)
+        wanted += [Alone("local-only", name, (name,), share[name]) for name in largest[:count]]
+    return tuple(wanted)
+
+
+def run_baselines(pool: Pool, grid: Grid, plan: Plan, outcome: Outcome, simulation: Simulation) -> dict[str, str]:
+    """Train and judge what the rehearsal asks for; what is on disk from an interrupted run is kept.
+
+    Returns:
+        Sites whose scores of some baseline are missing, with their state.
+    """
+    alone = planned(simulation, outcome)
+    trained = _train_all(pool, plan, alone)
+    missing: dict[str, str] = {}
+    for each in trained:
+        if each.model != "local-only" or "local-only" in simulation.baselines:
+            arrays = read_model(_folder(plan.folder) / each.file_name, plan.initial)
+            missing |= judge(grid, plan, outcome.roster, outcome.rounds, each.model, each.trained_at, arrays)
+    if "ensemble" in simulation.baselines:
+        members = [each for each in trained if each.model == "local-only"][: simulation.ensemble]
+        _judge_ensemble(pool, plan, outcome, members)
+    if "floor" in simulation.baselines:
+        _judge_floor(pool, plan, outcome)
+    return missing
+
+
+def _folder(folder: RunFolder) -> Path:
+    return folder.path / "baselines"
+
+
+def _train_all(pool: Pool, plan: Plan, alone: Sequence[Alone]) -> tuple[Alone, ...]:
+    """Those that were trained, in order; one that failed is named and left out of the tables."""
+    jobs = {}
+    failed: set[Alone] = set()
+    for each in alone:
+        file = _folder(plan.folder) / each.file_name
+        if not (plan.resume and file.exists()):
+            scalars = {
+                "sites": each.sites,
+                "steps": each.steps,
+                "name": f"{each.model}/{each.trained_at}",
+                "file": str(file),
+            }
+            jobs[pool.submit(Job("train", scalars, lane=f"{each.model} {each.trained_at}"))] = each
+    for each, done in _finished(pool, jobs):
+        plan.listen("baseline", {"model": each.model, "site": each.trained_at, "state": done.error or "ok"})
+        if done.error:
+            failed.add(each)
+            plan.listen("warning", {"text": f"{each.model} of {each.trained_at} failed: {done.error}"})
+    return tuple(each for each in alone if each not in failed)
+
+
+def _finished(pool: Pool, jobs: dict[int, Any]) -> Any:
+    """Each submitted thing with its result, as they come."""
+    waiting = dict(jobs)
+    while waiting:
+        found = pool.next_done(wait_s=0.5)
+        if found is not None and found[0] in waiting:
+            yield waiting.pop(found[0]), found[1]
+
+
+def _judged_at(outcome: Outcome) -> list[tuple[str, str]]:
+    hellos = outcome.roster.hellos
+    local = [(name, "local-val") for name in outcome.roster.training if hellos[name].validation_cases]
+    return local + [(name, "held-out") for name in outcome.roster.held_out if hellos[name].held_out_cases]
+
+
+def _judge_ensemble(pool: Pool, plan: Plan, outcome: Outcome, members: Sequence[Alone]) -> None:
+    if not members:
+        return
+    files = [str(_folder(plan.folder) / each.file_name) for each in members]
+    scalars = {"files": files, "model": "ensemble", "trained_at": ALL, "round": outcome.rounds}
+    _judge_by_jobs(pool, plan, outcome, "score", "ensemble", scalars, unpack_tally)
+
+
+def _judge_by_jobs(
+    pool: Pool,
+    plan: Plan,
+    outcome: Outcome,
+    kind: str,
+    model: str,
+    scalars: Mapping[str, Any],
+    read: Callable[[Done], Tally],
+) -> None:
+    jobs = {
+        pool.submit(Job(kind, {**scalars, "site": site, "cohort": cohort}, lane=site)): (site, cohort)
+        for site, cohort in _judged_at(outcome)
+    }
+    tallies: dict[tuple[str, str], Tally] = {}
+    for where, done in _finished(pool, jobs):
+        if done.error:
+            plan.listen("warning", {"text": f"{where[0]} has no score of {model}: {done.error}"})
+        else:
+            tallies[where] = read(done)
+    rows = table_rows(plan.task, plan.study, tallies, outcome.rounds, model, ALL)
+    write_metrics(score_file(plan.folder, outcome.rounds, model, ALL), rows)
+
+
+def _judge_floor(pool: Pool, plan: Plan, outcome: Outcome) -> None:
+    """The best rule that learns nothing, chosen per region in hindsight over all judged cases: a bound in its favour."""
+    jobs = {
+        pool.submit(Job("floor", {"site": site, "cohort": cohort}, lane=site)): (site, cohort)
+        for site, cohort in _judged_at(outcome)
+    }
+    found = {where: done for where, done in _finished(pool, jobs) if not done.error}
+    if not found:
+        return
+    dice = {where: unpack_tally(done)["dice"] for where, done in found.items()}
+    best = np.concatenate(list(dice.values())).mean(axis=0).argmax(axis=0)
+    rules = {where: done.scalars["rules"] for where, done in found.items()}
+    regions = list(plan.study.cases.scored)
+    tallies = {}
+    for where, values in dice.items():
+        chosen = values[:, best, np.arange(len(regions))]
+        scored = [_floor_score(str(index), row, regions) for index, row in enumerate(chosen)]
+        seed = derive(plan.study.seed, "floor", where[0])
+        tallies[where] = plan.task.tally(scored, plan.study.cases, plan.study.evaluation, seed)
+    rows = table_rows(plan.task, plan.study, tallies, outcome.rounds, "floor", ALL)
+    write_metrics(score_file(plan.folder, outcome.rounds, "floor", ALL), rows)
+    names = next(iter(rules.values()))
+    plan.listen("floor", {region: names[best[index]] for index, region in enumerate(regions)})
+
+
+def _floor_score(case: str, dice: Sequence[float], regions: Sequence[str]) -> CaseScore:
+    nothing = dict.fromkeys(METRICS, math.nan)
+    values = {region: {**nothing, "dice": float(value)} for region, value in zip(regions, dice, strict=True)}
+    values["mean"] = {**nothing, "dice": float(np.mean(dice))}
+    return CaseScore(case, case, values, dict.fromkeys(regions, "scored"))
+
+
+# What a worker does of this.
+
+
+def train_job(run: Path, parts: Parts, job: Job) -> Done:
+    """Train on the pooled cases of `sites` from the run's `initial.safetensors`, and write the weights to `file`."""
+    study, scalars = parts.study, job.scalars
+    cases: list[Case] = []
+    for name in scalars["sites"]:
+        hospital = open_hospital(run, name)
+        cases += hospital.open_all().training
+    if not cases:
+        raise DataError("FR-H01", f"no case to train {scalars['name']} on", do="see the sites' own logs")
+    network = parts.module()
+    start = read_model(run / str(scalars.get("start", "initial.safetensors")), of_module(network))
+    steps = int(scalars["steps"])
+    piece = Piece(steps, 0, steps, study.seed, ("baseline", str(scalars["name"])))
+    result = train(network, parts.task, cases, study.cases, study.training, piece, start)
+    write_model(Path(scalars["file"]), result.arrays, study, "", 0)
+    return Done({"loss": result.loss, "steps": steps, "cases": len(cases)})
+
+
+def score_job(run: Path, parts: Parts, job: Job) -> Done:
+    """Judge the mean of several models on one cohort of one site."""
+    scalars = job.scalars
+    hospital = open_hospital(run, scalars["site"])
+    like = of_module(parts.module())
+    models = [read_model(Path(file), like) for file in scalars["files"]]
+    scores, pictures = score_cases(models, hospital.cohort(scalars["cohort"]), parts)
+    ask = Ask(
+        "score", "", int(scalars["round"]), "", "", "", scalars["model"], scalars["trained_at"], scalars["cohort"]
+    )
+    write_scores(hospital.folder, ask, scores, pictures)
+    seed = derive(parts.study.seed, "bootstrap", scalars["site"])
+    return packed(parts.task.tally(scores, parts.study.cases, parts.study.evaluation, seed))
+
+
+def floor_job(run: Path, parts: Parts, job: Job) -> Done:
+    """Dice (cases, rules, regions) of every untrained rule on one cohort of one site."""
+    cases = open_hospital(run, job.scalars["site"]).cohort(job.scalars["cohort"])
+    rules, dice = rule_scores(cases, parts.study.cases)
+    return packed({"dice": dice}, rules=[_rule_name(rule) for rule in rules])
+
+
+def _rule_name(rule: Rule) -> str:
+    return str(rule)
+
+
+def packed(tally: Tally, **scalars: Any) -> Done:
+    return Done({"manifest": json.dumps(manifest(tally)), **scalars}, pack(tally))
+
+
+def unpack_tally(done: Done) -> Tally:
+    entries = [(name, dtype, tuple(shape)) for name, dtype, shape in json.loads(done.scalars["manifest"])]
+    return unpack(done.buffer, entries)

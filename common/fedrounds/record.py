@@ -1,0 +1,57 @@
+"""`record.json`: what was run, with what, on what, so that it can be run again and compared."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fedrounds_common.disk import write_json
+from fedrounds_common.study.canonical import digest
+from fedrounds_common.study.study import Study
+from fedrounds_server.folder import RunFolder
+from fedrounds_sites.simulation import Simulation
+
+FORMAT = 1
+PACKAGES = ("fedrounds", "torch", "monai", "flwr", "numpy", "scipy", "safetensors", "nibabel", "pydicom", "opacus")
+
+
+def write_record(
+    folder: RunFolder, study: Study, simulation: Simulation, plugins: Sequence[Path], code: Mapping[str, Any]
+) -> None:
+    reader = simulation.build_reader(plugins)
+    write_json(
+        folder.record,
+        {
+            "format": FORMAT,
+            "run": folder.path.name,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "study": {"name": study.name, "digest": digest(study), "seed": study.seed},
+            "primary": study.evaluation.primary,
+            "data": reader.kind,
+            "data_version": reader.version,
+            "unit": "patient",
+            "engine": {"name": simulation.engine, "workers": simulation.workers},
+            "baselines": list(simulation.baselines),
+            "effort": EFFORT,
+            "outside_code": dict(code),
+            "privacy": "none: no differential privacy, no secure aggregation",
+            "machine": {
+                "python": sys.version.split()[0],
+                "system": f"{platform.system()} {platform.machine()}",
+                "threads_a_site": study.training.threads,
+            },
+            "versions": {name: version(name) for name in PACKAGES},
+            "same_bits": "on CPUs of one kind, one thread a site; elsewhere compare within a tolerance",
+        },
+    )
+
+
+EFFORT = (
+    "pooled and local-only-long take as many optimiser steps of the same batch as all sites together, local-only the "
+    "site's own share; same optimiser, learning rate (one trial each) and schedule; the last step's weights are judged"
+)

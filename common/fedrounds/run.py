@@ -1,0 +1,95 @@
+"""A run as a notebook sees it: its tables, its consensus model, its report; all read from its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from fedrounds_common.arrays import into_module
+from fedrounds_common.study.canonical import study_from_canonical
+from fedrounds_common.study.study import Study
+from fedrounds_server.folder import RunFolder, read_json
+from fedrounds_server.tables import MetricRow, read_metrics
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@final
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, e.g. `runs/0007-chest`."""
+
+    path: Path
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(self.path)
+
+    @cached_property
+    def status(self) -> dict[str, Any]:
+        return read_json(self.folder.status)
+
+    @property
+    def exit(self) -> int:
+        """How it ended, as an exit status: 0 done, 9 not with all sites or cases."""
+        return int(self.status.get("exit", 1))
+
+    @cached_property
+    def study(self) -> Study:
+        rehearsal = read_json(self.path / "rehearsal.json")
+        return study_from_canonical(rehearsal["study"], tuple(Path(folder) for folder in rehearsal["plugins"]))
+
+    @property
+    def plugins(self) -> tuple[Path, ...]:
+        return tuple(Path(folder) for folder in read_json(self.path / "rehearsal.json")["plugins"])
+
+    @cached_property
+    def metrics(self) -> tuple[MetricRow, ...]:
+        """Every line of `metrics.csv`."""
+        return read_metrics(self.folder.metrics)
+
+    def value(
+        self, model: str = "consensus", cohort: str | None = None, region: str = "mean", site: str = "all"
+    ) -> float:
+        """The primary measure of one model, in its last round; `cohort`: held-out if there is any, else local-val."""
+        cohort = cohort or ("held-out" if any(row.cohort == "held-out" for row in self.metrics) else "local-val")
+        found = [
+            row for row in self.metrics
+            if (row.model, row.cohort, row.region, row.site, row.metric)
+            == (model, cohort, region, site, self.study.evaluation.primary)
+        ]  # fmt: skip
+        if not found:
+            raise KeyError(f"no {self.study.evaluation.primary} of {model} on {cohort} at {site}, region {region}")
+        return max(found, key=lambda row: row.round).value
+
+    def consensus(self) -> nn.Module:
+        """The consensus model: a plain network in evaluation mode."""
+        return self.model(self.folder.consensus)
+
+    def model(self, file: Path) -> nn.Module:
+        """The study's network with the weights of `file`; another network's are refused."""
+        from fedrounds_common.arrays import of_module
+        from fedrounds_server.release import read_model
+
+        study = self.study
+        module = study.build_task(self.plugins).network(study.build_network(self.plugins), study.cases)
+        into_module(module, read_model(file, of_module(module)))
+        return module.eval()
+
+    def write_report(self, with_sites: bool = True) -> Path:
+        """Figures and `report.html`; `with_sites` puts in what would stay at the hospitals."""
+        from fedrounds_server.report import write_report
+
+        return write_report(self.path, with_sites)
+
+    def __repr__(self) -> str:
+        return f"Run({self.path.name}: {self.status.get('state')})"
+
+
+def runs_in(folder: Path) -> Sequence[Run]:
+    """Every run below `folder`, oldest first."""
+    return [Run(entry.parent) for entry in sorted(folder.glob("*/status.json")) if not entry.parent.is_symlink()]

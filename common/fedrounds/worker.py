@@ -1,0 +1,99 @@
+"""What a simulation's worker does: a site's answer to a message, or a baseline's training and scoring.
+
+`python -m fedrounds.worker RUN` reads jobs from stdin and writes results to stdout. It is the one place
+beside `simulation.py` where coordinator and hospital meet, and no part of it runs at a real hospital.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.clientapp import ClientApp
+
+from fedrounds import baselines
+from fedrounds_client.app import client_app
+from fedrounds_client.permit import Permit
+from fedrounds_client.rehearsed import open_rehearsed
+from fedrounds_client.site import Parts, Site, parts_of_text
+from fedrounds_common.errors import FedroundsError
+from fedrounds_common.leaving import Ask
+from fedrounds_server.engines.inline import deliver
+from fedrounds_server.engines.pool import Done, Handler, Job, receive_frame, send_frame
+from fedrounds_sites.hospitals import open_hospital, read_rehearsal
+
+BaselineJob = Callable[[Path, Parts, Job], Done]
+JOBS: dict[str, BaselineJob] = {
+    "train": baselines.train_job,
+    "score": baselines.score_job,
+    "floor": baselines.floor_job,
+}
+
+
+def handler(run: Path, parts: Parts | None = None) -> Handler:
+    """Does the jobs of the run in that folder; `parts` are objects handed in from Python."""
+    app = _app(run, parts)
+
+    def handle(job: Job) -> Done:
+        try:
+            if job.kind == "message":
+                return deliver(app, job)
+            return JOBS[job.kind](run, parts or _parts(run), job)
+        except FedroundsError as error:
+            _log(run, job, error)
+            return Done({}, b"", error.code)
+        except Exception as error:  # noqa: BLE001  (the pool must hear of every failure)
+            _log(run, job, error)
+            return Done({}, b"", "FR-R01")
+
+    return handle
+
+
+def _parts(run: Path) -> Parts:
+    rehearsal = read_rehearsal(run / "rehearsal.json")
+    return parts_of_text(rehearsal.study_text, rehearsal.plugins)
+
+
+def _app(run: Path, parts: Parts | None) -> ClientApp:
+    def open_site(context: Context, ask: Ask) -> tuple[Site, Permit]:
+        if parts is None:
+            return open_rehearsed(context, ask)
+        rehearsal = read_rehearsal(run / "rehearsal.json")
+        name = str(context.node_config["site"])
+        hospital = open_hospital(run, name)
+        return Site(name, hospital.folder, hospital, parts), Permit(frozenset({rehearsal.study_digest}))
+
+    return client_app(open_site)
+
+
+def _log(run: Path, job: Job, error: Exception) -> None:
+    """The detail stays where a site's own log is: it may name a case."""
+    import traceback
+
+    folder = run / "sites" / job.lane if job.lane and (run / "sites" / job.lane).is_dir() else run / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "log").open("a", encoding="utf-8") as stream:
+        stream.write(f"{job.kind}\n{''.join(traceback.format_exception(error))}")
+
+
+def main(run: Path) -> None:
+    """Serve until stdin closes."""
+    # stdout carries the frames: whatever a library prints must not get between them
+    stdin, stdout = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    handle = handler(run)
+    while True:
+        try:
+            head, buffer = receive_frame(stdin)
+        except EOFError:
+            return
+        done = handle(Job(head["kind"], head["scalars"], buffer, head.get("lane", "")))
+        send_frame(stdout, {"scalars": dict(done.scalars), "error": done.error}, done.buffer)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

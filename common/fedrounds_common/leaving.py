@@ -1,0 +1,205 @@
+"""Everything that can leave a hospital, in one file.
+
+    Leaving = Hello | Update | Scores | Refusal
+
+A site sends one of these four in answer to an `Ask`, and nothing else: no image, no label, no score
+of a single case, no file name, no error text. Each turns into scalars plus one flat buffer, so that
+what is on the wire can be listed, measured and written down (`fedrounds_client.ledger`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, ClassVar, Literal, final
+
+import numpy as np
+
+from fedrounds_common.arrays import Array, Arrays, manifest, norm, pack, unpack
+from fedrounds_common.case import F64
+from fedrounds_common.errors import UpdateError
+
+FORMAT = 1
+MAX_CASES = 10_000_000
+Kind = Literal["hello", "train", "score"]
+Scalars = dict[str, Any]
+
+
+@final
+@dataclass(frozen=True)
+class Ask:
+    """What the coordinator asks of one site. `study` is the agreed half's canonical text."""
+
+    kind: Kind
+    run: str
+    round: int
+    nonce: str
+    study: str
+    digest: str
+    model: str = "consensus"
+    trained_at: str = "all"
+    cohort: str = ""
+    arrays: Arrays = field(default_factory=dict)
+    shared: Arrays = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True)
+class Hello:
+    """A site's name and how many cases it would bring; `left_out` counts bad cases by error code."""
+
+    site: str
+    versions: Mapping[str, str]
+    training_cases: int
+    validation_cases: int
+    held_out_cases: int
+    steps: int
+    left_out: Mapping[str, int]
+    kind: ClassVar[str] = "hello"
+
+
+@final
+@dataclass(frozen=True)
+class Update:
+    """The *difference* from the consensus exactly as this site received it, and what stands behind it."""
+
+    site: str
+    run: str
+    round: int
+    nonce: str
+    study: str
+    cases: int
+    steps: int
+    loss: float
+    seconds: float
+    codec: str
+    arrays: Arrays
+    kind: ClassVar[str] = "update"
+
+
+@final
+@dataclass(frozen=True)
+class Scores:
+    """Sums over a site's cases of one cohort, as `Task.tally` made them; never the score of one case."""
+
+    site: str
+    run: str
+    round: int
+    nonce: str
+    model: str
+    cohort: str
+    cases: int
+    tally: Mapping[str, F64]
+    kind: ClassVar[str] = "scores"
+
+
+@final
+@dataclass(frozen=True)
+class Refusal:
+    """The site could not or would not: a code of `fedrounds explain`, and where its own log tells more."""
+
+    site: str
+    run: str
+    round: int
+    nonce: str
+    code: str
+    reference: str
+    refused: bool = False
+    kind: ClassVar[str] = "refusal"
+
+
+Leaving = Hello | Update | Scores | Refusal
+_KINDS: dict[str, type[Any]] = {kind.kind: kind for kind in (Hello, Update, Scores, Refusal)}
+_ARRAY_FIELDS = {"arrays", "shared", "tally"}
+
+
+def to_wire(message: Ask | Leaving) -> tuple[str, bytes]:
+    """Scalars as JSON (with the manifests), and all arrays end to end in one buffer."""
+    scalars: Scalars = {"format": FORMAT, "type": "ask" if isinstance(message, Ask) else message.kind}
+    buffers: list[bytes] = []
+    for entry in fields(message):
+        value = getattr(message, entry.name)
+        if entry.name in _ARRAY_FIELDS:
+            scalars[entry.name] = manifest(value)
+            buffers.append(pack(value))
+        else:
+            scalars[entry.name] = dict(value) if isinstance(value, Mapping) else value
+    return json.dumps(scalars, sort_keys=True), buffers[0] if len(buffers) == 1 else b"".join(buffers)
+
+
+def from_wire(header: str, buffer: bytes) -> Ask | Leaving:
+    """The inverse of `to_wire`; arrays are read-only views of `buffer`.
+
+    Raises:
+        UpdateError: anything about the message is not as it must be; nothing in it was used.
+    """
+    try:
+        scalars = json.loads(header)
+        if scalars.pop("format") != FORMAT:
+            raise ValueError("another format of messages")
+        name = scalars.pop("type")
+        kind: type[Any] = Ask if name == "ask" else _KINDS[name]
+        values = {entry.name: scalars[entry.name] for entry in fields(kind)}
+        return kind(**_with_arrays(values, buffer))  # type: ignore[no-any-return]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UpdateError(
+            "FR-R10", f"a message that cannot be read ({type(error).__name__})", wanted="one of leaving.py"
+        ) from error
+
+
+def _with_arrays(values: Scalars, buffer: bytes) -> Scalars:
+    names = [name for name in values if name in _ARRAY_FIELDS]
+    entries = [(name, str(key), str(dtype), tuple(int(n) for n in shape)) for name in names
+               for key, dtype, shape in values[name]]  # fmt: skip
+    if any(np.dtype(dtype).hasobject or min(shape, default=0) < 0 for _, _, dtype, shape in entries):
+        raise ValueError("a dtype or shape no array of ours has")
+    if len({(name, key) for name, key, _, _ in entries}) != len(entries):
+        raise ValueError("one name twice")
+    flat = unpack(buffer, [(f"{name}\x00{key}", dtype, shape) for name, key, dtype, shape in entries])
+    split: dict[str, dict[str, Array]] = {name: {} for name in names}
+    for joined, array in flat.items():
+        name, key = joined.split("\x00", 1)
+        split[name][key] = array
+    return {**values, **split}
+
+
+def check_update(update: Update, model: Arrays, max_norm: float) -> None:
+    """Refuse an update that must not be averaged. Runs at the site before it leaves, and again at the coordinator.
+
+    Args:
+        model: the consensus it is a difference from: names, shapes and dtypes must be the same.
+        max_norm: the largest L2 norm over all float entries that is believed.
+
+    Raises:
+        UpdateError: with the first reason found; the message names tensors, never a case.
+    """
+    if manifest(update.arrays) != manifest(model):
+        raise UpdateError("FR-R11", _manifest_difference(update.arrays, model), wanted="the model's own tensors")
+    for name, array in update.arrays.items():
+        if not np.isfinite(array).all():
+            bad = int(np.size(array) - np.isfinite(array).sum())
+            raise UpdateError("FR-R12", f"{name} has {bad} values that are not finite", wanted="finite numbers")
+    size = norm(update.arrays)
+    if size > max_norm:
+        raise UpdateError("FR-R13", f"the update's norm is {size:.4g}", wanted=f"at most {max_norm:.4g}")
+    if isinstance(update.cases, bool) or not isinstance(update.cases, int) or not 1 <= update.cases <= MAX_CASES:
+        raise UpdateError("FR-R14", f"cases = {update.cases!r}", wanted="a whole number of 1 or more")
+    if not isinstance(update.loss, float | int) or not math.isfinite(update.loss):
+        raise UpdateError("FR-R15", f"loss = {update.loss!r}", wanted="a finite number")
+
+
+def _manifest_difference(arrays: Arrays, model: Arrays) -> str:
+    missing, extra = sorted(set(model) - set(arrays)), sorted(set(arrays) - set(model))
+    if missing or extra:
+        return f"{len(missing)} tensors missing {missing[:3]}, {len(extra)} unknown {extra[:3]}"
+    for name in model:
+        if arrays[name].shape != model[name].shape or arrays[name].dtype != model[name].dtype:
+            return f"{name} is {arrays[name].dtype} {arrays[name].shape}, not {model[name].dtype} {model[name].shape}"
+    return "the tensors come in another order"
+
+
+def scalars_of(message: Leaving) -> Scalars:
+    """The message without its arrays: what a log or a ledger shows of it."""
+    return {name: value for name, value in asdict(message).items() if name not in _ARRAY_FIELDS}

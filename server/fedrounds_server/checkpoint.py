@@ -1,0 +1,116 @@
+"""Checkpoints: everything the coordinator needs to go on after a round, in one file, whole or not there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from fedrounds_common.arrays import Array, Arrays, digest
+from fedrounds_common.disk import write_whole
+from fedrounds_common.errors import RunFileError
+from fedrounds_common.strategy import Consensus
+
+FORMAT = 1
+KEPT = 3
+KEY = "fedrounds"
+
+
+@final
+@dataclass(frozen=True)
+class Checkpoint:
+    round: int
+    study: str
+    consensus: Consensus
+    states: dict[str, str] = field(default_factory=dict)  # site → its worst state so far
+
+
+def _file(folder: Path, round_: int) -> Path:
+    return folder / f"round-{round_:04d}.safetensors"
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    parts = {
+        "arrays": checkpoint.consensus.arrays,
+        "shared": checkpoint.consensus.shared,
+        "kept": checkpoint.consensus.kept,
+    }
+    flat = {f"{part}|{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
+    says = {
+        "format": FORMAT,
+        "round": checkpoint.round,
+        "study": checkpoint.study,
+        "states": checkpoint.states,
+        "order": {part: list(arrays) for part, arrays in parts.items()},
+        "digest": digest(flat),
+    }
+    write_whole(_file(folder, checkpoint.round), save_arrays(flat, says))
+    for old in _rounds(folder)[:-KEPT]:
+        _file(folder, old).unlink(missing_ok=True)
+
+
+def newest_checkpoint(folder: Path, study: str) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that is whole, and one line about each newer one that is not.
+
+    Raises:
+        RunFileError: it belongs to another study.
+    """
+    damaged: list[str] = []
+    for round_ in reversed(_rounds(folder)):
+        try:
+            checkpoint = _read(_file(folder, round_))
+        except RunFileError as error:
+            damaged.append(str(error))
+            continue
+        if checkpoint.study != study:
+            raise RunFileError(
+                "FR-F12", f"the checkpoint is of study {checkpoint.study[:12]}", wanted=f"{study[:12]}",
+                do="resume with the study the run was started with",
+            )  # fmt: skip
+        return checkpoint, damaged
+    return None, damaged
+
+
+def _read(file: Path) -> Checkpoint:
+    flat, says = load_arrays(file)
+    if digest(flat) != says.get("digest"):
+        raise RunFileError("FR-F11", f"{file.name} is damaged", do="the one before is used")
+    order: dict[str, list[str]] = says["order"]
+    parts = {part: {name: flat[f"{part}|{name}"] for name in names} for part, names in order.items()}
+    return Checkpoint(says["round"], says["study"], Consensus(**parts), says["states"])
+
+
+def save_arrays(arrays: Arrays, says: object) -> bytes:
+    """Safetensors with exactly one metadata key: with several, it writes them in random order."""
+    flat = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    return save(flat, metadata={KEY: json.dumps(says, sort_keys=True)})
+
+
+def load_arrays(file: Path) -> tuple[dict[str, Array], dict[str, Any]]:
+    """The arrays and what the file says of itself.
+
+    Raises:
+        RunFileError: missing, not safetensors, cut short, or not ours.
+    """
+    try:
+        with safe_open(file, framework="numpy") as stream:
+            says = json.loads((stream.metadata() or {})[KEY])
+            arrays = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118  (not a dict)
+    except FileNotFoundError as error:
+        raise RunFileError("FR-F01", f"{file.name} is missing", do="has the run finished?") from error
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise RunFileError(
+            "FR-F11", f"{file.name} is damaged or not ours ({type(error).__name__})", wanted="safetensors of fedrounds"
+        ) from error
+    if says.get("format") != FORMAT:
+        raise RunFileError("FR-F13", f"{file.name} has format {says.get('format')}", wanted=f"format {FORMAT}")
+    return arrays, says
+
+
+def _rounds(folder: Path) -> list[int]:
+    return sorted(int(file.stem.split("-")[1]) for file in folder.glob("round-*.safetensors"))

@@ -1,0 +1,237 @@
+"""Pools: where the jobs of a simulation are done, in this process or in worker processes.
+
+A job is a kind, some scalars and one buffer, and so is its result; nothing is pickled. The
+coordinator's side knows no more than that: what a job does is the handler's, which the front door
+brings (`fedrounds.worker`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import struct
+import subprocess
+import threading
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import IO, Any, Self, final
+
+from fedrounds_common.errors import MachineError
+
+Ticket = int
+
+
+@final
+@dataclass(frozen=True)
+class Job:
+    """`lane`: jobs of one lane (one site) prefer one worker, whose cases are open already."""
+
+    kind: str
+    scalars: Mapping[str, Any]
+    buffer: bytes = b""
+    lane: str = ""
+
+
+@final
+@dataclass(frozen=True)
+class Done:
+    """`error` is "" or the code of what went wrong; a worker that died says "FR-R02"."""
+
+    scalars: Mapping[str, Any]
+    buffer: bytes = b""
+    error: str = ""
+
+
+Handler = Callable[[Job], Done]
+
+
+class Pool(ABC):
+    """Hand in jobs, take out results as they come; close when finished."""
+
+    @abstractmethod
+    def submit(self, job: Job) -> Ticket: ...
+
+    @abstractmethod
+    def next_done(self, wait_s: float) -> tuple[Ticket, Done] | None:
+        """One result, or None if none came within `wait_s`."""
+
+    @abstractmethod
+    def abandon(self, tickets: Sequence[Ticket]) -> None:
+        """Give these up: a worker that is at one is killed and another takes its place."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@final
+class InProcess(Pool):
+    """Jobs are done when their result is asked for, in the order they came: a debugger works."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+        self._waiting: deque[tuple[Ticket, Job]] = deque()
+        self._count = 0
+
+    def submit(self, job: Job) -> Ticket:
+        self._count += 1
+        self._waiting.append((self._count, job))
+        return self._count
+
+    def next_done(self, wait_s: float) -> tuple[Ticket, Done] | None:
+        if not self._waiting:
+            return None
+        ticket, job = self._waiting.popleft()
+        return ticket, self._handler(job)
+
+    def abandon(self, tickets: Sequence[Ticket]) -> None:
+        self._waiting = deque(entry for entry in self._waiting if entry[0] not in tickets)
+
+    def close(self) -> None:
+        self._waiting.clear()
+
+
+@final
+class Workers(Pool):
+    """`count` processes started by `command`, which read jobs from stdin and write results to stdout."""
+
+    def __init__(self, command: Sequence[str], count: int) -> None:
+        self._command = list(command)
+        self._lanes: dict[str, int] = {}
+        self._queues: list[deque[tuple[Ticket, Job]]] = [deque() for _ in range(count)]
+        self._results: queue.Queue[tuple[Ticket, Done]] = queue.Queue()
+        self._busy: dict[int, Ticket] = {}
+        self._lock = threading.Condition()
+        self._closed = False
+        self._given_up: set[Ticket] = set()
+        self._count = 0
+        self._processes = [self._start() for _ in range(count)]
+        self._threads = [threading.Thread(target=self._serve, args=(n,), daemon=True) for n in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, job: Job) -> Ticket:
+        with self._lock:
+            self._count += 1
+            self._queues[self._home(job.lane)].append((self._count, job))
+            self._lock.notify_all()
+            return self._count
+
+    def next_done(self, wait_s: float) -> tuple[Ticket, Done] | None:
+        try:
+            ticket, done = self._results.get(timeout=wait_s)
+        except queue.Empty:
+            return None
+        return None if ticket in self._given_up else (ticket, done)
+
+    def abandon(self, tickets: Sequence[Ticket]) -> None:
+        with self._lock:
+            self._given_up |= set(tickets)
+            for waiting in self._queues:
+                kept = [entry for entry in waiting if entry[0] not in self._given_up]
+                waiting.clear()
+                waiting.extend(kept)
+            for number, ticket in self._busy.items():
+                if ticket in self._given_up:
+                    self._processes[number].kill()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._lock.notify_all()
+        for process in self._processes:
+            process.kill()
+            process.wait()
+        for thread in self._threads:
+            thread.join(timeout=5)
+
+    def _home(self, lane: str) -> int:
+        # dealt round in the order lanes are first seen: sites come by name, so the homes are always the same
+        if lane not in self._lanes:
+            self._lanes[lane] = len(self._lanes) % len(self._queues)
+        return self._lanes[lane]
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        try:
+            return subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=dict(os.environ),
+                start_new_session=False,
+            )
+        except OSError as error:
+            raise MachineError("FR-E20", f"a worker cannot be started: {error}", do="use workers = 0") from error
+
+    def _serve(self, number: int) -> None:
+        while True:
+            with self._lock:
+                entry = self._take(number)
+                while entry is None and not self._closed:
+                    self._lock.wait()
+                    entry = self._take(number)
+                if entry is None or self._closed:
+                    return
+                ticket, job = entry
+                self._busy[number] = ticket
+            done = self._work(number, job)
+            with self._lock:
+                self._busy.pop(number, None)
+                if self._closed:
+                    return
+                if self._processes[number].poll() is not None:
+                    self._processes[number] = self._start()
+            self._results.put((ticket, done))
+
+    def _take(self, number: int) -> tuple[Ticket, Job] | None:
+        """The worker's own queue first; then the last of the longest other one, so that none stands idle."""
+        if self._queues[number]:
+            return self._queues[number].popleft()
+        longest = max(self._queues, key=len)
+        return longest.pop() if longest else None
+
+    def _work(self, number: int, job: Job) -> Done:
+        process = self._processes[number]
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            send_frame(process.stdin, {"kind": job.kind, "scalars": dict(job.scalars), "lane": job.lane}, job.buffer)
+            head, buffer = receive_frame(process.stdout)
+            return Done(head["scalars"], buffer, head["error"])
+        except (OSError, EOFError, ValueError):
+            process.kill()
+            process.wait()
+            return Done({}, b"", "FR-R02")
+
+
+def send_frame(stream: IO[bytes], head: Mapping[str, Any], buffer: bytes) -> None:
+    """Two lengths (8 bytes each, big-endian), a JSON head, a buffer."""
+    text = json.dumps(head).encode()
+    stream.write(struct.pack(">QQ", len(text), len(buffer)))
+    stream.write(text)
+    stream.write(buffer)
+    stream.flush()
+
+
+def receive_frame(stream: IO[bytes]) -> tuple[dict[str, Any], bytes]:
+    """Raises EOFError when the other side has gone."""
+    text_size, buffer_size = struct.unpack(">QQ", _exactly(stream, 16))
+    return json.loads(_exactly(stream, text_size)), _exactly(stream, buffer_size)
+
+
+def _exactly(stream: IO[bytes], count: int) -> bytes:
+    data = stream.read(count)
+    if len(data) != count:
+        raise EOFError
+    return data

@@ -1,0 +1,105 @@
+"""Our own layer over a Flower Grid: ask every node, take each answer by itself, by a deadline of its own.
+
+Flower's `send_and_receive` keeps every reply until the last is there and lets one odd reply end the
+round. Here each answer is read alone, as it comes, and whatever is odd costs only the site it came from.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import final
+
+from flwr.app import Message, MessageType
+from flwr.serverapp import Grid
+
+from fedrounds_common.errors import UpdateError
+from fedrounds_common.leaving import Ask, Leaving, Refusal
+from fedrounds_common.wire import from_record, parts_of, to_record
+
+TYPES = {"hello": MessageType.QUERY, "train": MessageType.TRAIN, "score": MessageType.EVALUATE}
+POLL_S = 0.5
+# An answer is our own JSON and one buffer; a number of this program's own, not of Flower's.
+LATE, LOST = "late", "FR-R03"
+
+
+@final
+@dataclass(frozen=True)
+class Answer:
+    """What one node did: a message of ours, or `fault` = "late" or the code of what was odd."""
+
+    node: int
+    leaving: Leaving | None
+    fault: str = ""
+    reference: str = ""
+    bytes_up: int = 0
+
+
+def ask_nodes(grid: Grid, asks: Mapping[int, Ask], deadline_s: float | None = None) -> Iterator[Answer]:
+    """Send each node its request and yield the answers as they come; every node is yielded exactly once.
+
+    Args:
+        asks: node → request. Nodes that share one Ask object share its bytes too.
+        deadline_s: seconds from now; whoever has not answered then is yielded as late.
+    """
+    records = {id(ask): to_record(ask) for ask in asks.values()}
+    waiting: dict[str, int] = {}
+    for node, ask in asks.items():
+        message = Message(records[id(ask)], dst_node_id=node, message_type=TYPES[ask.kind], group_id=str(ask.round))
+        (message_id,) = grid.push_messages([message])
+        waiting[message_id] = node
+    records.clear()
+    end = None if deadline_s is None else time.monotonic() + deadline_s
+    while waiting:
+        came = list(_pull(grid, waiting))
+        for message_id, answer in came:
+            if waiting.pop(message_id, None) is not None:
+                yield answer
+        if end is not None and time.monotonic() > end:
+            break
+        if not came and not getattr(grid, "waits", False):
+            time.sleep(POLL_S)
+    if waiting and hasattr(grid, "abandon"):
+        grid.abandon(list(waiting))
+    for node in waiting.values():
+        yield Answer(node, None, LATE)
+
+
+def _pull(grid: Grid, waiting: Mapping[str, int]) -> Iterator[tuple[str, Answer]]:
+    """What has come. A network grid is asked for one reply at a time: it pulls several together, and
+    one that is half uploaded would hold back all of them."""
+    groups = [list(waiting)] if getattr(grid, "waits", False) else [[message_id] for message_id in waiting]
+    for group in groups:
+        try:
+            replies = list(grid.pull_messages(group))
+        except Exception:
+            # whatever a peer managed to make Flower raise, it is this peer's answer that is lost
+            if len(group) != 1:
+                raise
+            yield group[0], Answer(waiting[group[0]], None, LOST)
+            continue
+        for reply in replies:
+            message_id = reply.metadata.reply_to_message_id
+            if message_id in waiting:
+                yield message_id, _read(reply, waiting[message_id])
+
+
+def _read(reply: Message, node: int) -> Answer:
+    if reply.has_error():
+        code = reply.error.reason or ""
+        return Answer(node, None, code if code.startswith("FR-") else LOST)
+    if reply.metadata.src_node_id != node:
+        return Answer(node, None, "FR-R17")
+    try:
+        header, buffer = parts_of(reply.content)
+        leaving = from_record(reply.content)
+    except UpdateError as error:
+        return Answer(node, None, error.code)
+    size = len(header.encode()) + len(buffer)
+    if isinstance(leaving, Ask):
+        return Answer(node, None, "FR-R10", bytes_up=size)
+    if isinstance(leaving, Refusal):
+        kind = "refused" if leaving.refused else "error"
+        return Answer(node, leaving, f"{kind}:{leaving.code}", leaving.reference, size)
+    return Answer(node, leaving, bytes_up=size)

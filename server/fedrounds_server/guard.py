@@ -1,0 +1,77 @@
+"""The coordinator's guard: what is averaged is what was asked for, from whom, and nothing else.
+
+Flower authenticates the envelope, not what is in it, and averages a NaN from one site into every
+weight. Here such a site is named, excluded for the round, and counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import final
+
+from fedrounds_common.arrays import Arrays
+from fedrounds_common.codec import Codec
+from fedrounds_common.errors import UpdateError
+from fedrounds_common.leaving import Ask, Leaving, Scores, Update, check_update
+from fedrounds_common.strategy import SiteUpdate
+
+
+@final
+@dataclass(frozen=True)
+class Guard:
+    """`agreed_cases`: the most training cases each site may claim, as it said at enrolment."""
+
+    agreed_cases: Mapping[str, int]
+    max_norm: float
+    codec: Codec
+    _seen: set[tuple[str, int, str]] = field(default_factory=set)
+
+    def admit(self, answer: Leaving, ask: Ask, site: str) -> SiteUpdate:
+        """The update, decoded and fit to be averaged.
+
+        Args:
+            site: who was asked; an answer in another's name is refused.
+
+        Raises:
+            UpdateError: with the first reason found. Nothing of the answer was used.
+        """
+        if not isinstance(answer, Update):
+            raise UpdateError("FR-R10", f"{site} answered with {answer.kind}", wanted="an update")
+        self._check_answers(answer.site, answer.run, answer.round, answer.nonce, ask, site)
+        if answer.study != ask.digest:
+            raise UpdateError("FR-R16", f"{site} trained another study", wanted=ask.digest[:12])
+        decoded = replace(answer, arrays=self.codec.decode(answer.arrays))
+        check_update(decoded, ask.arrays, self.max_norm)
+        cap = self.agreed_cases.get(site, 0)
+        if answer.cases > cap:
+            raise UpdateError("FR-R19", f"{site} claims {answer.cases} cases", wanted=f"at most the {cap} it agreed to")
+        self._see(site, ask)
+        return SiteUpdate(site, decoded.arrays, answer.cases)
+
+    def admit_scores(self, answer: Leaving, ask: Ask, site: str) -> Scores:
+        """The scores, if they answer what was asked."""
+        if not isinstance(answer, Scores):
+            raise UpdateError("FR-R10", f"{site} answered with {answer.kind}", wanted="scores")
+        self._check_answers(answer.site, answer.run, answer.round, answer.nonce, ask, site)
+        if (answer.model, answer.cohort) != (ask.model, ask.cohort):
+            raise UpdateError("FR-R16", f"{site} scored {answer.model} on {answer.cohort}", wanted=ask.model)
+        return answer
+
+    def _check_answers(self, name: str, run: str, round_: int, nonce: str, ask: Ask, site: str) -> None:
+        if name != site:
+            raise UpdateError("FR-R17", f"{site} answered as {name!r}", wanted="its own name")
+        if (run, round_, nonce) != (ask.run, ask.round, ask.nonce):
+            raise UpdateError(
+                "FR-R18", f"{site} answered another request (round {round_})", wanted=f"round {ask.round}"
+            )
+        if (site, ask.round, ask.nonce) in self._seen:
+            raise UpdateError("FR-R18", f"{site} answered twice", wanted="one answer a round")
+
+    def _see(self, site: str, ask: Ask) -> None:
+        self._seen.add((site, ask.round, ask.nonce))
+
+
+def same_tensors(arrays: Arrays, model: Arrays) -> bool:
+    """Whether two state dicts have the same names, shapes and dtypes."""
+    return {n: (a.shape, a.dtype) for n, a in arrays.items()} == {n: (a.shape, a.dtype) for n, a in model.items()}

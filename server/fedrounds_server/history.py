@@ -1,0 +1,70 @@
+"""`history.jsonl`: one line a round, and in it every site of the study with what became of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, final
+
+from fedrounds_common.disk import add_line, write_text
+
+
+@final
+@dataclass(frozen=True)
+class SiteLine:
+    """`state`: ok | late | error:CODE | refused:CODE | absent. Norm and cosine (to the step) of its update."""
+
+    site: str
+    state: str
+    cases: int = 0
+    steps: int = 0
+    loss: float | None = None
+    seconds: float = 0.0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    norm: float | None = None
+    cosine: float | None = None
+    reference: str = ""
+
+
+@final
+@dataclass(frozen=True)
+class RoundLine:
+    round: int
+    seconds: float
+    digest: str
+    sites: tuple[SiteLine, ...]
+
+    @property
+    def ok(self) -> tuple[SiteLine, ...]:
+        return tuple(line for line in self.sites if line.state == "ok")
+
+
+def append(file: Path, line: RoundLine) -> None:
+    add_line(file, asdict(line))
+
+
+def read(file: Path) -> tuple[RoundLine, ...]:
+    """Every whole line; a last line cut short by a crash is no line."""
+    if not file.exists():
+        return ()
+    lines = []
+    for text in file.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(_line(json.loads(text)))
+        except (ValueError, KeyError, TypeError):
+            continue
+    return tuple(lines)
+
+
+def keep_until(file: Path, round_: int) -> None:
+    """Drop the lines after `round_`: the rounds that a resumed run will do again."""
+    kept: Sequence[RoundLine] = [line for line in read(file) if line.round <= round_]
+    write_text(file, "".join(json.dumps(asdict(line), sort_keys=True) + "\n" for line in kept))
+
+
+def _line(value: dict[str, Any]) -> RoundLine:
+    sites = tuple(SiteLine(**site) for site in value.pop("sites"))
+    return RoundLine(**value, sites=sites)

@@ -1,0 +1,85 @@
+"""The rehearsal half of a study, `[simulation]`: how one machine plays the hospitals.
+
+It never travels and is no part of the study's digest; the coordinator's code never reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, final
+
+from pydantic import ConfigDict, Field
+
+from fedrounds_common.errors import Fault
+from fedrounds_common.plugins import STRICT, Shelf, validate
+from fedrounds_common.study.tables import Count, Table
+from fedrounds_sites.partition import PARTITIONS, Partition
+from fedrounds_sites.reader import Reader
+from fedrounds_sites.unlike import Unlike
+
+READERS: Shelf[Reader] = Shelf("readers", Reader)  # type: ignore[type-abstract]
+
+Baseline = Literal["initial", "local-only", "local-only-long", "ensemble", "pooled", "floor"]
+
+
+@final
+@dataclass(frozen=True)
+class Simulation:
+    """`workers`: processes that train sites at once; 0 plays them all in this process, one after another.
+
+    `local_only_sites`: how many of the largest training sites are also trained alone (0: all).
+    `pictures`: how many of its worst cases each site draws. `unlike`: makes the sites' images differ.
+    `initial_weights`: a `consensus.safetensors` to start from, relative to the study file.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    reader: Table = field(default_factory=lambda: {"name": "phantom_glioma"})
+    partition: Table = field(default_factory=lambda: {"name": "natural"})
+    unlike: Unlike | None = None
+    engine: Literal["inline"] = "inline"
+    workers: Annotated[int, Field(ge=0, le=256)] = 0
+    baselines: tuple[Baseline, ...] = ()
+    local_only_sites: Annotated[int, Field(ge=0)] = 8
+    ensemble: Count = 8
+    pictures: Annotated[int, Field(ge=0)] = 1
+    initial_weights: Path | None = None
+
+    def build_reader(self, plugins: Sequence[Path] = ()) -> Reader:
+        return READERS.load(self.reader, plugins)
+
+    def build_partition(self) -> Partition:
+        return PARTITIONS.load(self.partition)
+
+
+def read_simulation(table: Table, folder: Path, plugins: Sequence[Path] = ()) -> tuple[Simulation | None, list[Fault]]:
+    """Check the whole table; relative paths in it count from `folder`, where the study file lies.
+
+    Returns:
+        The rehearsal and no faults, or None and all of them, keys dotted from "simulation".
+    """
+    simulation, faults = validate(Simulation, table, "simulation")
+    for name, shelf in (("reader", READERS), ("partition", PARTITIONS)):
+        entry = table.get(name, {"name": "phantom_glioma" if name == "reader" else "natural"})
+        if isinstance(entry, dict):
+            placed = _placed(entry, folder)
+            faults += shelf.build(placed, f"simulation.{name}", plugins)[1]
+    if simulation is None or faults:
+        return None, faults
+    weights = simulation.initial_weights
+    return replace(
+        simulation,
+        reader=_placed(simulation.reader, folder),
+        partition=_placed(simulation.partition, folder),
+        initial_weights=None if weights is None else (folder / weights),
+    ), []
+
+
+def _placed(table: Table, folder: Path) -> dict[str, Any]:
+    """The plug-in's table with `root` and `file` made absolute."""
+    paths = {
+        key: str((folder / Path(str(table[key])).expanduser()).resolve()) for key in ("root", "file") if key in table
+    }
+    return {**table, **paths}
