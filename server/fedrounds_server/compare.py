@@ -1,0 +1,267 @@
+"""What federating was worth: every other model beside the consensus, on the same hospitals.
+
+A hospital is the unit. Each model's mean is over hospitals, each difference is paired by hospital,
+and 95 % intervals come from drawing hospitals with replacement (percentile bootstrap), because the
+question is what the next hospital may expect, not the next case of a hospital already seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from fedrounds_common.case import F64
+from fedrounds_server.intervals import FEW, Interval, interval
+from fedrounds_server.tables import ALL, LOWER_IS_BETTER, MEAN, MetricRow, final_rows, model_order, regions_of
+
+CONSENSUS, UNTRAINED = "consensus", "untrained"
+Values = Mapping[str, float]  # by site
+
+
+@final
+@dataclass(frozen=True)
+class Standing:
+    """How one model did on one cohort: means over hospitals, and what stands behind them.
+
+    `mean` weighs hospitals alike (hospitals resampled); `by_cases` weighs cases alike (interval, where
+    there is one, from `metrics.csv`: patients resampled). `per_run` is `mean` of each run alone.
+    """
+
+    label: str
+    model: str
+    trained_at: str
+    region: str
+    metric: str
+    mean: Interval
+    by_cases: Interval
+    per_run: tuple[float, ...]
+    hospitals: int
+    cases: int
+    empty: int
+    missed: int
+    spurious: int
+    worst_site: str
+    worst: float
+
+
+@final
+@dataclass(frozen=True)
+class Comparison:
+    """The consensus beside one other model on the hospitals both were judged at.
+
+    `difference` = consensus − other, paired by hospital; `by_cases` the same with cases weighed alike;
+    `better` counts hospitals where the consensus did better.
+    """
+
+    consensus: Standing
+    other: Standing
+    difference: Interval
+    by_cases: float
+    better: int
+    per_run: tuple[float, ...]
+    note: str = ""
+
+    @property
+    def shown(self) -> bool:
+        """The interval excludes 0 and stands on at least five hospitals."""
+        return self.other.hospitals >= FEW and self.difference.excludes_zero
+
+    @property
+    def verdict(self) -> str:
+        if self.other.hospitals < FEW:
+            return "too few hospitals"
+        if not self.difference.excludes_zero:
+            return "not shown"
+        lower = self.other.metric in LOWER_IS_BETTER
+        return "shown: better" if (self.difference.value < 0) == lower else "shown: worse"
+
+
+@final
+@dataclass(frozen=True)
+class Contestant:
+    """One model as it is compared: its line for each (region, site), and its line over all sites."""
+
+    label: str
+    model: str
+    trained_at: str
+    rows: Mapping[tuple[str, str], MetricRow]
+    totals: Mapping[str, MetricRow]
+    note: str = ""
+
+    def values(self, region: str) -> Values:
+        """Site → value, without the sites where nothing could be averaged."""
+        return {site: row.value for (name, site), row in self.rows.items() if name == region and row.value == row.value}
+
+
+# ---------------------------------------------------------------- who is compared
+
+
+def contestants(rows: Iterable[MetricRow], metric: str, cohort: str) -> dict[str, Contestant]:
+    """Every model judged on this cohort, by the label it has in tables, in their order."""
+    chosen = [row for row in final_rows(rows) if row.metric == metric and row.cohort == cohort]
+    groups: dict[tuple[str, str], list[MetricRow]] = {}
+    for row in chosen:
+        groups.setdefault((row.model, row.trained_at), []).append(row)
+    found: list[Contestant] = []
+    everywhere = {row.site for row in groups.get((CONSENSUS, ALL), ()) if row.site != ALL}
+    for model in sorted({model for model, _ in groups}, key=lambda model: (model_order(model), model)):
+        theirs = {place: group for (name, place), group in groups.items() if name == model}
+        if ALL in theirs:
+            found.append(_contestant(model, model, ALL, theirs.pop(ALL)))
+        found += _of_single_sites(model, theirs, everywhere)
+    return {contestant.label: contestant for contestant in found}
+
+
+def _contestant(label: str, model: str, trained_at: str, rows: Iterable[MetricRow], note: str = "") -> Contestant:
+    kept = tuple(rows)
+    return Contestant(
+        label,
+        model,
+        trained_at,
+        {(row.region, row.site): row for row in kept if row.site != ALL},
+        {row.region: row for row in kept if row.site == ALL},
+        note,
+    )
+
+
+def _of_single_sites(model: str, theirs: Mapping[str, Sequence[MetricRow]], everywhere: set[str]) -> list[Contestant]:
+    """Models that one site trained: each at its own hospital, and the best of those judged everywhere."""
+    found = []
+    home = [row for place, group in theirs.items() for row in group if row.site == place]
+    if home:
+        label = "personal" if model == "personal" else f"own {model}"
+        found.append(_contestant(label, model, "each", home, "each hospital's own model at that hospital"))
+    full = {place: group for place, group in theirs.items() if everywhere and everywhere <= {row.site for row in group}}
+    if len(full) == 1:
+        [(place, group)] = full.items()
+        found.append(_contestant(model, model, place, group, f"trained at {place} alone"))
+    elif full:
+        place = min(full, key=lambda place: (-_goodness(full[place]), place))
+        note = f"{place}, the best of {len(full)}, chosen in hindsight: a bound in its favour"
+        found.append(_contestant(f"best {model}", model, place, full[place], note))
+    return found
+
+
+def _goodness(rows: Sequence[MetricRow]) -> float:
+    """The mean over hospitals that a model is picked by: of region "mean", larger is better."""
+    regions = {row.region for row in rows}
+    region = MEAN if MEAN in regions else min(regions)
+    values = [row.value for row in rows if row.region == region and row.site != ALL and not math.isnan(row.value)]
+    if not values:
+        return -math.inf
+    mean = math.fsum(values) / len(values)
+    return -mean if rows[0].metric in LOWER_IS_BETTER else mean
+
+
+# ---------------------------------------------------------------- means, differences, intervals
+
+
+def standings(rows: Iterable[MetricRow], metric: str, cohort: str, seed: int = 0) -> tuple[Standing, ...]:
+    """Every model on every hospital it was judged at, by region and then in the order of tables."""
+    kept = tuple(rows)
+    found = contestants(kept, metric, cohort)
+    regions = regions_of(row for row in kept if row.metric == metric and row.cohort == cohort)
+    return tuple(
+        _standing((one,), region, sorted(one.values(region)), seed)
+        for region in regions
+        for one in found.values()
+        if one.values(region)
+    )
+
+
+def compare(rows: Iterable[MetricRow], metric: str, cohort: str, seed: int = 0) -> tuple[Comparison, ...]:
+    """The consensus of one run beside each other model, by region.
+
+    `untrained` is left out: a gain over random weights says nothing.
+    """
+    return compare_runs((tuple(rows),), metric, cohort, seed)
+
+
+def compare_runs(
+    runs: Sequence[Sequence[MetricRow]], metric: str, cohort: str, seed: int = 0
+) -> tuple[Comparison, ...]:
+    """As `compare`, for several runs of one study: a hospital's value is its mean over the runs.
+
+    Only models, regions and hospitals that every run has are compared.
+    """
+    found = [contestants(rows, metric, cohort) for rows in runs]
+    if not found or any(CONSENSUS not in one for one in found):
+        return ()
+    labels = [label for label in found[0] if all(label in one for one in found)]
+    labels = [label for label in labels if label not in (CONSENSUS, UNTRAINED)]
+    regions = regions_of(row for rows in runs for row in rows if row.metric == metric and row.cohort == cohort)
+    pairs = (
+        _pair([one[CONSENSUS] for one in found], [one[label] for one in found], region, seed)
+        for region in regions
+        for label in labels
+    )
+    return tuple(pair for pair in pairs if pair is not None)
+
+
+def _pair(ours: Sequence[Contestant], theirs: Sequence[Contestant], region: str, seed: int) -> Comparison | None:
+    sites = common_sites([*ours, *theirs], region)
+    if not sites:
+        return None
+    consensus, other = _standing(ours, region, sites, seed), _standing(theirs, region, sites, seed)
+    by_run = [
+        vector_of(our, region, sites) - vector_of(their, region, sites) for our, their in zip(ours, theirs, strict=True)
+    ]
+    differences = np.mean(by_run, axis=0)
+    gains = -differences if other.metric in LOWER_IS_BETTER else differences
+    return Comparison(
+        consensus,
+        other,
+        interval(differences, sites, seed),
+        consensus.by_cases.value - other.by_cases.value,
+        int(np.count_nonzero(gains > 0)),
+        tuple(float(np.mean(one)) for one in by_run),
+        theirs[0].note if len(theirs) == 1 else "",
+    )
+
+
+def common_sites(models: Sequence[Contestant], region: str) -> list[str]:
+    """The hospitals at which every one of them has a value, sorted."""
+    return sorted(set.intersection(*(set(one.values(region)) for one in models)))
+
+
+def vector_of(one: Contestant, region: str, sites: Sequence[str]) -> F64:
+    return np.array([one.rows[region, site].value for site in sites], np.float64)
+
+
+def _standing(models: Sequence[Contestant], region: str, sites: Sequence[str], seed: int) -> Standing:
+    """The mean over `sites` of one model, or of the same model in several runs."""
+    vectors = [vector_of(one, region, sites) for one in models]
+    values = np.mean(vectors, axis=0)
+    rows = [one.rows[region, site] for one in models for site in sites]
+    first = models[0]
+    worst = int(np.argmax(values) if rows[0].metric in LOWER_IS_BETTER else np.argmin(values))
+    places = sorted({one.trained_at for one in models})
+    return Standing(
+        first.label,
+        first.model,
+        places[0] if len(places) == 1 else "one a run",
+        region,
+        rows[0].metric,
+        interval(values, sites, seed),
+        _by_cases(models, region, rows),
+        tuple(float(np.mean(vector)) for vector in vectors),
+        len(sites),
+        sum(row.n for row in rows),
+        sum(row.empty for row in rows),
+        sum(row.missed for row in rows),
+        sum(row.spurious for row in rows),
+        sites[worst],
+        float(values[worst]),
+    )
+
+
+def _by_cases(models: Sequence[Contestant], region: str, rows: Sequence[MetricRow]) -> Interval:
+    cases = sum(row.n for row in rows)
+    total = models[0].totals.get(region)
+    if len(models) == 1 and total is not None and total.n == cases:
+        return Interval(total.value, total.low, total.high)
+    return Interval(math.fsum(row.value * row.n for row in rows) / cases if cases else math.nan)

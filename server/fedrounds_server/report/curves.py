@@ -1,0 +1,146 @@
+"""What each hospital saw round by round: its training loss, and the consensus's score where it was judged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from fedrounds_server.report.folder import RunFolder
+from fedrounds_server.report.hospitals import main_region
+from fedrounds_server.report.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    INK,
+    VERMILLION,
+    Drawing,
+    count_of,
+    marked,
+    panel_title,
+    sheet,
+    styled,
+)
+from fedrounds_server.tables import ALL, COHORTS, LOWER_IS_BETTER, shown, word_of
+
+Lines = Mapping[str, Mapping[int, float]]  # site → round → value, no nan
+
+
+@final
+@dataclass(frozen=True)
+class Band:
+    """Over the hospitals of each round: median, 10 % and 90 % quantiles, how many hospitals."""
+
+    rounds: tuple[int, ...]
+    median: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    hospitals: tuple[int, ...]
+
+
+def losses(run: RunFolder) -> Lines:
+    found: dict[str, dict[int, float]] = {}
+    for line in run.history:
+        for site in line.sites:
+            if not math.isnan(site.loss):
+                found.setdefault(site.site, {})[line.round] = site.loss
+    return found
+
+
+def scores(run: RunFolder, cohort: str) -> Lines:
+    """The consensus's primary measure, by hospital and round."""
+    region = main_region(run)
+    found: dict[str, dict[int, float]] = {}
+    for row in run.rows:
+        about = (row.model, row.cohort, row.region, row.metric) == ("consensus", cohort, region, run.metric)
+        if about and row.site != ALL and not math.isnan(row.value):
+            found.setdefault(row.site, {})[row.round] = row.value
+    return found
+
+
+def band(lines: Lines) -> Band:
+    rounds = sorted({round for values in lines.values() for round in values})
+    columns = [[values[round] for values in lines.values() if round in values] for round in rounds]
+    low, middle, high = (tuple(float(np.quantile(column, q)) for column in columns) for q in (0.1, 0.5, 0.9))
+    return Band(tuple(rounds), middle, low, high, tuple(len(column) for column in columns))
+
+
+def draw_curves(run: RunFolder) -> Drawing | None:
+    """One thin line a hospital, the median and the band that holds 80 % of hospitals; None without any round."""
+    panels: list[tuple[str, Lines, bool, str]] = []
+    trained = losses(run)
+    if trained:
+        panels.append((f"Training loss, {count_of(len(trained), 'hospital')}", trained, True, BLUE))
+    for cohort in COHORTS:
+        judged = scores(run, cohort)
+        if len({round for values in judged.values() for round in values}) > 1:
+            lower = run.metric in LOWER_IS_BETTER
+            text = f"{word_of(run.metric)}, {cohort}, {count_of(len(judged), 'hospital')}"
+            panels.append((text, judged, lower, GREEN))
+    if not panels:
+        return None
+    title = marked("How it went, round by round", run.phantom)
+    with styled():
+        figure = sheet(title, 2.9 if len(panels) > 1 else 2.6, 7.2 if len(panels) > 1 else 4.4)
+        grid = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axes, (text, lines, lower_is_better, colour) in zip(grid, panels, strict=True):
+            _panel(axes, lines, colour, lower_is_better)
+            panel_title(axes, text)
+        _one_scale([axes for axes, (_, lines, _, _) in zip(grid, panels, strict=True) if lines is not trained])
+        grid[0].legend(loc="upper right", handlelength=1.6)
+    caption = (
+        "Thin lines: one hospital each. Thick line: median over the hospitals of that round; band: from the 10 % to "
+        "the 90 % quantile. The hospital that ends worst is named."
+    )
+    return Drawing("curves", title, caption, " ".join(_told(text, band(lines)) for text, lines, _, _ in panels), figure)
+
+
+def _one_scale(panels: Sequence[Axes]) -> None:
+    """The scores of all cohorts stand on one scale, so that two panels can be compared by eye."""
+    limits = [axes.get_ylim() for axes in panels]
+    for axes in panels:
+        axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+
+
+def _panel(axes: Axes, lines: Lines, colour: str, lower_is_better: bool) -> None:
+    for values in lines.values():
+        rounds = sorted(values)
+        axes.plot(rounds, [values[round] for round in rounds], color=GREY, linewidth=0.5, alpha=0.45)
+    over = band(lines)
+    axes.fill_between(
+        over.rounds, over.low, over.high, color=colour, alpha=0.2, linewidth=0, label="10–90 % of hospitals"
+    )
+    style = "o-" if len(over.rounds) <= 12 else "-"
+    axes.plot(over.rounds, over.median, style, color=colour, linewidth=2, markersize=3.5, label="median")
+    _name_worst(axes, lines, over.rounds[-1], lower_is_better)
+    axes.set_xlabel("Round")
+    axes.set_xlim(left=over.rounds[0] - 0.03 * max(over.rounds[-1] - over.rounds[0], 1))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.yaxis.grid(True, color="#EAEAEA", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _name_worst(axes: Axes, lines: Lines, last: int, lower_is_better: bool) -> None:
+    ends = {site: values[last] for site, values in lines.items() if last in values}
+    if len(ends) < 2:
+        return
+    worst = (max if lower_is_better else min)(sorted(ends), key=lambda site: ends[site])
+    rounds = sorted(lines[worst])
+    axes.plot(
+        rounds, [lines[worst][round] for round in rounds], "--", color=VERMILLION, linewidth=1, label="ends worst"
+    )
+    axes.annotate(
+        worst, (last, ends[worst]), xytext=(3, 0), textcoords="offset points", va="center", fontsize=7, color=INK
+    )
+
+
+def _told(text: str, over: Band) -> str:
+    return (
+        f"{text}: median {shown(over.median[0])} in round {over.rounds[0]} and {shown(over.median[-1])} in round "
+        f"{over.rounds[-1]}, where 80 % of hospitals lie between {shown(over.low[-1])} and {shown(over.high[-1])}."
+    )

@@ -1,0 +1,305 @@
+"""What a report says in sentences: the result in short, how it ended, what left, and what it cannot show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from fedrounds_server.compare import Standing, standings
+from fedrounds_server.gap import Gap
+from fedrounds_server.intervals import worth
+from fedrounds_server.report.folder import RunFolder
+from fedrounds_server.report.hospitals import main_region
+from fedrounds_server.report.models import judged_cohort, where
+from fedrounds_server.report.results import comparisons, gap_of, text_of
+from fedrounds_server.report.rounds import traffic
+from fedrounds_server.report.style import count_of
+from fedrounds_server.tables import (
+    COHORTS,
+    MEAN,
+    digits_of,
+    shown_bytes,
+    shown_difference,
+    shown_percent,
+    shown_seconds,
+    word_of,
+)
+
+ENDS = {
+    0: "done",
+    9: "finished, but not with all hospitals or cases",
+    10: "stopped by a limit",
+    11: "fewer hospitals than the minimum: no consensus was made",
+    130: "interrupted; a checkpoint was written",
+}
+
+
+def headline(run: RunFolder) -> str:
+    return f"{run.study.get('name', run.name)}, run {run.name.split('-', 1)[0]}"
+
+
+def ended(run: RunFolder) -> str:
+    """ "8 hospitals planned, 7 finished, 1 failed; 4 rounds. Partial (exit 9: …)." """
+    status = run.status
+    state = str(status.get("state", "unknown"))
+    parts = []
+    if "planned" in status:
+        failed = status.get("failed")
+        count = len(failed) if isinstance(failed, Mapping) else 0
+        parts.append(f"{status['planned']} hospitals planned, {status.get('finished', 0)} finished, {count} failed")
+    if "rounds" in status:
+        parts.append(count_of(int(status["rounds"]), "round"))
+    code = status.get("exit")
+    words = ENDS.get(code) if isinstance(code, int) else None
+    how = (
+        f"{state.capitalize()} (exit status {code}{': ' + words if words else ''})"
+        if code is not None
+        else state.capitalize()
+    )
+    return f"{how}. " + ("; ".join(parts) + "." if parts else "")
+
+
+def took_part(run: RunFolder) -> str:
+    """Whether everything planned was there; the tables below name what was not."""
+    failed, left_out = run.status.get("failed"), run.status.get("left_out_cases")
+    if failed or left_out:
+        return "Not everything that was planned took part:"
+    return "Every hospital finished, and no case was left out."
+
+
+def in_short(run: RunFolder) -> tuple[str, ...]:
+    """The result in a few sentences; says so where there is none."""
+    ours = _consensus(run)
+    if ours is None:
+        return (f"No consensus was judged. {ended(run)}",)
+    word, digits = word_of(run.metric), digits_of(run.metric)
+    mean = f"{text_of(ours.mean, digits)}" + (
+        " (95 % interval, hospitals resampled)" if ours.mean.low == ours.mean.low else ""
+    )
+    phantom = "phantom " if run.phantom else ""
+    cases = f"{ours.cases:,} {phantom}case" + ("" if ours.cases == 1 else "s")
+    sentences = [
+        f"{_place(ours, run)} ({count_of(ours.hospitals, 'hospital')}, {cases}) the consensus reached a mean {word} of {mean}.",
+        *_verdicts(run),
+    ]
+    way = gap_of(run)
+    if way is not None:
+        sentences.append(gap_sentence(way))
+    sentences.append(f"The worst hospital is {ours.worst_site} at {ours.worst:.{digits}f}.")
+    failed = run.status.get("failed")
+    if isinstance(failed, Mapping) and failed:
+        sentences.append(
+            f"Not all took part: {', '.join(f'{site} ({state})' for site, state in sorted(failed.items()))}."
+        )
+    if ours.hospitals < 20 and worth(ours.hospitals):
+        sentences.append(worth(ours.hospitals))
+    return tuple(sentences)
+
+
+def _place(ours: Standing, run: RunFolder) -> str:
+    text = where(judged_cohort(run))
+    return f"{'On' if 'cases' in text else 'At'} {text}"
+
+
+def _consensus(run: RunFolder) -> Standing | None:
+    every = standings(run.rows, run.metric, judged_cohort(run), run.seed)
+    region = main_region(run)
+    return next((one for one in every if one.label == "consensus" and one.region == region), None)
+
+
+def _verdicts(run: RunFolder) -> list[str]:
+    region = main_region(run)
+    groups: dict[str, list[str]] = {}
+    for one in comparisons(run):
+        if one.other.region == region:
+            groups.setdefault(one.verdict, []).append(one.other.label)
+    words = {
+        "shown: better": "It is shown to be better than",
+        "not shown": "No difference is shown to",
+        "shown: worse": "It is shown to be worse than",
+        "too few hospitals": "Too few hospitals to show a difference to",
+    }
+    return [f"{words[verdict]} {_and(groups[verdict])}." for verdict in words if verdict in groups]
+
+
+def _and(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def gap_sentence(way: Gap) -> str:
+    """How much of the gap from initial to pooled is closed, and what is left of it."""
+    left = f"consensus − pooled = {shown_difference(way.left.value, way.left.low, way.left.high)}"
+    if math.isnan(way.share.value):
+        return f"The share of the gap from initial to pooled cannot be given ({way.note}); {left}."
+    percent = shown_percent(way.share.value)
+    if not math.isnan(way.share.low):
+        percent += f" [{shown_percent(way.share.low)}, {shown_percent(way.share.high)}]"
+    note = f" ({way.note})" if "share has no interval" in way.note else ""
+    return f"It closes {percent} of the gap from initial to pooled{note}; {left}."
+
+
+def facts(run: RunFolder) -> tuple[tuple[str, str], ...]:
+    """What was asked, as pairs of a name and a value."""
+    study, training = run.study, _table(run.study, "training")
+    sites = {row.site for row in run.rows if row.site != "all"} | {
+        site.site for line in run.history for site in line.sites
+    }
+    trained = {site.site for line in run.history for site in line.sites}
+    amount = next(
+        (
+            f"{training[name]} {words}"
+            for name, words in (("local_steps", "steps"), ("local_epochs", "epochs"))
+            if training.get(name)
+        ),
+        "",
+    )
+    pairs = [
+        ("Study", str(study.get("name", run.name))),
+        (
+            "Data",
+            "phantom: simulated images, no patients" if run.phantom else str(run.record.get("data", "not stated")),
+        ),
+        ("Hospitals", f"{len(sites)}: {len(trained)} train, {len(run.held_out)} held out and never train"),
+        ("Cases judged", _judged(run)),
+        ("Unit of splits and intervals", run.unit),
+        ("Task", _plug_in(study, "task")),
+        ("Network", _plug_in(study, "model")),
+        ("Strategy", _plug_in(study, "strategy")),
+        (
+            "Rounds",
+            f"{training.get('rounds', len(run.history))}" + (f" of {amount} at each hospital" if amount else ""),
+        ),
+        ("Primary measure, named before the run", f"{word_of(run.metric)}, {_region_words(run)}"),
+        ("Seed", f"{run.seed}: one run; other seeds move every number"),
+        ("Effort of the models beside it", _effort(run.record.get("effort"))),
+    ]
+    return tuple((name, value) for name, value in pairs if value)
+
+
+def _table(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    table = fields.get(name)
+    return table if isinstance(table, Mapping) else {}
+
+
+def _plug_in(study: Mapping[str, Any], name: str) -> str:
+    table = _table(study, name)
+    others = ", ".join(
+        f"{key} {value}" for key, value in table.items() if key != "name" and not isinstance(value, Mapping)
+    )
+    return f"{table['name']} ({others})" if others and "name" in table else str(table.get("name", ""))
+
+
+def _judged(run: RunFolder) -> str:
+    last: dict[str, tuple[int, int]] = {}
+    for row in run.rows:
+        if (
+            row.model == "consensus"
+            and row.site == "all"
+            and row.metric == run.metric
+            and row.region == main_region(run)
+        ):
+            last[row.cohort] = max(last.get(row.cohort, (0, 0)), (row.round, row.n))
+    return ", ".join(f"{last[cohort][1]:,} {cohort}" for cohort in COHORTS if cohort in last)
+
+
+def _region_words(run: RunFolder) -> str:
+    region = main_region(run)
+    return "mean over the regions of a case" if region == MEAN else f"region {region}"
+
+
+def _effort(effort: object) -> str:
+    if isinstance(effort, Mapping):
+        return ", ".join(f"{name} {value}" for name, value in effort.items())
+    return str(effort or "")
+
+
+def what_left(run: RunFolder) -> tuple[str, ...]:
+    """What crossed the hospitals' boundary in bytes and kind."""
+    if not run.history:
+        return ("No round was finished: no update left any hospital.",)
+    up, down = traffic(run.history)
+    codec = str(_table(run.study, "wire").get("name", "float32"))
+    updates = sum(site.bytes_up > 0 for line in run.history for site in line.sites)
+    seconds = math.fsum(line.seconds for line in run.history if not math.isnan(line.seconds))
+    return (
+        f"{count_of(updates, 'update')} left the hospitals in {count_of(len(run.history), 'round')}: {shown_bytes(up)} out and "
+        f"{shown_bytes(down)} in, {shown_seconds(seconds)} in all. An update holds the {codec} differences of the network's weights from "
+        "the consensus as that hospital received it, its number of cases and steps, and its mean loss. Scores leave as sums over a "
+        "hospital's cases. No image, no label, no score of a single case, no file name and no error text leaves.",
+    )
+
+
+def privacy(run: RunFolder) -> tuple[str, ...]:
+    """Which protection the run had, in plain words; most have none."""
+    tables = run.study.get("privacy") or ()
+    names = [str(table.get("name", "?")) for table in tables if isinstance(table, Mapping)]
+    channel = str(_table(_table(run.study, "wire"), "channel").get("name", "plain"))
+    noise = (
+        f"Privacy measures of this study, in order: {', '.join(names)}."
+        if names
+        else "No differential privacy: nothing limits what an update or the consensus can reveal about single patients."
+    )
+    secure = (
+        "No secure aggregation: the coordinator sees each hospital's update by itself."
+        if channel == "plain"
+        else f"Updates travel by {channel}: the coordinator is meant to see sums only, and cannot check a single hospital's update."
+    )
+    return (
+        noise,
+        secure,
+        "Leaving the images at home is not anonymity: updates can leak training data to whoever sees them.",
+    )
+
+
+def rehearsed(run: RunFolder) -> bool:
+    """One machine played all hospitals."""
+    return str(run.record.get("engine", "inline")) in ("inline", "ray")
+
+
+def limits(run: RunFolder) -> tuple[str, ...]:
+    """What these numbers cannot carry."""
+    texts = ["For research only. Not a medical device; not for diagnosis or treatment."]
+    if run.phantom:
+        texts.append(
+            "Every number is a phantom number: it shows how the program behaves, not how a model does on patients."
+        )
+    if rehearsed(run):
+        texts.append(
+            "A simulation: one machine played the coordinator and all hospitals; nothing left any real hospital."
+        )
+    texts.append(
+        "One run with one seed. Seeds and the last epoch's luck move such numbers: compare means over several seeds."
+    )
+    ours = _consensus(run)
+    if ours is not None and worth(ours.hospitals):
+        texts.append(worth(ours.hospitals))
+    if run.unit != "patient":
+        texts.append(f"Unit: {run.unit}. Several {run.unit}s of one patient may lie on both sides of a split.")
+    texts.append("Each interval stands alone: they are not widened for the number of comparisons made.")
+    if ours is not None and judged_cohort(run) != "held-out":
+        texts.append("No hospital was held out: these numbers say nothing about a hospital that did not train.")
+    return tuple(texts)
+
+
+def versions(run: RunFolder) -> tuple[tuple[str, str], ...]:
+    """Everything of record.json that is one value, then the versions."""
+    singles = [
+        (str(name).replace("_", " "), str(value))
+        for name, value in run.record.items()
+        if isinstance(value, str | int | float) and value != "" and not isinstance(value, bool)
+    ]
+    libraries = [(str(name), str(value)) for name, value in _table(run.record, "versions").items()]
+    digest = (
+        [("consensus digest, last round", run.history[-1].digest)] if run.history and run.history[-1].digest else []
+    )
+    return (*singles, *digest, *libraries)
+
+
+def commands(run: RunFolder) -> tuple[tuple[str, str], ...]:
+    """What to type, and what for."""
+    return (
+        (f"fedrounds runs verify {run.name}", "recompute every digest of the folder"),
+        (f"fedrounds runs verify {run.name} --again", "run it again and compare the consensus"),
+        (f"fedrounds evaluate {run.name} --data DIR", "judge this consensus on a folder it never saw"),
+    )
