@@ -20,9 +20,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from fedrounds_common.errors import DataError
 from fedrounds_common.plugins import choice_message
 from fedrounds_common.study.tables import STRICT, Count, Name
-
-# in a wheel the profiles lie inside the package, in a checkout beside it
-_FOLDERS = (Path(__file__).parent / "_profiles", Path(__file__).parents[1] / "profiles")
+from fedrounds_sites.places import profiles_folder
 
 Role = Literal["train", "initial", "held-out"]
 Fault = Literal["swapped-channels", "shifted-labels", "label-convention-3", "empty-case", "corrupt-file"]
@@ -92,7 +90,7 @@ class Profile:
 
 def names() -> tuple[str, ...]:
     """The profiles that are shipped."""
-    return tuple(sorted({file.stem for folder in _FOLDERS for file in folder.glob("*.toml")}))
+    return tuple(sorted(file.stem for file in profiles_folder().glob("*.toml")))
 
 
 @cache
@@ -102,7 +100,7 @@ def load(name: str) -> Profile:
     Raises:
         DataError: there is no such profile, or its file has faults.
     """
-    file = next((f for folder in _FOLDERS if (f := folder / f"{name}.toml").is_file()), Path(name))
+    file = profiles_folder() / f"{name}.toml" if name in names() else Path(name)
     if not file.is_file() or file.suffix != ".toml":
         raise DataError(
             "FR-P01", f"profile = {choice_message(name, names())}", do="name one of these, or the path of a .toml file"

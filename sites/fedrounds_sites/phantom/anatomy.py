@@ -14,8 +14,9 @@ from fedrounds_sites.phantom import templates
 from fedrounds_sites.phantom.fields import CENTRE_MM, Smooth, View, smooth
 from fedrounds_sites.phantom.hospital import Patient
 
-# template millimetres: the bodies of the two lateral ventricles, right and left, and the third
+# template millimetres: the bodies of the right and the left lateral ventricle; the left is larger in most
 _VENTRICLES = np.array([(12.0, -8.0, 16.0), (-12.0, -8.0, 16.0)], np.float32)
+TORQUE_MM = 3.0
 _VENTRICLE_REACH = np.array((16.0, 30.0, 18.0), np.float32)
 
 
@@ -61,8 +62,11 @@ class Anatomy:
         return values
 
     def _pull(self, points_mm: F32, displacement_mm: F32) -> F32:
-        centre = np.float32(CENTRE_MM)
-        template = (points_mm - centre) @ self.matrix.T + (centre + self.shift_mm) + displacement_mm
+        centre = np.array(CENTRE_MM, np.float32)
+        away = points_mm - centre
+        template = away @ self.matrix.T + (centre + self.shift_mm) + displacement_mm
+        # most brains twist: the right frontal and the left occipital lobe reach further
+        template[:, 1] -= TORQUE_MM / 90 * np.tanh(away[:, 0] / 30) * away[:, 1]
         pulled = template.copy()
         for middle, growth in zip(_VENTRICLES, self.ventricles, strict=True):
             away = (template - middle) / _VENTRICLE_REACH
@@ -74,7 +78,7 @@ class Anatomy:
 def anatomy(patient: Patient, random: Generator) -> Anatomy:
     turn = Rotation.from_euler("xyz", random.normal(0, 3, 3), degrees=True).as_matrix()
     scale = np.diag(1 / random.normal(1.0, 0.035, 3).clip(0.9, 1.1))
-    growth = -0.15 + 0.55 * patient.age + random.normal(0, 0.12) + random.normal(0, 0.08, 2)
+    growth = -0.15 + 0.55 * patient.age + random.normal(0, 0.12) + random.normal([-0.04, 0.04], 0.08)
     return Anatomy(
         matrix=(turn @ scale).astype(np.float32),
         shift_mm=random.normal(0, 2, 3).astype(np.float32),

@@ -73,8 +73,9 @@ class Smooth:
         for axis in range(3):
             knots = self.knots.shape[axis + 1]
             first, near = _support(points_mm[:, axis], self.knot_mm, axis)
-            place = (place[:, :, None] * knots + (first[:, None] + np.arange(4))[:, None]).reshape(len(place), -1)
-            weight = (weight[:, :, None] * near[:, None]).reshape(len(weight), -1)
+            size = (len(points_mm), 4 ** (axis + 1))
+            place = (place[:, :, None] * knots + (first[:, None] + np.arange(4))[:, None]).reshape(size)
+            weight = (weight[:, :, None] * near[:, None]).reshape(size)
         return np.asarray(np.matmul(weight[:, None], flat[place])[:, 0], np.float32)
 
 
@@ -108,7 +109,9 @@ def _weights(position_mm: F32, knot_mm: float, axis: int) -> F32:
     return weights
 
 
-def _support(position_mm: F32, knot_mm: float, axis: int) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.int64]], F32]:
+def _support(
+    position_mm: F32, knot_mm: float, axis: int
+) -> tuple[np.ndarray[tuple[int, ...], np.dtype[np.int64]], F32]:
     """The first of the four knots that reach each position, and the weights (n, 4) of the four."""
     place = (position_mm - (CENTRE_MM[axis] - _LATTICE_MM[axis] / 2)) / knot_mm + 1
     place = np.clip(place, 1, _knots(knot_mm, axis) - 2.001)

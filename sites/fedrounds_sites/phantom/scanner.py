@@ -12,12 +12,15 @@ from typing import Literal, final
 
 import numpy as np
 from numpy.random import Generator
+from numpy.typing import NDArray
 from scipy import ndimage
 
 from fedrounds_common import rng
-from fedrounds_common.case import F32
+from fedrounds_common.case import F32, F64
 from fedrounds_sites.phantom import VERSION
 from fedrounds_sites.phantom.fields import View, smooth
+
+Mask = NDArray[np.bool_]
 
 CHANNELS = ("t1", "t1ce", "t2", "flair")
 
@@ -121,14 +124,15 @@ def signals(scanner: Scanner, uptake: float, wetness: float) -> F32:
         * np.exp(-scanner.flair_te / t2),
     ]
     weighted = np.stack(columns, axis=1)
-    return (weighted / weighted[NAMES.index("grey")]).astype(np.float32)
+    return np.asarray(weighted / weighted[NAMES.index("grey")], np.float32)
 
 
-def _t1_weighted(scanner: Scanner, kind: str, t1: np.ndarray, t2: np.ndarray) -> np.ndarray:
+def _t1_weighted(scanner: Scanner, kind: str, t1: F64, t2: F64) -> F64:
+    """The signal of a spin echo or of a spoiled gradient echo (TR 11 ms), before proton density."""
     if kind == "spin":
-        return (1 - np.exp(-scanner.t1_tr / t1)) * np.exp(-scanner.t1_te / t2)
+        return np.asarray((1 - np.exp(-scanner.t1_tr / t1)) * np.exp(-scanner.t1_te / t2))
     decay, angle = np.exp(-11.0 / t1), np.radians(scanner.t1_flip)
-    return np.sin(angle) * (1 - decay) / (1 - np.cos(angle) * decay)
+    return np.asarray(np.sin(angle) * (1 - decay) / (1 - np.cos(angle) * decay))
 
 
 def _null(t1: float, tr: float) -> float:
@@ -136,9 +140,7 @@ def _null(t1: float, tr: float) -> float:
     return float(t1 * np.log(2 / (1 + np.exp(-tr / t1))))
 
 
-def acquire(
-    scanner: Scanner, shares: F32, mask: np.ndarray, signal: F32, view: View, random: Generator
-) -> F32:
+def acquire(scanner: Scanner, shares: F32, mask: Mask, signal: F32, view: View, random: Generator) -> F32:
     """Images (4, *grid) from tissue shares (n, tissues) at the view's voxels; 0 outside the mask (n,)."""
     ideal = (shares @ signal) * mask[:, None]
     images = np.zeros((4, *view.grid), np.float32)

@@ -26,17 +26,20 @@ SOURCES = {
 
 def resampled(file: Path) -> U8:
     """The volume on the shipped 2 mm grid, smoothed first so that thin sulci do not alias."""
-    image = nibabel.load(file)  # type: ignore[attr-defined]  # nibabel does not export it to type checkers
+    image = nibabel.load(file)
+    assert isinstance(image, nibabel.Nifti1Image)
+    assert image.affine is not None
     voxels = ndimage.gaussian_filter(np.asarray(image.dataobj, np.float32), 0.8)
-    origin = np.array(image.affine)[:3, 3]
+    origin = image.affine[:3, 3]
     steps = [ORIGIN_MM[axis] + SPACING_MM * np.arange(GRID[axis]) - origin[axis] for axis in range(3)]
     points = np.stack(np.meshgrid(*steps, indexing="ij"))
     values = ndimage.map_coordinates(voxels, points, order=1, cval=0.0)
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
 
 
 def main(folder: Path) -> None:
-    np.savez_compressed(FILE, **{name: resampled(folder / file) for name, file in SOURCES.items()})
+    volumes = {name: resampled(folder / file) for name, file in SOURCES.items()}
+    np.savez_compressed(FILE, allow_pickle=False, **volumes)
 
 
 if __name__ == "__main__":

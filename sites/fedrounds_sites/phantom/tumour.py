@@ -39,23 +39,31 @@ class Tumour:
     patient: Patient
     push_mm: float  # how far tissue at the core's edge has moved outwards
 
-    def shares(self, view: View) -> F32:
-        """(n, 3) shares of necrosis, oedema and enhancing tumour in each voxel, before fluid is spared."""
+    def shares(self, view: View) -> tuple[F32, F32]:
+        """What fills each voxel, before fluid is spared.
+
+        Returns:
+            Shares (n, 3) of necrosis, oedema and enhancing tumour; and how wet its oedema is (n,),
+            from 1 at the core down to 0.5 at the outer edge.
+        """
         index = (view.points_mm - self.middle_mm) / np.float32(STEP_MM) + _HALF
         shares = np.zeros((len(index), 3), np.float32)
+        water = np.ones(len(index), np.float32)
         near = np.flatnonzero(np.all((index > 0) & (index < 2 * _HALF), axis=1))
         depth = templates.gather(self.depth_mm, index[near])[:, 0]
         core, rim, wet, patch = self.ragged.on(view)[near].T
-        soft = np.float32(max(view.spacing_mm, 1.5))
+        soft = max(view.spacing_mm, 1.5)
+        reach = self.patient.oedema_mm * (1 + 0.35 * wet)
         in_core = _inside(depth + 1.5 * core, soft)
-        in_tumour = np.maximum(in_core, _inside(depth + self.patient.oedema_mm * (1 + 0.35 * wet), soft))
+        in_tumour = np.maximum(in_core, _inside(depth + reach, soft))
         necrotic = _inside(depth + 1.5 * core - self.patient.rim_mm * (1 + 0.2 * rim), soft)
         # parts of a rim may not enhance at all; they count as core without enhancement
-        enhancing = _inside(patch + 1.2, np.float32(0.5)) if self.patient.enhancing else np.float32(0)
+        enhancing = _inside(patch + 1.2, 0.5) if self.patient.enhancing else np.zeros_like(patch)
         shares[near, 2] = in_core * (1 - necrotic) * enhancing
         shares[near, 0] = in_core - shares[near, 2]
         shares[near, 1] = in_tumour - in_core
-        return shares
+        water[near] = np.clip(1 + 0.5 * depth / np.maximum(reach, 3), 0.5, 1)
+        return shares, water
 
     def pulled(self, points_mm: F32) -> F32:
         """Where the tissue now at these points (n, 3) was before the tumour pushed it."""
@@ -63,7 +71,7 @@ class Tumour:
         distance = np.sqrt(np.einsum("nd,nd->n", away, away)) + np.float32(1e-3)
         edge = np.float32(self.patient.core_mm)
         moved = np.where(distance < edge, distance / edge, np.exp((edge - distance) / 22))
-        return points_mm - (self.push_mm * moved / distance)[:, None] * away
+        return np.asarray(points_mm - (self.push_mm * moved / distance)[:, None] * away, np.float32)
 
 
 def tumour(patient: Patient, head: Anatomy, random: Generator) -> Tumour:
@@ -87,7 +95,7 @@ def _seed_point(patient: Patient, head: Anatomy, random: Generator) -> F32:
     places, lobes = _white_places()
     weight = np.exp(-np.sum(((places - lobes[patient.lobe]) / 14) ** 2, axis=1) / 2)
     place = places[random.choice(len(places), p=weight / weight.sum())] * [random.choice([-1, 1]), 1, 1]
-    return head.from_template(place[None].astype(np.float32))[0]
+    return np.asarray(head.from_template(place[None].astype(np.float32))[0], np.float32)
 
 
 @cache
@@ -97,12 +105,12 @@ def _white_places() -> tuple[F32, dict[str, F32]]:
     places = np.argwhere(white > 0.8) * templates.SPACING_MM + templates.ORIGIN_MM
     # above the brain stem and cerebellum, and off the middle
     places = places[(places[:, 0] > 8) & (places[:, 2] > -20)].astype(np.float32)
-    return places, {name: np.float32(point) for name, point in LOBES.items()}
+    return places, {name: np.array(point, np.float32) for name, point in LOBES.items()}
 
 
 def _grown(white: F32, grey: F32, volume: float) -> F32:
     """Depth in mm once the core (u > 0.5) fills `volume` voxels or no longer grows."""
-    rate = _STEP_TIME * (FRONT_MM / STEP_MM) ** 2 * np.clip(white + grey / 5, 0, 1)
+    rate = np.asarray(_STEP_TIME * (FRONT_MM / STEP_MM) ** 2 * np.clip(white + grey / 5, 0, 1), np.float32)
     rates = [np.minimum(_part(rate, axis, 1), _part(rate, axis, 0)) for axis in range(3)]
     room = (white + grey > 0.4).astype(np.float32)
     u = np.zeros(white.shape, np.float32)
@@ -126,9 +134,10 @@ def _grown(white: F32, grey: F32, volume: float) -> F32:
 def _part(values: F32, axis: int, start: int) -> F32:
     """All but the last (start 0) or all but the first (start 1) layer along an axis, as a view."""
     layers = slice(1, None) if start else slice(None, -1)
-    return values[tuple(layers if k == axis else slice(None) for k in range(3))]
+    part: F32 = values[tuple(layers if k == axis else slice(None) for k in range(3))]
+    return part
 
 
-def _inside(depth_mm: F32, width_mm: np.float32) -> F32:
+def _inside(depth_mm: F32, width_mm: float) -> F32:
     """The share of a voxel that lies inside a boundary at this depth."""
-    return np.clip(0.5 + depth_mm / width_mm, 0, 1)
+    return np.asarray(np.clip(0.5 + depth_mm / width_mm, 0, 1), np.float32)

@@ -5,8 +5,9 @@ Nothing is read from disk but the shipped templates. A case depends on (seed, si
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, ClassVar, final
+from typing import Annotated, ClassVar, Literal, final
 
 import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -32,18 +33,24 @@ class PhantomGlioma(Reader):
 
     `scale`: how many of the profile's cases (scaled down, every hospital keeps at least 2).
     `seed`: the phantom's own; another seed gives other hospitals and other patients.
-    `version`: of the generator a study was written for; numbers of another version are void.
+    `generator`: the version of the phantom a study was written for; numbers of another one are void.
     `faults`: spoil hospitals on purpose, besides what the profile says.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    kind: ClassVar[Literal["real", "phantom"]] = "phantom"
 
     profile: str = "fets71"
     scale: Annotated[float, Field(gt=0, le=1)] = 0.06
     seed: int = 1
     spacing_mm: Annotated[float, Field(ge=1, le=10)] = 5.0
-    version: int = VERSION
+    generator: int = VERSION
     faults: dict[str, tuple[Fault, ...]] = field(default_factory=dict)
+
+    @property
+    def version(self) -> str:
+        profile = self._profile()
+        return f"phantom {VERSION}, seed {self.seed}; profile {profile.name} {profile.version}, {profile.digest[:16]}"
 
     def cases(self, form: CaseForm) -> tuple[CaseRef, ...]:
         self._check(form)
@@ -68,6 +75,11 @@ class PhantomGlioma(Reader):
         image = np.ascontiguousarray(made.images[[CHANNELS.index(channel) for channel in form.channels]])
         return Case(ref, image, LabelMap(_as_in_study(made.labels, form, ref)), made.affine)
 
+    def stamp(self, ref: CaseRef, form: CaseForm) -> str:
+        return hashlib.sha256(
+            f"{self.version}|{self.spacing_mm}|{sorted(self.faults.items())}|{ref}".encode()
+        ).hexdigest()
+
     def _profile(self) -> Profile:
         return profiles.load(self.profile)
 
@@ -85,12 +97,12 @@ class PhantomGlioma(Reader):
 
     def _check(self, form: CaseForm) -> None:
         """Raise DataError where the phantom cannot give what the study asks for."""
-        if self.version != VERSION:
+        if self.generator != VERSION:
             raise DataError(
                 "FR-P04",
-                f"version = {self.version}",
+                f"generator = {self.generator}",
                 wanted=f"{VERSION}, the phantom of this program",
-                do="numbers made with another version do not compare: change the version and run again",
+                do="numbers made with another version do not compare: change it and run again",
             )
         if form.dims != 3:
             raise DataError("FR-P05", f"dims = {form.dims}", wanted="3: the phantom makes volumes")

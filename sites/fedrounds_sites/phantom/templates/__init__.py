@@ -62,7 +62,7 @@ def _ventricles(csf: F32) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
 
 def sample(stack: F32, points_mm: F32) -> F32:
     """Trilinear values (n, K) of a template stack (*GRID, K) at RAS points (n, 3); the edge goes on outside."""
-    return gather(stack, (points_mm - np.float32(ORIGIN_MM)) / np.float32(SPACING_MM))
+    return gather(stack, (points_mm - np.array(ORIGIN_MM, np.float32)) / np.float32(SPACING_MM))
 
 
 def gather(stack: F32, index: F32) -> F32:
