@@ -1,0 +1,212 @@
+"""Prepared cases on disk, mapped into memory: prepared once, shared by processes, read in pages as needed.
+
+One file a case: a line that says what follows and its checksum, then image and labels as they lie in
+memory. A file that is not whole is as good as none: it is made again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import hashlib
+import json
+import math
+import mmap
+import os
+import struct
+import weakref
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final, overload
+
+import numpy as np
+
+from fedrounds_common.case import Case, CaseRef, LabelMap
+from fedrounds_common.disk import write_whole
+from fedrounds_sites.prepare import VERSION
+
+FORMAT = 1
+_MAGIC = b"fr-case\n"
+_LEAD = struct.Struct("<8sII")  # magic, bytes of the header, CRC-32 of the header
+_ALIGN = 64
+_NO_MAP = ctypes.c_void_p(-1).value
+
+
+def case_key(*parts: object) -> str:
+    """One digest over everything a prepared case depends on, and the version of `prepare`.
+
+    Args:
+        parts: strings, numbers, None, paths, frozen dataclasses, mappings and sequences of these:
+            reader, `reader.stamp(ref, form)`, ref, form, unlike, site, seed.
+    """
+    text = json.dumps([VERSION, FORMAT, *map(_plain, parts)], sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def _plain(part: object) -> Any:
+    if part is None or isinstance(part, bool | int | float | str):
+        return part
+    if isinstance(part, Path):
+        return str(part)
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        fields = {field.name: _plain(getattr(part, field.name)) for field in dataclasses.fields(part)}
+        return {"": f"{type(part).__module__}.{type(part).__qualname__}"} | fields
+    if isinstance(part, Mapping):
+        return {f"{type(name).__name__}:{name}": _plain(value) for name, value in part.items()}
+    if isinstance(part, Sequence):
+        return [_plain(value) for value in part]
+    # repr could hold an address, and then nothing would ever be found again
+    raise TypeError(f"{type(part).__name__} cannot be part of a key")
+
+
+def estimate_bytes(channels: int, grid: Sequence[int], *, labelled: bool = True) -> int:
+    """What one prepared case takes on disk, and in memory when all of it is used."""
+    return math.prod(grid) * (4 * channels + labelled) + 4096
+
+
+@final
+@dataclass(frozen=True)
+class CaseStore:
+    """Prepared cases in one folder, by key; safe for several processes.
+
+    A stored case's arrays are read-only and C-contiguous. They hold no open file, so a process may
+    keep thousands.
+    """
+
+    folder: Path
+
+    def get(self, key: str) -> Case | None:
+        """The case that was put under `key`, or None: never put, not whole, or of another format."""
+        file = self._file(key)
+        try:
+            with file.open("rb") as stream:
+                header = _header(stream.read(_LEAD.size), stream.read)
+                if header is None or header.get("key") != key:
+                    return None
+                start = _aligned(stream.tell())
+                if os.fstat(stream.fileno()).st_size != start + _content_bytes(header):
+                    return None
+                return _case(header, _mapped(stream.fileno(), start + _content_bytes(header)), start)
+        except FileNotFoundError:
+            return None
+
+    def put(self, key: str, case: Case) -> None:
+        """Keep a case, whole or not at all.
+
+        Raises:
+            OSError: the disk is full or may not be written; nothing is left behind.
+        """
+        image = np.ascontiguousarray(case.image, np.float32)
+        header = {
+            "format": FORMAT,
+            "key": key,
+            "ref": [case.ref.name, case.ref.patient, case.ref.site],
+            "shape": list(image.shape),
+            "affine": np.asarray(case.affine, np.float64).ravel().tolist(),
+            "labelled": case.target is not None,
+        }
+        text = json.dumps(header, sort_keys=True).encode()
+        lead = _LEAD.pack(_MAGIC, len(text), zlib.crc32(text)) + text
+        parts: list[bytes | memoryview] = [lead.ljust(_aligned(len(lead)), b"\0"), image.data.cast("B")]
+        if case.target is not None:
+            parts.append(np.ascontiguousarray(case.target.voxels, np.uint8).data.cast("B"))
+        write_whole(self._file(key), *parts)
+
+    def cases(self, keys: Sequence[str]) -> StoredCases:
+        """A sequence that opens each case when it is asked for and holds none."""
+        return StoredCases(self, tuple(keys))
+
+    def size_bytes(self) -> int:
+        """What the folder's cases take on disk."""
+        return sum(file.stat().st_size for file in self.folder.glob("*.case"))
+
+    def _file(self, key: str) -> Path:
+        return self.folder / f"{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()[:40]}.case"
+
+
+@final
+@dataclass(frozen=True)
+class StoredCases(Sequence[Case]):
+    """Cases of a store, in the order of `keys`."""
+
+    store: CaseStore
+    keys: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __iter__(self) -> Iterator[Case]:
+        return (self[index] for index in range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int) -> Case: ...
+    @overload
+    def __getitem__(self, index: slice) -> StoredCases: ...
+    def __getitem__(self, index: int | slice) -> Case | StoredCases:
+        """Raises LookupError: the case is not in the store (any more)."""
+        if isinstance(index, slice):
+            return StoredCases(self.store, self.keys[index])
+        case = self.store.get(self.keys[index])
+        if case is None:
+            raise LookupError(f"case {index} of {len(self)} is no longer in {self.store.folder}: prepare it again")
+        return case
+
+
+def _header(lead: bytes, read: Any) -> dict[str, Any] | None:
+    if len(lead) < _LEAD.size:
+        return None
+    magic, length, checksum = _LEAD.unpack(lead)
+    if magic != _MAGIC or length > 2**20:
+        return None
+    text = read(length)
+    if zlib.crc32(text) != checksum:
+        return None
+    header: dict[str, Any] = json.loads(text)
+    return header if header["format"] == FORMAT else None
+
+
+def _content_bytes(header: Mapping[str, Any]) -> int:
+    shape = header["shape"]
+    return 4 * int(math.prod(shape)) + (int(math.prod(shape[1:])) if header["labelled"] else 0)
+
+
+def _aligned(offset: int) -> int:
+    return -(-offset // _ALIGN) * _ALIGN
+
+
+def _case(header: Mapping[str, Any], content: memoryview, start: int) -> Case:
+    shape = tuple(header["shape"])
+    name, patient, site = header["ref"]
+    image = np.frombuffer(content, np.float32, math.prod(shape), start).reshape(shape)
+    target = None
+    if header["labelled"]:
+        voxels = np.frombuffer(content, np.uint8, math.prod(shape[1:]), start + image.nbytes)
+        target = LabelMap(voxels.reshape(shape[1:]))
+    affine = np.array(header["affine"], np.float64).reshape(4, 4)
+    return Case(CaseRef(name, patient, site), image, target, affine)
+
+
+def _mapped(handle: int, size: int) -> memoryview:
+    """The file's bytes, read-only; unmapped when the last array on them goes.
+
+    Not Python's own mmap: before 3.13 that keeps a file handle a map, and a process may have about
+    1,000 of those where a federation has 6,000 cases.
+    """
+    address = _libc().mmap(None, size, mmap.PROT_READ, mmap.MAP_PRIVATE, handle, 0)
+    if address in (None, _NO_MAP):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    content = (ctypes.c_ubyte * size).from_address(address)
+    weakref.finalize(content, _libc().munmap, address, size)
+    return memoryview(content).cast("B").toreadonly()
+
+
+def _libc() -> ctypes.CDLL:
+    library = ctypes.CDLL(None, use_errno=True)
+    library.mmap.restype = ctypes.c_void_p
+    library.mmap.argtypes = [
+        ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long,
+    ]  # fmt: skip
+    library.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    return library
