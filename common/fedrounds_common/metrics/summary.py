@@ -95,12 +95,13 @@ def quantile(total: Mapping[str, F64], row: int, share: float) -> float:
     counts = total["histogram"][row]
     if not counts.sum():
         return nan
-    below = np.concatenate([[0.0], np.cumsum(counts)])
+    occupied = np.flatnonzero(counts)
+    below = np.cumsum(counts)[occupied]
     wanted = share * below[-1]
     # the bin in which the wanted case lies, and how far into it, as if its cases were evenly spread
-    index = min(int(np.searchsorted(below[1:], wanted, side="left")), BINS - 1)
-    inside = (wanted - below[index]) / counts[index] if counts[index] else 0.0
-    return float(EDGES[index] + inside / BINS)
+    place = int(np.searchsorted(below, wanted))
+    inside = 1 - (below[place] - wanted) / counts[occupied[place]]
+    return float(EDGES[occupied[place]] + inside / BINS)
 
 
 def _weights(patients: Sequence[str], resamples: int, seed: int) -> F64:
