@@ -41,6 +41,7 @@ class FakeRun:
     held_out: int = 2
     rounds: int = 4
     data: str = "phantom"
+    unit: str = "patient"
     models: tuple[str, ...] = tuple(LEVELS)
     seed: int = 1
     every: int = 1
@@ -104,13 +105,15 @@ class FakeRun:
     def record(self) -> dict[str, object]:
         return {
             "format": 1,
+            "started": "2025-01-01T00:00:00+00:00",
+            "study": {"name": "fake", "digest": "ab" * 32, "seed": self.seed},
+            "primary": "dice",
             "data": self.data,
-            "unit": "patient",
-            "seed": self.seed,
-            "study_digest": "ab" * 32,
-            "versions": {"fedrounds": "0.1.0", "python": "3.11.7", "torch": "2.13.0", "flwr": "1.41.0"},
-            "counts": {"sites": self.sites, "held_out": self.held_out, "cases": sum(map(self.cases_of, self.names))},
-            "effort": {"steps": 480, "batch": 2},
+            "unit": self.unit,
+            "engine": {"name": "inline", "workers": 0},
+            "effort": "as many steps as all sites together",
+            "versions": {"fedrounds": "0.1.0", "torch": "2.13.0", "flwr": "1.41.0"},
+            "machine": {"python": "3.11.7", "threads_a_site": 1},
         }
 
     def status(self) -> dict[str, object]:
@@ -122,6 +125,7 @@ class FakeRun:
             "finished": self.sites - self.held_out - len(failed),
             "failed": failed,
             "rounds": self.rounds,
+            "consensus": "cd" * 32,
             "left_out_cases": {"s02": {"FR-D03": 1}},
         }
 
@@ -146,8 +150,7 @@ class FakeRun:
         }
         state = states.get((site, round), "ok")
         if state != "ok":
-            return {"site": site, "state": state, "cases": 0, "loss": None, "seconds": None, "bytes_up": 0,
-                    "bytes_down": 0 if state == "absent" else 91_000, "norm": None, "cosine": None}  # fmt: skip
+            return {"site": site, "state": state, "bytes_down": 0 if state == "absent" else 91_000}
         own = rng.share(self.seed, "loss", site)
         return {
             "site": site,

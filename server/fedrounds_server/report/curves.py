@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from fedrounds_server.report.folder import RunFolder
+from fedrounds_server.report.folder import RunView
 from fedrounds_server.report.hospitals import main_region
 from fedrounds_server.report.style import (
     BLUE,
@@ -43,16 +43,16 @@ class Band:
     hospitals: tuple[int, ...]
 
 
-def losses(run: RunFolder) -> Lines:
+def losses(run: RunView) -> Lines:
     found: dict[str, dict[int, float]] = {}
     for line in run.history:
         for site in line.sites:
-            if not math.isnan(site.loss):
+            if site.loss is not None:
                 found.setdefault(site.site, {})[line.round] = site.loss
     return found
 
 
-def scores(run: RunFolder, cohort: str) -> Lines:
+def scores(run: RunView, cohort: str) -> Lines:
     """The consensus's primary measure, by hospital and round."""
     region = main_region(run)
     found: dict[str, dict[int, float]] = {}
@@ -70,7 +70,7 @@ def band(lines: Lines) -> Band:
     return Band(tuple(rounds), middle, low, high, tuple(len(column) for column in columns))
 
 
-def draw_curves(run: RunFolder) -> Drawing | None:
+def draw_curves(run: RunView) -> Drawing | None:
     """One thin line a hospital, the median and the band that holds 80 % of hospitals; None without any round."""
     panels: list[tuple[str, Lines, bool, str]] = []
     trained = losses(run)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedrounds_server.report.curves import draw_curves
-from fedrounds_server.report.folder import RunFolder, read_run
+from fedrounds_server.report.folder import RunView, read_run
 from fedrounds_server.report.hospitals import draw_hospitals
 from fedrounds_server.report.models import draw_models, draw_regions
 from fedrounds_server.report.rounds import draw_participation, draw_traffic
@@ -13,7 +13,7 @@ from fedrounds_server.report.style import Drawing, save
 from fedrounds_server.report.worst import draw_worst
 
 
-def drawings(run: RunFolder) -> tuple[Drawing, ...]:
+def drawings(run: RunView) -> tuple[Drawing, ...]:
     """Every figure for which the run holds something to draw."""
     made = (
         draw_hospitals(run),

@@ -7,7 +7,6 @@ hospitals it stays there.
 from __future__ import annotations
 
 import csv
-import json
 import math
 import tomllib
 from collections.abc import Mapping
@@ -16,45 +15,13 @@ from pathlib import Path
 from typing import Any, final
 
 from fedrounds_common.errors import RunFileError
+from fedrounds_server.folder import RunFolder, read_json
+from fedrounds_server.history import RoundLine
+from fedrounds_server.history import read as read_history
 from fedrounds_server.tables import MEAN, MetricRow, number, read_metrics
 
 CASE_COLUMNS = ("round", "model", "trained_at", "cohort", "case", "patient", "region", "metric", "value", "state")
 Fields = Mapping[str, Any]
-
-
-@final
-@dataclass(frozen=True)
-class SiteRound:
-    """What one site did in one round. `state` is ok, late, error:CODE, refused:REASON or absent.
-
-    `norm` is of its update; `cosine` is between its update and the mean of all. nan: it sent none.
-    """
-
-    site: str
-    state: str
-    cases: int
-    loss: float
-    seconds: float
-    bytes_up: int
-    bytes_down: int
-    norm: float
-    cosine: float
-
-    @property
-    def kind(self) -> str:
-        """The state without its code: ok, late, error, refused or absent."""
-        return self.state.split(":", 1)[0]
-
-
-@final
-@dataclass(frozen=True)
-class RoundLine:
-    """One line of `history.jsonl`."""
-
-    round: int
-    seconds: float
-    digest: str
-    sites: tuple[SiteRound, ...]
 
 
 @final
@@ -88,7 +55,7 @@ class DrawnCase:
 
 @final
 @dataclass(frozen=True)
-class RunFolder:
+class RunView:
     """Everything a report shows, in memory. `cases` and `pictures` are empty without `with_sites`."""
 
     path: Path
@@ -111,7 +78,7 @@ class RunFolder:
 
     @property
     def seed(self) -> int:
-        return int(self.record.get("seed", self.study.get("seed", 0)))
+        return int(self.study.get("seed", 0))
 
     @property
     def phantom(self) -> bool:
@@ -134,30 +101,30 @@ def _table(fields: Fields, name: str) -> Fields:
     return table if isinstance(table, Mapping) else {}
 
 
-def read_run(path: Path, with_sites: bool = True) -> RunFolder:
+def read_run(path: Path, with_sites: bool = True) -> RunView:
     """Read a run folder; one that ended early may lack scores or history, and then shows none.
 
     Raises:
         RunFileError: not a run folder, or a file in it cannot be read.
     """
-    if not (path / "status.json").is_file() and not (path / "record.json").is_file():
+    folder = RunFolder(path)
+    if not folder.status.is_file() and not folder.record.is_file():
         raise RunFileError(
             "FR-F26", "neither status.json nor record.json", wanted="a run folder, like runs/0007-…", where=str(path)
         )
     study = _toml(path / "study.resolved.toml")
-    metrics = path / "metrics.csv"
-    run = RunFolder(
+    run = RunView(
         path,
-        _json(path / "record.json"),
-        _json(path / "status.json"),
+        _json(folder.record),
+        _json(folder.status),
         study,
-        read_metrics(metrics) if metrics.is_file() else (),
-        read_history(path / "history.jsonl"),
+        read_metrics(folder.metrics) if folder.metrics.is_file() else (),
+        read_history(folder.history),
     )
     if not with_sites:
         return run
     folders = sorted(folder for folder in (path / "sites").glob("*") if folder.is_dir())
-    return RunFolder(
+    return RunView(
         run.path, run.record, run.status, run.study, run.rows, run.history,
         tuple(value for folder in folders for value in read_cases(folder / "cases.csv", run.metric)),
         tuple(drawn for folder in folders for drawn in read_pictures(folder, run.metric)),
@@ -165,15 +132,7 @@ def read_run(path: Path, with_sites: bool = True) -> RunFolder:
 
 
 def _json(path: Path) -> Fields:
-    if not path.is_file():
-        return {}
-    try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunFileError(
-            "FR-F25", f"not JSON ({error})", wanted="the file as the run wrote it", where=str(path)
-        ) from error
-    return fields if isinstance(fields, dict) else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def _toml(path: Path) -> Fields:
@@ -185,44 +144,6 @@ def _toml(path: Path) -> Fields:
         raise RunFileError(
             "FR-F25", f"not TOML ({error})", wanted="the file as the run wrote it", where=str(path)
         ) from error
-
-
-def read_history(path: Path) -> tuple[RoundLine, ...]:
-    """Every round; of a round that was repeated after a resume, the later line. A torn last line is left out."""
-    if not path.is_file():
-        return ()
-    text = path.read_text(encoding="utf-8")
-    lines = text.splitlines()
-    whole = lines if text.endswith("\n") else lines[:-1]
-    rounds: dict[int, RoundLine] = {}
-    for line_number, line in enumerate(whole, start=1):
-        try:
-            read = _round(json.loads(line))
-        except (ValueError, KeyError, TypeError) as error:
-            raise RunFileError(
-                "FR-F25", str(error), wanted="one JSON object a line", where=f"{path} line {line_number}"
-            ) from error
-        rounds[read.round] = read
-    return tuple(rounds[number] for number in sorted(rounds))
-
-
-def _round(fields: Fields) -> RoundLine:
-    sites = tuple(
-        SiteRound(
-            str(site["site"]),
-            str(site["state"]),
-            int(site.get("cases") or 0),
-            _float(site.get("loss")),
-            _float(site.get("seconds")),
-            int(site.get("bytes_up") or 0),
-            int(site.get("bytes_down") or 0),
-            _float(site.get("norm")),
-            _float(site.get("cosine")),
-        )
-        for site in fields["sites"]
-    )
-    ordered = tuple(sorted(sites, key=lambda site: site.site))
-    return RoundLine(int(fields["round"]), _float(fields.get("seconds")), str(fields.get("digest", "")), ordered)
 
 
 def _float(value: object) -> float:

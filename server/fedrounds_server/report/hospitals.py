@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from fedrounds_server.report.folder import RunFolder
+from fedrounds_server.report.folder import RunView
 from fedrounds_server.report.style import BLUE, GREY, INK, ORANGE, Drawing, count_of, marked, sheet, styled
 from fedrounds_server.tables import ALL, COHORTS, MEAN, MetricRow, final_rows, regions_of, shown, word_of
 
@@ -34,7 +34,7 @@ class Place:
     values: tuple[float, ...]
 
 
-def places(run: RunFolder) -> tuple[Place, ...]:
+def places(run: RunView) -> tuple[Place, ...]:
     """Each hospital in the most telling cohort it was judged in, lowest first."""
     rows = _consensus_rows(run)
     by_case: dict[tuple[str, str], list[float]] = {}
@@ -52,7 +52,7 @@ def places(run: RunFolder) -> tuple[Place, ...]:
     return tuple(sorted(found, key=lambda place: (place.middle, place.site)))
 
 
-def _consensus_rows(run: RunFolder) -> Mapping[str, MetricRow]:
+def _consensus_rows(run: RunView) -> Mapping[str, MetricRow]:
     """Site → the consensus's last line there, held-out before local-val before train."""
     region = main_region(run)
     found: dict[str, MetricRow] = {}
@@ -68,13 +68,13 @@ def _rank(cohort: str) -> int:
     return COHORTS.index(cohort) if cohort in COHORTS else len(COHORTS)
 
 
-def main_region(run: RunFolder) -> str:
+def main_region(run: RunView) -> str:
     """ "mean", or the only region there is."""
     regions = regions_of(row for row in run.rows if row.metric == run.metric)
     return regions[0] if regions else MEAN
 
 
-def draw_hospitals(run: RunFolder) -> Drawing | None:
+def draw_hospitals(run: RunView) -> Drawing | None:
     """Box plot of the primary measure at every hospital, ordered by median; None where nothing was judged."""
     found = places(run)
     if not found:
@@ -166,7 +166,7 @@ def _legend(figure: Figure, found: Sequence[Place], by_case: bool) -> None:
     figure.legend(handles=entries, loc="outside lower left", ncols=2)
 
 
-def _stated(run: RunFolder, found: Sequence[Place]) -> str:
+def _stated(run: RunView, found: Sequence[Place]) -> str:
     parts = [f"{count_of(len(found), 'hospital')}, {count_of(sum(place.cases for place in found), 'case')}"]
     region = main_region(run)
     parts.append("mean of the regions" if region == MEAN else f"region {region}")
@@ -175,7 +175,7 @@ def _stated(run: RunFolder, found: Sequence[Place]) -> str:
     return " · ".join(parts)
 
 
-def _caption(by_case: bool, run: RunFolder) -> str:
+def _caption(by_case: bool, run: RunView) -> str:
     if by_case:
         text = (
             "Each dot is one case; box: middle half of the cases, line: median, whiskers: to 1.5 times the box. "

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from fedrounds_server.compare import Comparison, Contestant, Standing, compare, contestants, standings
 from fedrounds_server.intervals import Interval, worth
-from fedrounds_server.report.folder import RunFolder
+from fedrounds_server.report.folder import RunView
 from fedrounds_server.report.hospitals import main_region
 from fedrounds_server.report.style import (
     BLUE,
@@ -25,12 +25,12 @@ from fedrounds_server.report.style import (
 from fedrounds_server.tables import LOWER_IS_BETTER, MEAN, cohort_to_show, shown, shown_difference, word_of
 
 
-def judged_cohort(run: RunFolder) -> str:
+def judged_cohort(run: RunView) -> str:
     """The cohort that models are compared on."""
     return cohort_to_show(row for row in run.rows if row.metric == run.metric and row.model == "consensus")
 
 
-def draw_models(run: RunFolder) -> Drawing | None:
+def draw_models(run: RunView) -> Drawing | None:
     """Means with intervals on the left, differences to the consensus on the right; None without another model."""
     cohort, region = judged_cohort(run), main_region(run)
     every = [one for one in standings(run.rows, run.metric, cohort, run.seed) if one.region == region]
@@ -139,7 +139,7 @@ def _alt(every: Sequence[Standing], pairs: Mapping[str, Comparison], word: str) 
     return f"Mean {word} over hospitals: {means}. Consensus minus the other model: {told}."
 
 
-def draw_regions(run: RunFolder) -> Drawing | None:
+def draw_regions(run: RunView) -> Drawing | None:
     """The differences region by region; None where there is one region only."""
     cohort = judged_cohort(run)
     pairs = [one for one in compare(run.rows, run.metric, cohort, run.seed) if one.other.region != MEAN]

@@ -10,9 +10,10 @@ from typing import final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from fedrounds_common.disk import write_text
 from fedrounds_server.report import words
 from fedrounds_server.report.figures import drawings
-from fedrounds_server.report.folder import RunFolder, read_run
+from fedrounds_server.report.folder import RunView, read_run
 from fedrounds_server.report.results import (
     failures_table,
     gap_of,
@@ -74,13 +75,11 @@ def write_report(run: Path, with_sites: bool = True) -> Path:
     drawn = drawings(folder)
     shown = [embedded(drawing, save(drawing, run / "figures").read_bytes()) for drawing in drawn]
     path = run / "report.html"
-    partial = run / ".report.html.partial"
-    partial.write_text(page(folder, shown), encoding="utf-8")
-    partial.replace(path)
+    write_text(path, page(folder, shown))
     return path
 
 
-def page(run: RunFolder, figures: Sequence[Shown]) -> str:
+def page(run: RunView, figures: Sequence[Shown]) -> str:
     """The whole page; every text from the run is escaped."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -110,7 +109,7 @@ def embedded(drawing: Drawing, data: bytes) -> Shown:
     )
 
 
-def sections(run: RunFolder, figures: dict[str, Shown]) -> tuple[Section, ...]:
+def sections(run: RunView, figures: dict[str, Shown]) -> tuple[Section, ...]:
     """The page in order; a section with nothing in it is left out."""
 
     def of(*names: str) -> list[Shown]:
@@ -147,11 +146,11 @@ def _holds(one: Section) -> bool:
     return any((one.paragraphs, one.points, one.facts, one.tables, one.figures, one.commands, one.text))
 
 
-def _gap(run: RunFolder) -> list[str]:
+def _gap(run: RunView) -> list[str]:
     way = gap_of(run)
     return [words.gap_sentence(way)] if way is not None else []
 
 
-def _study(run: RunFolder) -> str:
+def _study(run: RunView) -> str:
     file = run.path / "study.resolved.toml"
     return file.read_text(encoding="utf-8") if file.is_file() else ""

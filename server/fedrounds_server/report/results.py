@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from fedrounds_server.compare import Comparison, Standing, compare, standings
 from fedrounds_server.gap import Gap, gap
 from fedrounds_server.intervals import Interval, worth
-from fedrounds_server.report.folder import RunFolder
+from fedrounds_server.report.folder import RunView
 from fedrounds_server.report.hospitals import main_region
 from fedrounds_server.report.models import judged_cohort, where
 from fedrounds_server.report.rounds import traffic
@@ -45,7 +45,7 @@ def difference_of(one: Comparison) -> str:
     )
 
 
-def models_table(run: RunFolder) -> Table | None:
+def models_table(run: RunView) -> Table | None:
     """Each model on the hospitals it was judged at, with the consensus's paired difference to it."""
     cohort, region = judged_cohort(run), main_region(run)
     every = [one for one in standings(run.rows, run.metric, cohort, run.seed) if one.region == region]
@@ -100,19 +100,19 @@ def _model_row(one: Standing, pair: Comparison | None) -> tuple[str, ...]:
     )
 
 
-def _phantom(run: RunFolder) -> str:
+def _phantom(run: RunView) -> str:
     return " (phantom)" if run.phantom else ""
 
 
-def comparisons(run: RunFolder) -> tuple[Comparison, ...]:
+def comparisons(run: RunView) -> tuple[Comparison, ...]:
     return compare(run.rows, run.metric, judged_cohort(run), run.seed)
 
 
-def gap_of(run: RunFolder) -> Gap | None:
+def gap_of(run: RunView) -> Gap | None:
     return gap(run.rows, run.metric, judged_cohort(run), main_region(run), run.seed)
 
 
-def regions_table(run: RunFolder) -> Table | None:
+def regions_table(run: RunView) -> Table | None:
     """The differences region by region; None where there is one region only."""
     pairs = [one for one in comparisons(run) if one.other.region != MEAN]
     regions = tuple(dict.fromkeys(one.other.region for one in pairs))
@@ -133,7 +133,7 @@ def _with_verdict(one: Comparison) -> str:
     return f"{difference_of(one).replace(' ', NO_BREAK)}, {one.verdict.replace(' ', NO_BREAK)}"
 
 
-def hospital_tables(run: RunFolder) -> tuple[Table, ...]:
+def hospital_tables(run: RunView) -> tuple[Table, ...]:
     """The consensus at each hospital, lowest first, one table a cohort."""
     rows = [
         row for row in final_rows(run.rows) if row.model == "consensus" and row.metric == run.metric and row.site != ALL
@@ -145,7 +145,7 @@ def hospital_tables(run: RunFolder) -> tuple[Table, ...]:
     )
 
 
-def _hospital_table(run: RunFolder, cohort: str, rows: Sequence[MetricRow]) -> Table:
+def _hospital_table(run: RunView, cohort: str, rows: Sequence[MetricRow]) -> Table:
     main = main_region(run)
     regions = [region for region in regions_of(rows) if region != main]
     by_place = {(row.site, row.region): row for row in rows}
@@ -192,7 +192,7 @@ def _remark(row: MetricRow, worst: str) -> str:
     return ", ".join(remarks)
 
 
-def measures_table(run: RunFolder) -> Table | None:
+def measures_table(run: RunView) -> Table | None:
     """Every measure of the consensus over all cases of the cohort that is judged."""
     cohort = judged_cohort(run)
     rows = [
@@ -224,7 +224,7 @@ def _with_count(row: MetricRow, usual: int) -> str:
     return text if row.n == usual else f"{text} (n={row.n})"
 
 
-def failures_table(run: RunFolder) -> Table | None:
+def failures_table(run: RunView) -> Table | None:
     """Hospitals that did not finish, with the code that `fedrounds explain` describes."""
     failed = run.status.get("failed")
     if not isinstance(failed, Mapping) or not failed:
@@ -235,12 +235,12 @@ def failures_table(run: RunFolder) -> Table | None:
     return Table(caption, ("Hospital", "State", "Rounds without an update"), rows, frozenset({0, 1}), note=note)
 
 
-def _rounds_missed(run: RunFolder, site: str) -> str:
-    missed = [line.round for line in run.history for one in line.sites if one.site == site and one.kind != "ok"]
+def _rounds_missed(run: RunView, site: str) -> str:
+    missed = [line.round for line in run.history for one in line.sites if one.site == site and one.state != "ok"]
     return f"{len(missed)} of {len(run.history)}"
 
 
-def left_out_table(run: RunFolder) -> Table | None:
+def left_out_table(run: RunView) -> Table | None:
     """Cases that could not be used, by hospital and code."""
     left_out = run.status.get("left_out_cases")
     if not isinstance(left_out, Mapping) or not left_out:
@@ -258,7 +258,7 @@ def _size(cases: object) -> int:
     return cases if isinstance(cases, int) else len(cases) if isinstance(cases, list | tuple) else 1
 
 
-def traffic_table(run: RunFolder) -> Table | None:
+def traffic_table(run: RunView) -> Table | None:
     """What left each hospital in bytes, and how its updates compare."""
     if not run.history:
         return None
@@ -268,9 +268,9 @@ def traffic_table(run: RunFolder) -> Table | None:
         mine = [site for line in run.history for site in line.sites if site.site == name]
         sent = [site for site in mine if site.bytes_up > 0]
         rows.append((
-            name, str(sum(site.kind == "ok" for site in mine)),
+            name, str(sum(site.state == "ok" for site in mine)),
             shown_bytes(sum(site.bytes_up for site in mine)), shown_bytes(sum(site.bytes_down for site in mine)),
-            shown_seconds(math.fsum(site.seconds for site in mine if not math.isnan(site.seconds))),
+            shown_seconds(math.fsum(site.seconds for site in mine)),
             _mean_of([site.norm for site in sent]), _mean_of([site.cosine for site in sent]),
         ))  # fmt: skip
     up, down = traffic(run.history)
@@ -282,6 +282,6 @@ def traffic_table(run: RunFolder) -> Table | None:
     )
 
 
-def _mean_of(numbers: Sequence[float]) -> str:
-    known = [number for number in numbers if not math.isnan(number)]
+def _mean_of(numbers: Sequence[float | None]) -> str:
+    known = [number for number in numbers if number is not None]
     return shown_interval(math.fsum(known) / len(known), math.nan, math.nan) if known else MISSING

@@ -13,7 +13,8 @@ from matplotlib.colors import ListedColormap
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from fedrounds_server.report.folder import RoundLine, RunFolder
+from fedrounds_server.history import RoundLine
+from fedrounds_server.report.folder import RunView
 from fedrounds_server.report.style import (
     BLUE,
     GREY,
@@ -43,18 +44,23 @@ BARS = 20  # rounds up to which traffic is drawn as bars
 MANY = 40  # hospitals above which those that never missed a round share one line
 
 
+def kind_of(state: str) -> str:
+    """The state without its code: ok, late, error, refused or absent."""
+    return state.split(":", 1)[0]
+
+
 def traffic(history: Sequence[RoundLine]) -> tuple[int, int]:
     """Bytes from the hospitals and to them, over all rounds."""
     up = sum(site.bytes_up for line in history for site in line.sites)
     return up, sum(site.bytes_down for line in history for site in line.sites)
 
 
-def draw_traffic(run: RunFolder) -> Drawing | None:
+def draw_traffic(run: RunView) -> Drawing | None:
     """Time and bytes of each round; None without a finished round."""
     if not run.history:
         return None
     up, down = traffic(run.history)
-    seconds = math.fsum(line.seconds for line in run.history if not math.isnan(line.seconds))
+    seconds = math.fsum(line.seconds for line in run.history)
     title = marked("Time and traffic of each round", run.phantom)
     with styled():
         figure = sheet(title, 2.6)
@@ -125,11 +131,11 @@ def _round_axis(axes: Axes, rounds: int) -> None:
     axes.legend(loc="upper left", ncols=2 if rounds > 2 else 1, handlelength=1.2, columnspacing=1.0)
 
 
-def draw_participation(run: RunFolder) -> Drawing | None:
+def draw_participation(run: RunView) -> Drawing | None:
     """A cell for each hospital and round, by state; None without a finished round."""
     if not run.history:
         return None
-    states = {(site.site, line.round): site.kind for line in run.history for site in line.sites}
+    states = {(site.site, line.round): kind_of(site.state) for line in run.history for site in line.sites}
     counts = Counter(states.values())
     sites = sorted({site for site, _ in states})
     rounds = [line.round for line in run.history]

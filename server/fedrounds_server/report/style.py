@@ -17,6 +17,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from fedrounds_common.disk import write_whole
+
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
@@ -98,11 +100,8 @@ def png(drawing: Drawing) -> bytes:
 
 def save(drawing: Drawing, folder: Path) -> Path:
     """Write `folder/<name>.png`, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{drawing.name}.png"
-    partial = folder / f".{drawing.name}.partial"
-    partial.write_bytes(png(drawing))
-    partial.replace(path)
+    write_whole(path, png(drawing))
     return path
 
 

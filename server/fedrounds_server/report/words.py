@@ -9,7 +9,7 @@ from typing import Any
 from fedrounds_server.compare import Standing, standings
 from fedrounds_server.gap import Gap
 from fedrounds_server.intervals import worth
-from fedrounds_server.report.folder import RunFolder
+from fedrounds_server.report.folder import RunView
 from fedrounds_server.report.hospitals import main_region
 from fedrounds_server.report.models import judged_cohort, where
 from fedrounds_server.report.results import comparisons, gap_of, text_of
@@ -35,11 +35,11 @@ ENDS = {
 }
 
 
-def headline(run: RunFolder) -> str:
+def headline(run: RunView) -> str:
     return f"{run.study.get('name', run.name)}, run {run.name.split('-', 1)[0]}"
 
 
-def ended(run: RunFolder) -> str:
+def ended(run: RunView) -> str:
     """ "8 hospitals planned, 7 finished, 1 failed; 4 rounds. Partial (exit 9: …)." """
     status = run.status
     state = str(status.get("state", "unknown"))
@@ -60,7 +60,7 @@ def ended(run: RunFolder) -> str:
     return f"{how}. " + ("; ".join(parts) + "." if parts else "")
 
 
-def took_part(run: RunFolder) -> str:
+def took_part(run: RunView) -> str:
     """Whether everything planned was there; the tables below name what was not."""
     failed, left_out = run.status.get("failed"), run.status.get("left_out_cases")
     if failed or left_out:
@@ -68,7 +68,7 @@ def took_part(run: RunFolder) -> str:
     return "Every hospital finished, and no case was left out."
 
 
-def in_short(run: RunFolder) -> tuple[str, ...]:
+def in_short(run: RunView) -> tuple[str, ...]:
     """The result in a few sentences; says so where there is none."""
     ours = _consensus(run)
     if ours is None:
@@ -97,18 +97,18 @@ def in_short(run: RunFolder) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def _place(ours: Standing, run: RunFolder) -> str:
+def _place(ours: Standing, run: RunView) -> str:
     text = where(judged_cohort(run))
     return f"{'On' if 'cases' in text else 'At'} {text}"
 
 
-def _consensus(run: RunFolder) -> Standing | None:
+def _consensus(run: RunView) -> Standing | None:
     every = standings(run.rows, run.metric, judged_cohort(run), run.seed)
     region = main_region(run)
     return next((one for one in every if one.label == "consensus" and one.region == region), None)
 
 
-def _verdicts(run: RunFolder) -> list[str]:
+def _verdicts(run: RunView) -> list[str]:
     region = main_region(run)
     groups: dict[str, list[str]] = {}
     for one in comparisons(run):
@@ -139,7 +139,7 @@ def gap_sentence(way: Gap) -> str:
     return f"It closes {percent} of the gap from initial to pooled{note}; {left}."
 
 
-def facts(run: RunFolder) -> tuple[tuple[str, str], ...]:
+def facts(run: RunView) -> tuple[tuple[str, str], ...]:
     """What was asked, as pairs of a name and a value."""
     study, training = run.study, _table(run.study, "training")
     sites = {row.site for row in run.rows if row.site != "all"} | {
@@ -172,7 +172,7 @@ def facts(run: RunFolder) -> tuple[tuple[str, str], ...]:
         ),
         ("Primary measure, named before the run", f"{word_of(run.metric)}, {_region_words(run)}"),
         ("Seed", f"{run.seed}: one run; other seeds move every number"),
-        ("Effort of the models beside it", _effort(run.record.get("effort"))),
+        ("Effort of the models beside it", str(run.record.get("effort", ""))),
     ]
     return tuple((name, value) for name, value in pairs if value)
 
@@ -190,7 +190,7 @@ def _plug_in(study: Mapping[str, Any], name: str) -> str:
     return f"{table['name']} ({others})" if others and "name" in table else str(table.get("name", ""))
 
 
-def _judged(run: RunFolder) -> str:
+def _judged(run: RunView) -> str:
     last: dict[str, tuple[int, int]] = {}
     for row in run.rows:
         if (
@@ -203,25 +203,19 @@ def _judged(run: RunFolder) -> str:
     return ", ".join(f"{last[cohort][1]:,} {cohort}" for cohort in COHORTS if cohort in last)
 
 
-def _region_words(run: RunFolder) -> str:
+def _region_words(run: RunView) -> str:
     region = main_region(run)
     return "mean over the regions of a case" if region == MEAN else f"region {region}"
 
 
-def _effort(effort: object) -> str:
-    if isinstance(effort, Mapping):
-        return ", ".join(f"{name} {value}" for name, value in effort.items())
-    return str(effort or "")
-
-
-def what_left(run: RunFolder) -> tuple[str, ...]:
+def what_left(run: RunView) -> tuple[str, ...]:
     """What crossed the hospitals' boundary in bytes and kind."""
     if not run.history:
         return ("No round was finished: no update left any hospital.",)
     up, down = traffic(run.history)
     codec = str(_table(run.study, "wire").get("name", "float32"))
     updates = sum(site.bytes_up > 0 for line in run.history for site in line.sites)
-    seconds = math.fsum(line.seconds for line in run.history if not math.isnan(line.seconds))
+    seconds = math.fsum(line.seconds for line in run.history)
     return (
         f"{count_of(updates, 'update')} left the hospitals in {count_of(len(run.history), 'round')}: {shown_bytes(up)} out and "
         f"{shown_bytes(down)} in, {shown_seconds(seconds)} in all. An update holds the {codec} differences of the network's weights from "
@@ -230,7 +224,7 @@ def what_left(run: RunFolder) -> tuple[str, ...]:
     )
 
 
-def privacy(run: RunFolder) -> tuple[str, ...]:
+def privacy(run: RunView) -> tuple[str, ...]:
     """Which protection the run had, in plain words; most have none."""
     tables = run.study.get("privacy") or ()
     names = [str(table.get("name", "?")) for table in tables if isinstance(table, Mapping)]
@@ -252,12 +246,12 @@ def privacy(run: RunFolder) -> tuple[str, ...]:
     )
 
 
-def rehearsed(run: RunFolder) -> bool:
+def rehearsed(run: RunView) -> bool:
     """One machine played all hospitals."""
-    return str(run.record.get("engine", "inline")) in ("inline", "ray")
+    return _table(run.record, "engine").get("name", "inline") in ("inline", "ray")
 
 
-def limits(run: RunFolder) -> tuple[str, ...]:
+def limits(run: RunView) -> tuple[str, ...]:
     """What these numbers cannot carry."""
     texts = ["For research only. Not a medical device; not for diagnosis or treatment."]
     if run.phantom:
@@ -282,21 +276,32 @@ def limits(run: RunFolder) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def versions(run: RunFolder) -> tuple[tuple[str, str], ...]:
-    """Everything of record.json that is one value, then the versions."""
-    singles = [
-        (str(name).replace("_", " "), str(value))
-        for name, value in run.record.items()
-        if isinstance(value, str | int | float) and value != "" and not isinstance(value, bool)
+def versions(run: RunView) -> tuple[tuple[str, str], ...]:
+    """What ran, of which version, on what, and the digests that a second run must have."""
+    record, study, engine = run.record, _table(run.record, "study"), _table(run.record, "engine")
+    pairs = [
+        ("study digest", study.get("digest")),
+        ("consensus digest", run.status.get("consensus")),
+        ("seed", run.seed),
+        ("data", " ".join(str(record[name]) for name in ("data", "data_version") if record.get(name))),
+        ("started", record.get("started")),
+        ("engine", ", ".join(f"{name} {value}" for name, value in engine.items())),
+        (
+            "machine",
+            ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in _table(record, "machine").items()),
+        ),
+        (
+            "code that is not fedrounds'",
+            ", ".join(f"{name}: {value}" for name, value in _table(record, "outside_code").items()),
+        ),
+        ("same bits", record.get("same_bits")),
     ]
+    singles = [(name, str(value)) for name, value in pairs if value not in (None, "")]
     libraries = [(str(name), str(value)) for name, value in _table(run.record, "versions").items()]
-    digest = (
-        [("consensus digest, last round", run.history[-1].digest)] if run.history and run.history[-1].digest else []
-    )
-    return (*singles, *digest, *libraries)
+    return (*singles, *libraries)
 
 
-def commands(run: RunFolder) -> tuple[tuple[str, str], ...]:
+def commands(run: RunView) -> tuple[tuple[str, str], ...]:
     """What to type, and what for."""
     return (
         (f"fedrounds runs verify {run.name}", "recompute every digest of the folder"),

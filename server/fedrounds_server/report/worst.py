@@ -9,21 +9,21 @@ import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image
 
-from fedrounds_server.report.folder import DrawnCase, RunFolder
+from fedrounds_server.report.folder import DrawnCase, RunView
 from fedrounds_server.report.style import WIDTH_IN, Drawing, count_of, marked, sheet, styled
 from fedrounds_server.tables import LOWER_IS_BETTER, digits_of, shown, word_of
 
 MOST = 12
 
 
-def worst_pictures(run: RunFolder, most: int = MOST) -> tuple[DrawnCase, ...]:
+def worst_pictures(run: RunView, most: int = MOST) -> tuple[DrawnCase, ...]:
     """The worst of the drawn cases, worst first; a case without a score is not called worst."""
     scored = [drawn for drawn in run.pictures if not math.isnan(drawn.value)]
     sign = -1 if run.metric in LOWER_IS_BETTER else 1
     return tuple(sorted(scored, key=lambda drawn: (sign * drawn.value, drawn.site, drawn.case))[:most])
 
 
-def draw_worst(run: RunFolder) -> Drawing | None:
+def draw_worst(run: RunView) -> Drawing | None:
     """Image, reference and prediction of each; None where no picture may be read or none was drawn."""
     worst = worst_pictures(run)
     if not worst:
@@ -59,7 +59,7 @@ def _show(axes: Axes, drawn: DrawnCase, picture: np.ndarray[tuple[int, ...], np.
         spine.set_visible(False)
 
 
-def _caption(worst: Sequence[DrawnCase], run: RunFolder) -> str:
+def _caption(worst: Sequence[DrawnCase], run: RunView) -> str:
     sites = len({drawn.site for drawn in worst})
     return (
         f"{count_of(len(worst), 'case')} of {count_of(sites, 'hospital')}, worst first, among those each hospital drew; "
