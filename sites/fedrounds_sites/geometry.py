@@ -133,12 +133,12 @@ def _onto(image: F32, axes: tuple[int, ...], positions: tuple[F64, ...], smooth:
 
 
 def _along(image: F32, axis: int, position: F64, smooth: bool) -> F32:
-    if _is_whole(position):
-        return _picked(image, axis, np.rint(position))
     step = abs(float(position[1] - position[0])) if len(position) > 1 else float(image.shape[axis])
-    if smooth and step > 1:
+    if smooth and step > 1 + _WHOLE:
         sigma = math.sqrt(step**2 - 1) / _FWHM_PER_SIGMA
         image = gaussian_filter1d(image, sigma, axis=axis, mode="nearest", truncate=3.0)
+    if _is_whole(position):
+        return _picked(image, axis, np.rint(position))
     inside = np.clip(position, 0, image.shape[axis] - 1)
     low = np.floor(inside).astype(np.intp)
     high = np.minimum(low + 1, image.shape[axis] - 1)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
 from fedrounds_common.case import Case, CaseRef, LabelMap
@@ -172,14 +174,36 @@ def test_a_ramp_keeps_its_slope_in_mm() -> None:
         np.testing.assert_allclose(steps, spacing, rtol=1e-4)
 
 
-def test_stripes_too_fine_for_the_new_voxels_become_grey_not_stripes() -> None:
-    # period 2 voxels, new voxels of 2.9: plain interpolation would invent slow stripes of full contrast
-    stripes = np.broadcast_to((np.arange(58) % 2.0)[:, None, None], (58, 4, 4))
-    grid, affine = respaced(stripes.shape, np.eye(4), (2.9, None, None))
+@pytest.mark.parametrize("size", [2.9, 3.0])
+def test_stripes_too_fine_for_the_new_voxels_become_grey_not_stripes(size: float) -> None:
+    # period 2 voxels: plain interpolation would invent slow stripes of full contrast. At 3.0 every new
+    # centre lies on an old one, and copying would be just as wrong
+    stripes = np.broadcast_to((np.arange(63) % 2.0)[:, None, None], (63, 4, 4))
+    grid, affine = respaced(stripes.shape, np.eye(4), (size, None, None))
     smooth = onto(stripes, np.eye(4), grid, affine)[2:-2]
     plain = onto(stripes, np.eye(4), grid, affine, smooth=False)[2:-2]
     assert np.abs(smooth - 0.5).max() < 0.1
     assert np.abs(plain - 0.5).max() > 0.35
+
+
+@pytest.mark.parametrize("codes", ORIENTATIONS)
+def test_turning_agrees_with_nibabels_closest_canonical(codes: str) -> None:
+    case = case_of(np.random.default_rng(0).normal(size=(1, 4, 5, 6)), affine_of(codes, (1, 2, 3), 17))
+    theirs = nib.as_closest_canonical(nib.Nifti1Image(case.image[0], case.affine))
+    prepared = prepare(case, form())
+    np.testing.assert_array_equal(prepared.image[0], theirs.get_fdata(dtype=np.float32))
+    np.testing.assert_allclose(prepared.affine, theirs.affine, atol=1e-9)
+
+
+@pytest.mark.parametrize("spacing", [(0.6, 0.8, 0.9), (1.0, 1.5, 2.2)])
+def test_interpolation_agrees_with_scipy_in_world_coordinates(spacing: tuple[float, float, float]) -> None:
+    case = case_of(np.random.default_rng(0).normal(size=(1, 8, 9, 7)), affine_of("PIR", (1, 2, 3), 17))
+    grid, affine = prepared_grid(case, form(spacing_mm=spacing))
+    ours = onto(case.image[0], case.affine, grid, affine, smooth=False)
+    voxels = np.stack([axis.ravel() for axis in np.indices(grid)] + [np.ones(int(np.prod(grid)))])
+    old = (np.linalg.inv(case.affine) @ affine @ voxels)[:3]
+    theirs = map_coordinates(case.image[0], old, order=1, mode="nearest").reshape(grid)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
 def test_a_label_of_any_value_survives_and_none_is_invented() -> None:

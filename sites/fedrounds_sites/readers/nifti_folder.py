@@ -8,15 +8,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, final
 
-import numpy as np
 from pydantic import ConfigDict, Field
 
-from fedrounds_common.case import F32, F64, U8, Case, CaseRef, LabelMap
-from fedrounds_common.errors import CaseError, DataError
+from fedrounds_common.case import F64, U8, Case, CaseRef, LabelMap
+from fedrounds_common.errors import CaseError
 from fedrounds_common.study.tables import CaseForm
 from fedrounds_sites import listing
+from fedrounds_sites.fitting import only_file, same_grid, stacked, whole_values
 from fedrounds_sites.geometry import labels_onto, onto, turned
-from fedrounds_sites.nifti import LIMIT_VOXELS, Volume, apart_mm, read_volume
+from fedrounds_sites.masks import map_labels, study_values
+from fedrounds_sites.nifti import LIMIT_VOXELS, Volume, read_volume
 from fedrounds_sites.reader import Reader
 from fedrounds_sites.readers._layouts import LAYOUTS, Layout
 
@@ -67,7 +68,7 @@ class NiftiFolder(Reader):
     def load(self, ref: CaseRef, form: CaseForm) -> Case:
         files = self._files(ref)
         volumes = [self._read(path, ref) for path in self._image_paths(files, form)]
-        image = _stacked(volumes, self._image_paths(files, form), form, ref, self.tolerance_mm)
+        image = stacked(volumes, self._image_paths(files, form), form, ref, self.tolerance_mm)
         affine = volumes[0].affine
         voxels = self._labels(files, form, image.shape[1:], affine)
         if form.dims == 2:
@@ -125,7 +126,7 @@ class NiftiFolder(Reader):
                 where=str(files.labels[0]),
             )
         if set(files.images) == {""}:
-            return [_only(files.images[""], name)]
+            return [only_file(files.images[""], name)]
         named: dict[str, list[Path]] = {}
         for token, paths in files.images.items():
             named.setdefault(self._channel(token, form), []).extend(paths)
@@ -139,7 +140,7 @@ class NiftiFolder(Reader):
                 do="add the file, or name the channel in the reader's channels table",
                 where=str(next(iter(files.images.values()))[0].parent),
             )
-        return [_only(named[channel], name) for channel in form.channels]
+        return [only_file(named[channel], name) for channel in form.channels]
 
     def _channel(self, token: str, form: CaseForm) -> str:
         known = self.channels.get(token) or self._layout.channels.get(token) or token
@@ -148,27 +149,9 @@ class NiftiFolder(Reader):
         return known
 
     def _label_values(self, form: CaseForm) -> dict[int, int]:
-        """Stored value → the study's value, 0 included.
-
-        Raises:
-            DataError: FR-D20 the map leads to values the study does not know.
-        """
-        values = dict(self.label_map)
-        if not values and self._layout.values:
-            values = {stored: form.labels.get(name, stored) for stored, name in self._layout.values.items()}
-            values = {stored: value for stored, value in values.items() if value in form.labels.values()}
-        if not values:
-            values = {value: value for value in form.labels.values()}
-        unknown = sorted(set(values.values()) - set(form.labels.values()) - {0})
-        if unknown:
-            raise DataError(
-                "FR-D20",
-                f"label_map leads to {', '.join(map(str, unknown))}",
-                wanted=f"the study's values {', '.join(map(str, sorted(form.labels.values())))}, or 0 to drop a label",
-                do="correct label_map in the reader's table",
-                where=str(self.root),
-            )
-        return {0: 0} | values
+        """Stored value → the study's value, 0 included; raises DataError FR-D20 as `masks.study_values`."""
+        named = {stored: form.labels[name] for stored, name in self._layout.values.items() if name in form.labels}
+        return study_values(self.label_map or named, form)
 
     def _labels(self, files: listing.Files, form: CaseForm, grid: tuple[int, ...], affine: F64) -> U8 | None:
         name = files.ref.name
@@ -183,7 +166,7 @@ class NiftiFolder(Reader):
                 do="add the mask, or set labels_required = false to predict",
                 where=str(next(iter(files.images.values()))[0]),
             )
-        path = _only(files.labels, name)
+        path = only_file(files.labels, name)
         mask = self._read(path, files.ref)
         if mask.voxels.ndim == 4:
             raise CaseError(
@@ -194,104 +177,12 @@ class NiftiFolder(Reader):
                 do="merge them into one file of label values",
                 where=str(path),
             )
-        _same_grid(grid, affine, mask.voxels.shape, mask.affine, path, name, self.tolerance_mm)
-        return _mapped(mask.voxels, self._label_values(form), path, name)
+        same_grid(grid, affine, mask.voxels.shape, mask.affine, path, name, self.tolerance_mm)
+        return map_labels(whole_values(mask.voxels, path, name), self._label_values(form), name, str(path))
 
 
 def _label_map(voxels: U8 | None) -> LabelMap | None:
     return None if voxels is None else LabelMap(voxels)
-
-
-def _only(paths: list[Path], case: str) -> Path:
-    if len(paths) > 1:
-        raise CaseError(
-            "FR-D07",
-            f"{len(paths)} files for one thing: {', '.join(path.name for path in paths)}",
-            case=case,
-            wanted="one",
-            do="take the others away, or make the pattern narrower",
-            where=str(paths[0]),
-        )
-    return paths[0]
-
-
-def _stacked(volumes: list[Volume], paths: list[Path], form: CaseForm, ref: CaseRef, tolerance_mm: float) -> F32:
-    """(C, X, Y, Z), C-contiguous, from one file a channel or from one 4D file."""
-    first = volumes[0]
-    if len(volumes) == 1 and first.voxels.ndim == 4:
-        parts = [first.voxels[..., index] for index in range(first.voxels.shape[3])]
-    else:
-        parts = [volume.voxels for volume in volumes]
-        for volume, path in zip(volumes, paths, strict=True):
-            _same_grid(
-                first.voxels.shape, first.affine, volume.voxels.shape, volume.affine, path, ref.name, tolerance_mm
-            )
-            if volume.voxels.ndim == 4:
-                parts = []  # four axes in each of several files: counted as wrong below
-    if len(parts) != len(form.channels):
-        raise CaseError(
-            "FR-D17",
-            f"shape {first.voxels.shape} in {len(volumes)} file(s)",
-            case=ref.name,
-            wanted=f"{len(form.channels)} channel(s): one 3D file each, or one file with channels on the fourth axis",
-            do="check [cases] channels, and whether the pattern needs a group (?P<channel>...)",
-            where=str(paths[0]),
-        )
-    return np.ascontiguousarray(np.stack(parts))
-
-
-def _same_grid(
-    grid: tuple[int, ...], affine: F64, other: tuple[int, ...], turned_to: F64, path: Path, case: str, most_mm: float
-) -> None:
-    if grid != other:
-        raise CaseError(
-            "FR-D08",
-            f"shape {other}",
-            case=case,
-            wanted=f"{grid}, as the image" if len(grid) == len(other) else f"{grid}",
-            do="resample it onto the image's grid",
-            where=str(path),
-        )
-    apart = apart_mm(grid[:3], affine, turned_to)
-    if apart > most_mm:
-        raise CaseError(
-            "FR-D09",
-            f"lies up to {apart:.3g} mm beside the image (same shape, other affine)",
-            case=case,
-            wanted=f"at most {most_mm:g} mm (tolerance_mm)",
-            do="register or resample it, or copy the right header",
-            where=str(path),
-        )
-
-
-def _mapped(voxels: F32, values: Mapping[int, int], path: Path, case: str) -> U8:
-    """Stored label values → the study's."""
-    whole = np.rint(voxels)
-    worst = float(np.max(np.abs(voxels - whole), initial=0))
-    if worst > 1e-3 or float(np.max(np.abs(whole), initial=0)) > 65535:
-        raise CaseError(
-            "FR-D11",
-            f"values from {float(voxels.min()):g} to {float(voxels.max()):g}, some not whole",
-            case=case,
-            wanted="whole label values within ±65535",
-            do="take the label map, not an image or a map resampled linearly",
-            where=str(path),
-        )
-    low = int(whole.min())
-    index = (whole - low).astype(np.int64)
-    counts = np.bincount(index.ravel(order="K"))
-    strange = [value for value in (np.flatnonzero(counts) + low).tolist() if value not in values]
-    if strange:
-        raise CaseError(
-            "FR-D10",
-            f"label {', '.join(map(str, strange[:8]))}{' ...' if len(strange) > 8 else ''}",
-            case=case,
-            wanted=", ".join(f"{old} → {new}" if old != new else str(old) for old, new in sorted(values.items())),
-            do="name the value in label_map, or correct the mask",
-            where=str(path),
-        )
-    table = np.array([values.get(low + step, 0) for step in range(len(counts))], np.uint8)
-    return np.ascontiguousarray(table[index])
 
 
 def _stack_of_slices(case: Case, orientation: str) -> Case:
