@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -36,10 +37,14 @@ NOTICED = {"killed", "timeout", "caught by type check"}
 # no verdict on the code: the mutant was never meant to run
 LEFT_OUT = {"skipped"}
 
+SPINNER = re.compile(r"Generating mutants|Running (stats|clean tests|forced fail)")
+
 SETTINGS = """
 [tool.mutmut]
 source_paths = ["src"]
 only_mutate = [{patterns}]
+# whether an error is raised is changed and must be noticed; the words of its message are not
+do_not_mutate_patterns = ['\\braise \\w+\\(', '^\\s*(found|wanted|do|where)=']
 also_copy = ["studies", "pyproject.toml", "Makefile", "constraints.txt"]
 pytest_add_cli_args = ["-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:cov"]
 pytest_add_cli_args_test_selection = [{tests}]
@@ -51,26 +56,32 @@ def main() -> int:
     words.add_argument("--at-least", type=float, default=0.80, help="share of mutants to notice, 0 to 1")
     words.add_argument("--workers", type=int, default=2)
     words.add_argument("--group", choices=sorted(GROUPS), action="append", help="only this one; may be repeated")
+    words.add_argument("--tests", action="append", help="only these, e.g. tests/sites/test_splits.py; may be repeated")
     asked = words.parse_args()
     groups = {name: GROUPS[name] for name in asked.group or GROUPS}
-    lay_out([pattern for patterns in groups.values() for pattern in patterns])
+    lay_out([pattern for patterns in groups.values() for pattern in patterns], asked.tests or list(TESTS))
+    print(f"changing {', '.join(groups)} and running tests; this takes a while", flush=True)
     run("run", "--max-children", str(asked.workers))
-    verdicts = verdicts_of(run("results", "--all", "true", quiet=True))
+    verdicts = verdicts_of(run("results", "--all", "true"))
+    unnoticed = sorted(name for name, verdict in verdicts.items() if verdict not in NOTICED | LEFT_OUT)
+    (WORK / "unnoticed.txt").write_text("\n".join(unnoticed) + "\n", "utf-8")
     return report(verdicts, groups, asked.at_least)
 
 
-def lay_out(patterns: list[str]) -> None:
+def lay_out(patterns: list[str], tests: list[str]) -> None:
     """Unpack the wheel to `src/`, put the tests beside it, and write mutmut's settings."""
     shutil.rmtree(WORK, ignore_errors=True)
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(WORK / "wheel")]
-    subprocess.run(build, cwd=REPO, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(build, cwd=REPO, check=True, capture_output=True)
     with zipfile.ZipFile(next((WORK / "wheel").glob("*.whl"))) as wheel:
         wheel.extractall(WORK / "src")
+    # there before Python starts: a folder that it once missed on its path stays unseen
+    (WORK / "mutants/src").mkdir(parents=True)
     shutil.copytree(REPO / "tests", WORK / "tests", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(REPO / "studies", WORK / "studies")
     for name in ("Makefile", "constraints.txt"):
         shutil.copy(REPO / name, WORK / name)
-    there = [folder for folder in TESTS if (REPO / folder).is_dir()]
+    there = [test for test in tests if (REPO / test).exists()]
     text = SETTINGS.format(patterns=quoted(patterns), tests=quoted(there))
     (WORK / "pyproject.toml").write_text((REPO / "pyproject.toml").read_text("utf-8") + text, "utf-8")
 
@@ -79,21 +90,20 @@ def quoted(words: list[str]) -> str:
     return ", ".join(f'"{word}"' for word in words)
 
 
-def run(*words: str, quiet: bool = False) -> str:
-    """Run mutmut in the work folder; its progress goes to the terminal unless `quiet`."""
+def run(*words: str) -> str:
+    """Run mutmut in the work folder; returns what it printed."""
     # first on the path, also for child processes: an editable install would be found before it
     environment = {**os.environ, "PYTHONPATH": str(WORK / "mutants/src"), "COLUMNS": "120"}
-    done = subprocess.run(
-        [str(BIN / "mutmut"), *words],
-        cwd=WORK,
-        env=environment,
-        check=False,
-        text=True,
-        stdout=subprocess.PIPE if quiet else None,
-    )
+    log = WORK / f"mutmut-{words[0]}.log"
+    with log.open("w", encoding="utf-8") as out:
+        done = subprocess.run(
+            [str(BIN / "mutmut"), *words], cwd=WORK, env=environment, check=False, stdout=out, stderr=subprocess.STDOUT
+        )
+    printed = log.read_text("utf-8")
     if done.returncode != 0:
-        sys.exit(f"mutmut {words[0]} ended with {done.returncode}: do the tests pass?")
-    return done.stdout or ""
+        lines = [line for line in re.split(r"[\r\n]+", printed) if line.strip() and not SPINNER.search(line)]
+        sys.exit("\n".join(lines[-30:]) + f"\nmutmut {words[0]} ended with {done.returncode}: do the tests pass?")
+    return printed
 
 
 def verdicts_of(printed: str) -> dict[str, str]:
@@ -121,7 +131,7 @@ def report(verdicts: Mapping[str, str], groups: Mapping[str, tuple[str, ...]], a
         enough = enough and score >= at_least
         missed = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if verdict not in NOTICED)
         print(f"{group:<14}{total:>8}{noticed:>9}{score:>8.1%}   {missed}")
-    print(f"asked for: {at_least:.0%} in each; see `mutmut browse` in {WORK.relative_to(REPO)}")
+    print(f"asked for: {at_least:.0%} in each; `mutmut show NAME` in {WORK.relative_to(REPO)}, names in unnoticed.txt")
     return 0 if enough else 1
 
 
