@@ -36,7 +36,7 @@ def index_of(case: Case) -> Index:
         return held[1]
     index = Index(content_box(case.image), _voxels(case.target.voxels) if case.target is not None else {})
     key = id(case)
-    _indices[key] = (weakref.ref(case, lambda _: _indices.pop(key, None) and None), index)
+    _indices[key] = (weakref.ref(case, lambda _: _indices.pop(key, None)), index)
     return index
 
 

@@ -1,0 +1,142 @@
+"""Augmentation: what moves moves together, what is background stays, what is not named does not happen."""
+
+from __future__ import annotations
+
+from typing import get_args, get_type_hints
+
+import numpy as np
+import pytest
+
+from fedrounds_common.augment import augment
+from fedrounds_common.case import F32, U8
+from fedrounds_common.rng import generator
+from fedrounds_common.study.tables import Training
+
+NAMES = ("flip", "rotate90", "gain", "noise", "gamma", "shift")
+DRAWS = 60
+
+
+def patch(grid: tuple[int, ...] = (5, 6, 6)) -> tuple[F32, U8]:
+    """Channel 0 is the voxel's own number, channel 1 is tissue beside zeros; labels are the number's last digit."""
+    numbers = np.arange(1, np.prod(grid) + 1, dtype=np.float32).reshape(grid)
+    tissue = np.where(numbers % 3 == 0, 0, numbers / 100).astype(np.float32)
+    return np.stack([numbers, tissue]), (numbers % 10).astype(np.uint8)
+
+
+def draws(*names: str, grid: tuple[int, ...] = (5, 6, 6)) -> list[tuple[F32, U8]]:
+    return [augment(*patch(grid), names, generator(number, "test")) for number in range(DRAWS)]
+
+
+def test_every_name_a_study_may_write_does_something() -> None:
+    ((_, kinds),) = [(name, get_args(get_args(hint)[0])) for name, hint in get_type_hints(Training).items() if name == "augment"]
+    assert set(kinds) == set(NAMES)
+    image, _ = patch()
+    for name in NAMES:
+        assert any(not np.array_equal(changed, image) for changed, _ in draws(name)), name
+
+
+def test_nothing_named_nothing_done() -> None:
+    image, labels = patch()
+    changed, marked = augment(image, labels, (), generator(0))
+    np.testing.assert_array_equal(changed, image)
+    np.testing.assert_array_equal(marked, labels)
+
+
+@pytest.mark.parametrize("names", [("flip",), ("rotate90",), ("flip", "rotate90")])
+def test_labels_move_with_their_voxels(names: tuple[str, ...]) -> None:
+    for image, labels in draws(*names):
+        np.testing.assert_array_equal(image[0] % 10, labels)
+        assert sorted(image[0].flat) == sorted(patch()[0][0].flat)
+        assert image.shape == patch()[0].shape
+
+
+def test_flips_reach_all_eight_corners() -> None:
+    assert len({float(image[0, 0, 0, 0]) for image, _ in draws("flip")}) == 8
+
+
+def test_rotation_turns_only_planes_with_two_equal_sides() -> None:
+    firsts = {tuple(image[0, :, 0, 0] - image[0, 0, 0, 0]) for image, _ in draws("rotate90")}
+    assert len(firsts) == 1  # the first axis (5) is in no such plane, so its order stays
+    assert len({float(image[0, 0, 0, 0]) for image, _ in draws("rotate90")}) == 4
+    unequal = patch((3, 4, 5))[0]
+    assert all(np.array_equal(image, unequal) for image, _ in draws("rotate90", grid=(3, 4, 5)))
+
+
+def test_a_picture_is_turned_too() -> None:
+    corners = {float(image[0, 0, 0]) for image, _ in draws("rotate90", grid=(4, 4))}
+    assert corners == {1.0, 4.0, 13.0, 16.0}
+
+
+def test_gain_multiplies_a_channel_by_one_factor_within_a_tenth() -> None:
+    image, _ = patch()
+    factors = []
+    for changed, labels in draws("gain"):
+        ratio = changed[0] / image[0]
+        np.testing.assert_allclose(ratio, ratio.flat[0], rtol=1e-5)
+        factors.append((float(ratio.flat[0]), float(changed[1].max() / image[1].max())))
+        np.testing.assert_array_equal(labels, patch()[1])
+    values = np.array(factors)
+    assert values.min() >= 0.9
+    assert values.max() <= 1.1
+    assert 0.3 < (values[:, 0] == 1).mean() < 0.7  # half of the time
+    assert (values[:, 0] != values[:, 1]).any()  # each channel by its own
+
+
+def test_shift_and_noise_leave_background_at_0() -> None:
+    image, _ = patch()
+    for name in ("shift", "noise", "gamma", "gain"):
+        for changed, _ in draws(name):
+            assert (changed[1][image[1] == 0] == 0).all(), name
+
+
+def test_shift_adds_one_number_a_channel() -> None:
+    image, _ = patch()
+    added = []
+    for changed, _ in draws("shift"):
+        tissue = image[1] != 0
+        difference = (changed - image)[1][tissue]
+        np.testing.assert_allclose(difference, difference[0], atol=1e-5)
+        added.append(float(difference[0]))
+    assert 0.05 < max(np.abs(added)) <= 0.1 + 1e-5
+    assert min(added) < 0 < max(added)
+
+
+def test_noise_is_small_and_comes_about_one_time_in_five() -> None:
+    image, _ = patch()
+    spreads = np.array([float((changed - image)[0].std()) for changed, _ in draws("noise")])
+    assert 0.05 < (spreads > 0).mean() < 0.4
+    assert 0 < spreads.max() < 0.12
+
+
+def test_gamma_keeps_order_and_range_of_a_channel() -> None:
+    image, _ = patch()
+    changed = [new[0] for new, _ in draws("gamma")]
+    assert any(not np.allclose(new, image[0]) for new in changed)
+    for new in changed:
+        assert (np.diff(new.ravel()) > 0).all()
+        assert (new.min(), new.max()) == pytest.approx((image[0].min(), image[0].max()), rel=1e-5)
+
+
+def test_gamma_leaves_a_flat_channel_alone() -> None:
+    flat = np.full((1, 4, 4), 2.5, np.float32)
+    for number in range(DRAWS):
+        changed, _ = augment(flat, np.zeros((4, 4), np.uint8), ("gamma",), generator(number))
+        np.testing.assert_array_equal(changed, flat)
+
+
+def test_the_case_is_not_changed_and_the_result_is_contiguous_float32() -> None:
+    image, labels = patch()
+    image.flags.writeable = labels.flags.writeable = False
+    for number in range(20):
+        changed, marked = augment(image, labels, NAMES, generator(number))
+        assert changed.flags.c_contiguous
+        assert marked.flags.c_contiguous
+        assert (changed.dtype.name, marked.dtype.name) == ("float32", "uint8")
+        assert not np.shares_memory(changed, image)
+
+
+def test_the_order_of_the_names_does_not_matter() -> None:
+    first = augment(*patch(), NAMES, generator(4))
+    second = augment(*patch(), NAMES[::-1], generator(4))
+    np.testing.assert_array_equal(first[0], second[0])
+    np.testing.assert_array_equal(first[1], second[1])
