@@ -76,7 +76,7 @@ class Smooth:
             size = (len(points_mm), 4 ** (axis + 1))
             place = (place[:, :, None] * knots + (first[:, None] + np.arange(4))[:, None]).reshape(size)
             weight = (weight[:, :, None] * near[:, None]).reshape(size)
-        return np.asarray(np.matmul(weight[:, None], flat[place])[:, 0], np.float32)
+        return np.asarray(np.matmul(weight[:, None], np.take(flat, place, axis=0))[:, 0], np.float32)
 
 
 def smooth(random: Generator, count: int, knot_mm: float, sd: float = 1.0) -> Smooth:

@@ -23,6 +23,8 @@ Mask = NDArray[np.bool_]
 
 BINS = 128
 KMEANS = 4
+_SMOOTH = 0.6  # voxels: a difference of two noisy images would be all noise
+_MOST = 0.3  # of the head: a mask larger than this is one piece
 
 
 @final
@@ -53,12 +55,14 @@ def floor(cases: Sequence[Case], form: CaseForm) -> dict[str, float]:
 
 def best(cases: Sequence[Case], form: CaseForm) -> dict[str, tuple[Rule, float]]:
     """Region → the best untrained rule and its mean Dice."""
-    rules, dice = scores(cases, form)
+    return chosen(*scores(cases, form), form)
+
+
+def chosen(rules: Sequence[Rule], dice: F64, form: CaseForm) -> dict[str, tuple[Rule, float]]:
+    """Region → the rule whose mean of `dice` (cases, rules, regions) is the highest there, and that mean."""
     means = dice.mean(axis=0)
-    chosen = means.argmax(axis=0)
-    return {
-        region: (rules[chosen[index]], float(means[chosen[index], index])) for index, region in enumerate(form.scored)
-    }
+    winners = means.argmax(axis=0)
+    return {region: (rules[winners[k]], float(means[winners[k], k])) for k, region in enumerate(form.scored)}
 
 
 def scores(cases: Sequence[Case], form: CaseForm) -> tuple[tuple[Rule, ...], F64]:
@@ -98,47 +102,55 @@ def _masks(case: Case, template: F32, form: CaseForm) -> Iterator[tuple[Rule, Ma
             mask[inside] = values
             yield Rule(name, channel, part, largest=False), mask
             piece = np.zeros(case.grid, bool)
-            piece[box] = _largest(mask[box])
+            piece[box] = _largest(mask[box]) if values.mean() < _MOST else mask[box]
             yield Rule(name, channel, part, largest=True), piece
 
 
 def _parts(case: Case, channel: int, template: F32, inside: Mask) -> Iterator[tuple[str, str, Mask]]:
     """Each rule's name, the part it takes, and which of the voxels `inside` those are."""
-    values = case.image[channel][inside]
-    once = otsu(values)
-    yield "otsu", "bright", values > once
-    yield "otsu", "dark", values <= once
-    yield "otsu-twice", "bright", values > otsu(values[values > once])
-    yield "otsu-twice", "dark", values <= otsu(values[values <= once])
-    edges = kmeans_edges(values)
-    for cluster in range(KMEANS):
-        yield "k-means", f"cluster {cluster + 1} of {KMEANS}", np.digitize(values, edges) == cluster
-    differences = {"template": _smoothed(case.image[channel], inside) - template[inside]}
-    mirrored = _mirrored(case, channel, inside)
+    levels = _levels(case.image[channel][inside])
+    counts = np.bincount(levels, minlength=BINS)
+    once = otsu(counts)
+    yield "otsu", "bright", levels > once
+    yield "otsu", "dark", levels <= once
+    yield "otsu-twice", "bright", levels > once + 1 + otsu(counts[once + 1 :])
+    yield "otsu-twice", "dark", levels <= otsu(counts[: once + 1])
+    cluster = kmeans(counts)[levels]
+    for number in range(KMEANS):
+        yield "k-means", f"cluster {number + 1} of {KMEANS}", cluster == number
+    smoothed = ndimage.gaussian_filter(case.image[channel], _SMOOTH)
+    differences = {"template": smoothed[inside] - template[inside]}
+    mirrored = _mirrored(smoothed, case, inside)
     if mirrored is not None:
-        differences["mirror"] = _smoothed(case.image[channel], inside) - mirrored
+        differences["mirror"] = smoothed[inside] - mirrored
     for name, difference in differences.items():
         for part, side in (("brighter", difference), ("darker", -difference)):
-            above = side[side > 0]
-            yield name, part, side > (otsu(above) if len(above) else np.inf)
+            levels = _levels(np.maximum(side, 0))
+            counts = np.bincount(levels, minlength=BINS)
+            counts[0] = 0  # the other side
+            yield name, part, levels > otsu(counts)
 
 
-def _smoothed(channel: F32, inside: Mask) -> F32:
-    """Lightly smoothed, so that a difference of two noisy images is not all noise."""
-    return np.asarray(ndimage.gaussian_filter(channel, 0.6)[inside], np.float32)
+def _levels(values: F32) -> NDArray[np.uint8]:
+    """Values in BINS steps between their 0.2 and 99.8 % quantiles: every rule below works on counts."""
+    low, high = np.quantile(values[:: max(1, len(values) // 5000)], (0.002, 0.998))
+    scaled = (values - low) * ((BINS - 1) / max(float(high - low), 1e-9))
+    return np.asarray(np.clip(scaled, 0, BINS - 1), np.uint8)
 
 
-def _mirrored(case: Case, channel: int, inside: Mask) -> F32 | None:
+def _mirrored(smoothed: F32, case: Case, inside: Mask) -> F32 | None:
     """The channel reflected left to right about the middle of the head, at the voxels `inside`."""
     axis = next((k for k, letter in enumerate(case.orientation) if letter in "RL"), None)
     if axis is None:
         return None
     along = inside.sum(axis=tuple(k for k in range(inside.ndim) if k != axis))
     middle = float(np.average(np.arange(len(along)), weights=along))
-    flipped = np.flip(ndimage.gaussian_filter(case.image[channel], 0.6), axis)
-    move = [0.0] * inside.ndim
-    move[axis] = 2 * middle - (len(along) - 1)
-    return np.asarray(ndimage.shift(flipped, move, order=1)[inside], np.float32)
+    where = np.clip(2 * middle - np.arange(len(along)), 0, len(along) - 1.001)
+    low = where.astype(np.int64)
+    shape = [-1 if k == axis else 1 for k in range(inside.ndim)]
+    part = (where - low).astype(np.float32).reshape(shape)
+    reflected = np.take(smoothed, low, axis) * (1 - part) + np.take(smoothed, low + 1, axis) * part
+    return np.asarray(reflected[inside], np.float32)
 
 
 @final
@@ -170,33 +182,33 @@ def _largest(mask: Mask) -> Mask:
     return np.asarray(pieces == sizes.argmax())
 
 
-def otsu(values: F32) -> float:
-    """The threshold that parts values into two classes with the least variance within (Otsu 1979)."""
-    if len(values) < 2 or values.min() == values.max():
-        return float(values.max()) if len(values) else 0.0
-    counts, edges = np.histogram(values, BINS)
-    centres = (edges[:-1] + edges[1:]) / 2
-    below = np.cumsum(counts)
-    sums = np.cumsum(counts * centres)
-    above = below[-1] - below
+def otsu(counts: NDArray[np.int64]) -> int:
+    """The last bin of the lower of two classes with the least variance within them (Otsu 1979).
+
+    With fewer than two bins filled there is nothing to part: the last filled one, or 0.
+    """
+    filled = np.flatnonzero(counts)
+    if len(filled) < 2:
+        return int(filled[-1]) if len(filled) else 0
+    below = np.cumsum(counts)[:-1].astype(np.float64)
+    sums = np.cumsum(counts * np.arange(len(counts)))
+    above = counts.sum() - below
     with np.errstate(invalid="ignore", divide="ignore"):
-        between = below * above * (sums / below - (sums[-1] - sums) / above) ** 2
-    return float(edges[1 + int(np.nanargmax(between[:-1]))])
+        between = below * above * (sums[:-1] / below - (sums[-1] - sums[:-1]) / above) ** 2
+    return int(np.nanargmax(between))
 
 
-def kmeans_edges(values: F32) -> F64:
-    """The KMEANS - 1 borders of one-dimensional k-means, started at quantiles (Lloyd 1982), on a histogram."""
-    low, high = np.quantile(values, (0.002, 0.998))
-    counts, edges = np.histogram(np.clip(values, low, high), BINS)
-    centres = (edges[:-1] + edges[1:]) / 2
-    means = np.quantile(values, (np.arange(KMEANS) + 0.5) / KMEANS)
-    for _ in range(30):
-        borders = (means[1:] + means[:-1]) / 2
-        cluster = np.digitize(centres, borders)
-        weight = np.bincount(cluster, counts, KMEANS)
-        moved = np.bincount(cluster, counts * centres, KMEANS) / np.maximum(weight, 1)
-        moved = np.where(weight > 0, moved, means)
-        if np.allclose(moved, means):
+def kmeans(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The cluster of each bin, 0 … KMEANS - 1 from dark to bright: k-means of one number (Lloyd 1982)."""
+    bins = np.arange(len(counts))
+    shares = np.cumsum(counts) / max(counts.sum(), 1)
+    means = np.searchsorted(shares, (np.arange(KMEANS) + 0.5) / KMEANS).astype(np.float64)
+    for _ in range(50):
+        cluster = np.searchsorted((means[1:] + means[:-1]) / 2, bins)
+        weights = np.bincount(cluster, counts, KMEANS)
+        moved = np.bincount(cluster, counts * bins, KMEANS) / np.maximum(weights, 1)
+        moved = np.sort(np.where(weights > 0, moved, means))
+        if np.array_equal(moved, means):
             break
-        means = np.sort(moved)
-    return np.asarray((means[1:] + means[:-1]) / 2, np.float64)
+        means = moved
+    return np.searchsorted((means[1:] + means[:-1]) / 2, bins)
