@@ -30,13 +30,16 @@ class Finding:
     do: str = ""
 
 
-def examine(runs: Path) -> tuple[Finding, ...]:
-    """Every check. `runs` is the folder that runs are written to; it need not be there."""
+def examine(runs: Path, as_set: Mapping[str, str | None] = AS_SET) -> tuple[Finding, ...]:
+    """Every check. `runs` is the folder that runs are written to; it need not be there.
+
+    `as_set`: the thread variables as the user had them.
+    """
     return (
         _python(),
         *_libraries(),
         _no_torchvision(),
-        *_threads(AS_SET),
+        *_threads(as_set),
         _telemetry(),
         _cores(),
         _memory(),

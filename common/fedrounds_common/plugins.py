@@ -92,6 +92,8 @@ class Shelf(Generic[T]):
         """
         name = table.get("name")
         known = self.names(folders)
+        if name is None and known:
+            return None, [Fault(f"{key}.name", f"must be given: one of {', '.join(known)}")]
         if name not in known:
             return None, [Fault(f"{key}.name", choice_message(name, known))]
         kind = self.find(str(name), folders)
@@ -228,7 +230,9 @@ def _fault(entry: Any, key: str, kind: type[Any]) -> Fault:
     if entry["type"] == "literal_error":
         allowed = [word.strip(" '") for word in entry["ctx"]["expected"].replace(" or ", ", ").split(",")]
         return Fault(dotted, choice_message(entry["input"], allowed))
-    if entry["type"] == "missing":
+    if entry["type"] == "unexpected_keyword_argument":
+        return Fault(dotted, "there is no such key")
+    if entry["type"] in ("missing", "missing_argument"):
         return Fault(dotted, "must be given")
     message = entry["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     for theirs, ours in _PLAIN_WORDS.items():

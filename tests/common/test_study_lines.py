@@ -13,7 +13,17 @@ from fedrounds_common.study.lines import line_of, lines_of
 WORDS = st.sampled_from(["a", "b", "rounds", "spacing_mm", "T1-ce", "7"])
 QUOTED = st.sampled_from(['"with space"', "'lit eral'", '"esc\\"aped"', '"\\u0041"'])
 SCALARS = st.sampled_from(
-    ["1", "-2.5e-3", "true", "nan", '"#no comment"', "'it\"s'", '"""one\ntwo"""', "'''a\n'b'\n'''", "1979-05-27T07:32:00Z"]
+    [
+        "1",
+        "-2.5e-3",
+        "true",
+        "nan",
+        '"#no comment"',
+        "'it\"s'",
+        '"""one\ntwo"""',
+        "'''a\n'b'\n'''",
+        "1979-05-27T07:32:00Z",
+    ]
 )
 GAPS = st.sampled_from(["", "\n", "# [not.a.table]\n", "\n\n# x = 1\n"])
 

@@ -56,7 +56,7 @@ def test_the_short_form_of_a_table_can_be_set_further() -> None:
 
 @pytest.mark.parametrize("setting", ["rounds", "=5", "training..rounds=5", "training.=1"])
 def test_what_is_not_key_equals_value_is_refused(setting: str) -> None:
-    with pytest.raises(UsageError, match="key=value, e.g. training.rounds=5"):
+    with pytest.raises(UsageError, match=r"key=value, e\.g\. training\.rounds=5"):
         override({}, [setting])
 
 

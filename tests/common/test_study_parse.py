@@ -124,6 +124,7 @@ def test_the_message_of_several_faults_has_one_line_each_and_names_the_file() ->
         ("[cases]\nlabels = { a = 1, b = 1 }", "4 cases.labels: {'a': 1, 'b': 1}: at least one is wanted, and no value twice"),
         ("[cases]\nlabels = { a = 0 }", "4 cases.labels.a: 0: must be greater than or equal to 1"),
         ("[cases]\nregions = { ET = ['core'] }", "4 cases.regions.ET: ['core']: names of labels wanted (target)"),
+        ("[cases]\nlabels = { mean = 1 }", "4 cases.labels.mean: another name is wanted: the row of means is called so"),
         ("[cases]\nspacing_mm = [1]", "4 cases.spacing_mm: [1.0]: 3 numbers wanted, one a dimension"),
         ("[cases]\norientation = 'RSA'", "4 cases.orientation: 'RSA' is not one of RAS, LPS, LAS (did you mean 'RAS'?)"),
         ("[strategy]\nname = 'fedavgg'\nmu = 1", "4 strategy.name: 'fedavgg' is not one of fedavg, fedavgm, fedprox (did you mean 'fedavg'?)"),
@@ -173,7 +174,9 @@ def test_a_newer_format_is_refused_with_both_numbers_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("found", ["0", "-3"])
 def test_a_format_that_never_was_is_refused(found: str) -> None:
-    assert fault_of(f'format = {found}\nname = "x"\n') == f"1 format: {found}: there is no such format; write format = 1"
+    assert (
+        fault_of(f'format = {found}\nname = "x"\n') == f"1 format: {found}: there is no such format; write format = 1"
+    )
 
 
 def test_wrong_fields_do_not_hide_the_rules_between_the_others() -> None:
@@ -217,9 +220,11 @@ def test_a_strategy_that_reads_each_update_cannot_stand_beside_a_channel_that_hi
         (tmp_path / kind).mkdir()
         (tmp_path / kind / "own.py").write_text(text)
     text = HEAD + 'strategy = "own"\n[wire]\nchannel = "own"\n'
-    with pytest.raises(StudyError, match="'own' reads each site's update, and wire.channel 'own' hides them"):
+    with pytest.raises(StudyError, match=r"'own' reads each site's update, and wire\.channel 'own' hides them"):
         parse_study(text, Path("study.toml"), plugins=[tmp_path])
-    assert parse_study(HEAD + 'strategy = "own"\n', Path("s.toml"), plugins=[tmp_path]).study.strategy == {"name": "own"}
+    assert parse_study(HEAD + 'strategy = "own"\n', Path("s.toml"), plugins=[tmp_path]).study.strategy == {
+        "name": "own"
+    }
 
 
 def test_a_plug_in_that_lacks_a_method_is_told_which(tmp_path: Path) -> None:
@@ -227,7 +232,9 @@ def test_a_plug_in_that_lacks_a_method_is_told_which(tmp_path: Path) -> None:
     (tmp_path / "strategies/own.py").write_text(
         "from fedrounds_common.strategy import Strategy\nclass Own(Strategy):\n    pass\n"
     )
-    with pytest.raises(UsageError, match="holds 0 classes of Strategy; exactly one; still to be written in it: aggregate"):
+    with pytest.raises(
+        UsageError, match="holds 0 classes of Strategy; exactly one; still to be written in it: aggregate"
+    ):
         parse_study(HEAD + 'strategy = "own"\n', Path("study.toml"), plugins=[tmp_path])
 
 

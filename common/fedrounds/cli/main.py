@@ -10,6 +10,7 @@ import tempfile
 import traceback
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -48,12 +49,12 @@ def run() -> None:
     sys.exit(main(sys.argv[1:]))
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run one command, print its answer or its error, and return the exit status."""
+def main(arguments: Sequence[str], commands: typer.Typer = app) -> int:
+    """Run one of the commands, print its answer or its error, and return the exit status."""
     quiet()
     style = style_of(arguments)
     try:
-        answer = _call(arguments)
+        answer = _call(arguments, commands)
         if isinstance(answer, Answer):
             show(answer, style)
             return answer.status
@@ -70,8 +71,8 @@ def main(arguments: Sequence[str]) -> int:
         return _failure(error, style)
 
 
-def _call(arguments: Sequence[str]) -> Any:
-    command = typer.main.get_command(app)
+def _call(arguments: Sequence[str], commands: typer.Typer) -> Any:
+    command = typer.main.get_command(commands)
     return command.main(
         list(arguments), prog_name="fedrounds", standalone_mode=False, help_option_names=["-h", "--help"]
     )
@@ -79,8 +80,7 @@ def _call(arguments: Sequence[str]) -> Any:
 
 def style_of(arguments: Sequence[str]) -> Literal["text", "json"]:
     """What `--format` says, also when the rest of the line cannot be read."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
-    asked = any(word == "--format=json" or (word == "--format" and then == "json") for word, then in pairs)
+    asked = "--format=json" in arguments or ("--format", "json") in pairwise(arguments)
     return "json" if asked else "text"
 
 

@@ -9,7 +9,7 @@ import click
 import typer
 
 from fedrounds.cli.files import built_in_studies, open_study
-from fedrounds.cli.frame import Answer, Plugins, Settings, group, table, verb
+from fedrounds.cli.frame import Answer, Plugins, Settings, group, say, table, verb
 from fedrounds_common.errors import DONE, StudyError, UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fedrounds_sites.simulation import Simulation
 
 TEMPLATES = Path(__file__).parent / "templates"
-LIKE = ("phantom", "nifti", "pairs", "dicom")
+LIKE = ("phantom", "nifti", "pairs")
 
 File = Annotated[
     str, typer.Argument(metavar="STUDY", help="A study file, or the name of a built-in study.", autocompletion=built_in_studies)
@@ -85,6 +85,7 @@ def _with_data(
     from fedrounds.check import check_data
     from fedrounds_common.errors import DataError
 
+    say("building the network and reading every case …")
     found = check_data(read.study, simulation, folders)
     rows = [(site.name, site.cases, site.cases - len(site.bad)) for site in found.sites]
     bad = [(site.name, error) for site in found.sites for error in site.bad]
@@ -115,6 +116,9 @@ def _register_show(study: typer.Typer) -> None:
 
         read, simulation = open_study(file, settings, plugins)
         rehearsal = plain(simulation)
+        # each plug-in's own defaults too, as the agreed half has them
+        rehearsal["reader"] = {"name": rehearsal["reader"]["name"], **plain(simulation.build_reader(plugins or ()))}
+        rehearsal["partition"] = {"name": rehearsal["partition"]["name"], **plain(simulation.build_partition())}
         text = resolved_toml(read.study, rehearsal, read.origins)
         values = agreed_tables(read.study) | {"simulation": rehearsal}
         return Answer({"study": values, "origins": dict(read.origins), "digest": digest(read.study)}, text)

@@ -74,6 +74,11 @@ class CaseForm:
             if unknown or not names:
                 wanted = f"names of labels wanted ({', '.join(self.labels)})"
                 rules.append(((f"regions.{region}", "regions", "labels"), f"{list(names)}: {wanted}"))
+        rules += [
+            ((f"{key}.mean", key), "another name is wanted: the row of means is called so")
+            for key in ("labels", "regions")
+            if "mean" in getattr(self, key)
+        ]
         if self.spacing_mm is not None and len(self.spacing_mm) != self.dims:
             wanted = f"{self.dims} numbers wanted, one a dimension"
             rules.append((("spacing_mm", "dims"), f"{list(self.spacing_mm)}: {wanted}"))
