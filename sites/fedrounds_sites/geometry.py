@@ -101,6 +101,12 @@ def labels_onto(labels: U8, affine: F64, grid: Sequence[int], target: F64) -> U8
     return result
 
 
+def corners(grid: Sequence[int]) -> F64:
+    """The corner voxels of a grid of three axes, (4, 8), homogeneous."""
+    ends = np.meshgrid(*((0, size - 1) for size in grid), [1], indexing="ij")
+    return np.stack([axis.ravel() for axis in ends]).astype(np.float64)
+
+
 def _lines(
     old: Sequence[int], affine: F64, grid: Sequence[int], target: F64
 ) -> tuple[tuple[int, ...], tuple[F64, ...]]:

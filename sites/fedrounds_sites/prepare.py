@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrounds_common.case import F32, F64, U8, Case, LabelMap
-from fedrounds_common.errors import CaseError
+from fedrounds_common.errors import CaseError, DataError
 from fedrounds_common.study.tables import CaseForm
 from fedrounds_sites.geometry import labels_onto, onto, respaced, turned
 
@@ -123,6 +123,13 @@ def restore(array: U8 | F32, prepared: Case, original: Case) -> U8 | F32:
     Raises:
         DataError: FR-D27 the one is not made from the other.
     """
+    if array.shape[array.ndim - len(prepared.grid) :] != prepared.grid:
+        raise DataError(
+            "FR-D27",
+            f"a prediction of shape {array.shape}",
+            wanted=f"the prepared grid {prepared.grid}",
+            do="restore a prediction onto the case it was made from",
+        )
     if array.dtype == np.uint8:
         labels: NDArray[np.uint8] = array.astype(np.uint8, copy=False)
         return labels_onto(labels, prepared.affine, original.grid, original.affine)

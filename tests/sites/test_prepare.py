@@ -368,6 +368,8 @@ def test_a_prediction_of_another_case_is_refused() -> None:
     tilted = replace(case, affine=affine_of("RAS", (1, 1, 1), 30))
     with pytest.raises(DataError, match="FR-D27"):
         restore(case.image, case, tilted)
+    with pytest.raises(DataError, match=r"FR-D27.*\(1, 9, 10, 10\)"):
+        restore(case.image[:, 1:], case, case)
 
 
 def test_turning_reads_the_nearest_direction_of_an_oblique_axis() -> None:
