@@ -97,17 +97,17 @@ class Segmentation(Task):
     ) -> Prediction:
         """Slide windows of `training.patch` over the content box; outside of it is background.
 
+        Without a patch: the whole grid at once, as in training.
         Probabilities: one entry a region; or background and then one a label.
         """
         import torch
 
         from fedrounds_common import windows
 
-        patch = training.patch or case.grid[-form.dims :]
+        first = len(case.grid) - form.dims  # 1 for a stack: its slices are not windowed
+        window = training.patch or case.grid[first:]
         box = sampling.index_of(case).box
-        first = len(case.grid) - form.dims
-        box = (*box[:first], *sampling.grown(box[first:], patch, case.grid[first:]))
-        window = patch if training.patch else tuple(span.stop - span.start for span in box[first:])
+        box = (*box[:first], *sampling.grown(box[first:], window, case.grid[first:]))
         image = torch.from_numpy(np.ascontiguousarray(case.image[(slice(None), *box)]))
         image = image.movedim(1, 0) if _stacked(case, form) else image[None]  # slices are a batch, a volume one image
         with windows.judging(network, training.amp) as function:
