@@ -132,7 +132,7 @@ def _of_single_sites(model: str, theirs: Mapping[str, Sequence[MetricRow]], ever
     """Models that one site trained: each at its own hospital, and the best of those judged everywhere."""
     found = []
     home = [row for place, group in theirs.items() for row in group if row.site == place]
-    if home:
+    if home and len(theirs) > 1:
         label = "personal" if model == "personal" else f"own {model}"
         found.append(_contestant(label, model, "each", home, "each hospital's own model at that hospital"))
     full = {place: group for place, group in theirs.items() if everywhere and everywhere <= {row.site for row in group}}
@@ -162,15 +162,27 @@ def _goodness(rows: Sequence[MetricRow]) -> float:
 
 def standings(rows: Iterable[MetricRow], metric: str, cohort: str, seed: int = 0) -> tuple[Standing, ...]:
     """Every model on every hospital it was judged at, by region and then in the order of tables."""
-    kept = tuple(rows)
-    found = contestants(kept, metric, cohort)
-    regions = regions_of(row for row in kept if row.metric == metric and row.cohort == cohort)
-    return tuple(
-        _standing((one,), region, sorted(one.values(region)), seed)
-        for region in regions
-        for one in found.values()
-        if one.values(region)
-    )
+    return standings_of_runs((tuple(rows),), metric, cohort, seed)
+
+
+def standings_of_runs(
+    runs: Sequence[Sequence[MetricRow]], metric: str, cohort: str, seed: int = 0
+) -> tuple[Standing, ...]:
+    """As `standings`, for several runs of one study: a hospital's value is its mean over the runs."""
+    found = [contestants(rows, metric, cohort) for rows in runs]
+    labels = [label for label in found[0] if all(label in one for one in found)] if found else []
+    made = []
+    for region in _regions(runs, metric, cohort):
+        for label in labels:
+            models = [one[label] for one in found]
+            sites = common_sites(models, region)
+            if sites:
+                made.append(_standing(models, region, sites, seed))
+    return tuple(made)
+
+
+def _regions(runs: Sequence[Sequence[MetricRow]], metric: str, cohort: str) -> tuple[str, ...]:
+    return regions_of(row for rows in runs for row in rows if row.metric == metric and row.cohort == cohort)
 
 
 def compare(rows: Iterable[MetricRow], metric: str, cohort: str, seed: int = 0) -> tuple[Comparison, ...]:
@@ -178,10 +190,10 @@ def compare(rows: Iterable[MetricRow], metric: str, cohort: str, seed: int = 0) 
 
     `untrained` is left out: a gain over random weights says nothing.
     """
-    return compare_runs((tuple(rows),), metric, cohort, seed)
+    return compare_of_runs((tuple(rows),), metric, cohort, seed)
 
 
-def compare_runs(
+def compare_of_runs(
     runs: Sequence[Sequence[MetricRow]], metric: str, cohort: str, seed: int = 0
 ) -> tuple[Comparison, ...]:
     """As `compare`, for several runs of one study: a hospital's value is its mean over the runs.
@@ -193,10 +205,9 @@ def compare_runs(
         return ()
     labels = [label for label in found[0] if all(label in one for one in found)]
     labels = [label for label in labels if label not in (CONSENSUS, UNTRAINED)]
-    regions = regions_of(row for rows in runs for row in rows if row.metric == metric and row.cohort == cohort)
     pairs = (
         _pair([one[CONSENSUS] for one in found], [one[label] for one in found], region, seed)
-        for region in regions
+        for region in _regions(runs, metric, cohort)
         for label in labels
     )
     return tuple(pair for pair in pairs if pair is not None)
@@ -207,10 +218,7 @@ def _pair(ours: Sequence[Contestant], theirs: Sequence[Contestant], region: str,
     if not sites:
         return None
     consensus, other = _standing(ours, region, sites, seed), _standing(theirs, region, sites, seed)
-    by_run = [
-        vector_of(our, region, sites) - vector_of(their, region, sites) for our, their in zip(ours, theirs, strict=True)
-    ]
-    differences = np.mean(by_run, axis=0)
+    differences = mean_over(ours, region, sites) - mean_over(theirs, region, sites)
     gains = -differences if other.metric in LOWER_IS_BETTER else differences
     return Comparison(
         consensus,
@@ -218,7 +226,7 @@ def _pair(ours: Sequence[Contestant], theirs: Sequence[Contestant], region: str,
         interval(differences, sites, seed),
         consensus.by_cases.value - other.by_cases.value,
         int(np.count_nonzero(gains > 0)),
-        tuple(float(np.mean(one)) for one in by_run),
+        tuple(our - their for our, their in zip(consensus.per_run, other.per_run, strict=True)),
         theirs[0].note if len(theirs) == 1 else "",
     )
 
@@ -228,14 +236,19 @@ def common_sites(models: Sequence[Contestant], region: str) -> list[str]:
     return sorted(set.intersection(*(set(one.values(region)) for one in models)))
 
 
+def mean_over(models: Sequence[Contestant], region: str, sites: Sequence[str]) -> F64:
+    """One value a hospital, its mean over the same model of several runs, (len(sites),)."""
+    mean: F64 = np.mean([vector_of(one, region, sites) for one in models], axis=0)
+    return mean
+
+
 def vector_of(one: Contestant, region: str, sites: Sequence[str]) -> F64:
     return np.array([one.rows[region, site].value for site in sites], np.float64)
 
 
 def _standing(models: Sequence[Contestant], region: str, sites: Sequence[str], seed: int) -> Standing:
     """The mean over `sites` of one model, or of the same model in several runs."""
-    vectors = [vector_of(one, region, sites) for one in models]
-    values = np.mean(vectors, axis=0)
+    values = mean_over(models, region, sites)
     rows = [one.rows[region, site] for one in models for site in sites]
     first = models[0]
     worst = int(np.argmax(values) if rows[0].metric in LOWER_IS_BETTER else np.argmin(values))
@@ -248,7 +261,7 @@ def _standing(models: Sequence[Contestant], region: str, sites: Sequence[str], s
         rows[0].metric,
         interval(values, sites, seed),
         _by_cases(models, region, rows),
-        tuple(float(np.mean(vector)) for vector in vectors),
+        tuple(float(np.mean(vector_of(one, region, sites))) for one in models),
         len(sites),
         sum(row.n for row in rows),
         sum(row.empty for row in rows),

@@ -10,7 +10,7 @@ from typing import final
 import numpy as np
 
 from fedrounds_common.case import F64
-from fedrounds_server.compare import common_sites, contestants, vector_of
+from fedrounds_server.compare import common_sites, contestants, mean_over
 from fedrounds_server.intervals import Interval, interval, resampled, worth
 from fedrounds_server.tables import LOWER_IS_BETTER, MEAN, MetricRow
 
@@ -46,9 +46,7 @@ def gap_of_runs(
     sites = common_sites([one[name] for one in found for name in NAMES], region)
     if not sites:
         return None
-    initial, consensus, pooled = (
-        np.mean([vector_of(one[name], region, sites) for one in found], axis=0) for name in NAMES
-    )
+    initial, consensus, pooled = (mean_over([one[name] for one in found], region, sites) for name in NAMES)
     way, gone = pooled - initial, consensus - initial
     share, note = _share(gone, way, sites, seed, metric)
     left = interval(consensus - pooled, sites, seed)

@@ -102,7 +102,7 @@ def _differences(axes: Axes, every: Sequence[Standing], pairs: Mapping[str, Comp
         if pair is None:
             if one.label != "consensus":
                 axes.annotate(
-                    "no gain is printed", (1.02, index), xycoords=("axes fraction", "data"), va="center", fontsize=6.5
+                    "no gain printed", (1.02, index), xycoords=("axes fraction", "data"), va="center", fontsize=6.5
                 )
             continue
         shown_one = pair.shown

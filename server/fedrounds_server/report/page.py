@@ -17,6 +17,7 @@ from fedrounds_server.report.folder import RunView, read_run
 from fedrounds_server.report.results import (
     failures_table,
     gap_of,
+    gap_sentence,
     hospital_tables,
     left_out_table,
     measures_table,
@@ -148,7 +149,7 @@ def _holds(one: Section) -> bool:
 
 def _gap(run: RunView) -> list[str]:
     way = gap_of(run)
-    return [words.gap_sentence(way)] if way is not None else []
+    return [gap_sentence(way)] if way is not None else []
 
 
 def _study(run: RunView) -> str:

@@ -27,6 +27,7 @@ from fedrounds_server.tables import (
     shown_bytes,
     shown_difference,
     shown_interval,
+    shown_percent,
     shown_seconds,
     word_of,
 )
@@ -86,7 +87,7 @@ def _model_row(one: Standing, pair: Comparison | None) -> tuple[str, ...]:
     if pair is not None:
         beside = (difference_of(pair), f"{pair.better} of {pair.other.hospitals}", pair.verdict)
     elif one.model == "untrained":
-        beside = (MISSING, MISSING, "random weights: no gain is printed")
+        beside = (MISSING, MISSING, "no gain printed")
     else:
         beside = (MISSING, MISSING, "")
     return (
@@ -110,6 +111,18 @@ def comparisons(run: RunView) -> tuple[Comparison, ...]:
 
 def gap_of(run: RunView) -> Gap | None:
     return gap(run.rows, run.metric, judged_cohort(run), main_region(run), run.seed)
+
+
+def gap_sentence(way: Gap) -> str:
+    """How much of the gap from initial to pooled is closed, and what is left of it."""
+    left = f"consensus − pooled = {shown_difference(way.left.value, way.left.low, way.left.high)}"
+    if math.isnan(way.share.value):
+        return f"The share of the gap from initial to pooled cannot be given ({way.note}); {left}."
+    percent = shown_percent(way.share.value)
+    if not math.isnan(way.share.low):
+        percent += f" [{shown_percent(way.share.low)}, {shown_percent(way.share.high)}]"
+    note = f" ({way.note})" if "share has no interval" in way.note else ""
+    return f"It closes {percent} of the gap from initial to pooled{note}; {left}."
 
 
 def regions_table(run: RunView) -> Table | None:

@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedrounds_server.compare import Standing, standings
-from fedrounds_server.gap import Gap
 from fedrounds_server.intervals import worth
 from fedrounds_server.report.folder import RunView
 from fedrounds_server.report.hospitals import main_region
 from fedrounds_server.report.models import judged_cohort, where
-from fedrounds_server.report.results import comparisons, gap_of, text_of
+from fedrounds_server.report.results import comparisons, gap_of, gap_sentence, text_of
 from fedrounds_server.report.rounds import traffic
 from fedrounds_server.report.style import count_of
 from fedrounds_server.tables import (
@@ -20,14 +19,19 @@ from fedrounds_server.tables import (
     MEAN,
     digits_of,
     shown_bytes,
-    shown_difference,
-    shown_percent,
     shown_seconds,
     word_of,
 )
 
+# the exit statuses of `fedrounds_common.errors`, as a reader of a report needs them
 ENDS = {
-    0: "done",
+    1: "a fault of this program",
+    3: "the study file has faults",
+    4: "the data could not be used",
+    5: "this machine lacks something",
+    6: "a fault of the network",
+    7: "a hospital refused",
+    8: "the privacy budget would be passed",
     9: "finished, but not with all hospitals or cases",
     10: "stopped by a limit",
     11: "fewer hospitals than the minimum: no consensus was made",
@@ -62,10 +66,13 @@ def ended(run: RunView) -> str:
 
 def took_part(run: RunView) -> str:
     """Whether everything planned was there; the tables below name what was not."""
-    failed, left_out = run.status.get("failed"), run.status.get("left_out_cases")
-    if failed or left_out:
+    if run.status.get("failed") or run.status.get("left_out_cases"):
         return "Not everything that was planned took part:"
-    return "Every hospital finished, and no case was left out."
+    if run.status.get("state") == "done":
+        return "Every hospital finished, and no case was left out."
+    # the message may hold a path of the machine it was raised on; a report is sent around
+    code = run.status.get("code")
+    return "The run did not reach its end" + (f" ({code}: fedrounds explain {code} says why)." if code else ".")
 
 
 def in_short(run: RunView) -> tuple[str, ...]:
@@ -127,18 +134,6 @@ def _and(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def gap_sentence(way: Gap) -> str:
-    """How much of the gap from initial to pooled is closed, and what is left of it."""
-    left = f"consensus − pooled = {shown_difference(way.left.value, way.left.low, way.left.high)}"
-    if math.isnan(way.share.value):
-        return f"The share of the gap from initial to pooled cannot be given ({way.note}); {left}."
-    percent = shown_percent(way.share.value)
-    if not math.isnan(way.share.low):
-        percent += f" [{shown_percent(way.share.low)}, {shown_percent(way.share.high)}]"
-    note = f" ({way.note})" if "share has no interval" in way.note else ""
-    return f"It closes {percent} of the gap from initial to pooled{note}; {left}."
-
-
 def facts(run: RunView) -> tuple[tuple[str, str], ...]:
     """What was asked, as pairs of a name and a value."""
     study, training = run.study, _table(run.study, "training")
@@ -160,7 +155,7 @@ def facts(run: RunView) -> tuple[tuple[str, str], ...]:
             "Data",
             "phantom: simulated images, no patients" if run.phantom else str(run.record.get("data", "not stated")),
         ),
-        ("Hospitals", f"{len(sites)}: {len(trained)} train, {len(run.held_out)} held out and never train"),
+        ("Hospitals", f"{len(sites)}: {len(trained)} train, {len(run.held_out) or 'none'} held out"),
         ("Cases judged", _judged(run)),
         ("Unit of splits and intervals", run.unit),
         ("Task", _plug_in(study, "task")),

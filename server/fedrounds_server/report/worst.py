@@ -53,6 +53,7 @@ def _show(axes: Axes, drawn: DrawnCase, picture: np.ndarray[tuple[int, ...], np.
     axes.imshow(picture)  # the site wrote panel names, labels and R and L into the pixels
     held_out = " (held-out)" if drawn.cohort == "held-out" else ""
     axes.set_title(f"{drawn.site}{held_out} · {drawn.case} · {score}", loc="left", fontsize=7)
+    axes.set_anchor("NW")
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():

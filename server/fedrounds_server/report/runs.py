@@ -1,0 +1,128 @@
+"""Several runs of one study in one table: seeds give mean ± sd, settings give rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+from fedrounds_common.errors import RunFileError
+from fedrounds_server.compare import (
+    Comparison,
+    Standing,
+    common_sites,
+    compare_of_runs,
+    contestants,
+    mean_over,
+    standings_of_runs,
+)
+from fedrounds_server.gap import gap_of_runs
+from fedrounds_server.intervals import FEW, interval, worth
+from fedrounds_server.report.folder import RunView, read_run
+from fedrounds_server.report.hospitals import main_region
+from fedrounds_server.report.models import judged_cohort, where
+from fedrounds_server.report.results import difference_of, gap_sentence
+from fedrounds_server.report.table import Table
+from fedrounds_server.tables import MISSING, digits_of, shown_difference, shown_spread, word_of
+
+
+def table_of_runs(runs: Sequence[Path], labels: Sequence[str] | None = None) -> Table:
+    """Each model's mean over hospitals, mean ± sd over runs, and the consensus's paired difference to it.
+
+    Args:
+        runs: run folders of one study: other seeds, other settings.
+        labels: one a run, its setting, e.g. "strategy.name=fedavg"; runs of one label are its seeds.
+            None: all runs are seeds of one setting.
+
+    Raises:
+        RunFileError: a folder is no run's, nothing was judged, or the runs have different primary measures.
+    """
+    views = [read_run(path, with_sites=False) for path in runs]
+    names = labels if labels is not None else [""] * len(views)
+    groups: dict[str, list[RunView]] = {}
+    for name, view in zip(names, views, strict=True):
+        groups.setdefault(name, []).append(view)
+    measures = {(view.metric, judged_cohort(view)) for view in views}
+    if len(measures) != 1 or not views[0].rows:
+        found = "; ".join(sorted(f"{metric} on {cohort or 'nothing'}" for metric, cohort in measures))
+        raise RunFileError("FR-F28", f"these runs judge {found}", wanted="runs of one study that judged the same")
+    [(metric, cohort)] = measures
+    settings = labels is not None
+    made = [(name, _rows(members, metric, cohort)) for name, members in groups.items()]
+    rows = tuple((name, *row) if settings else row for name, group in made for row in group)
+    columns = ("Model", "Runs", "Mean over hospitals", "Consensus minus it", "95 % interval", "Verdict")
+    phantom = " (phantom)" if any(view.phantom for view in views) else ""
+    return Table(
+        f"Mean {word_of(metric)} at {where(cohort)}{phantom}, mean ± standard deviation over runs",
+        ("Setting", *columns) if settings else columns,
+        rows,
+        frozenset({0, 1, 6}) if settings else frozenset({0, 5}),
+        frozenset(index for index, row in enumerate(rows) if "consensus" in row),
+        _note(groups, metric, cohort),
+    )
+
+
+def _rows(runs: Sequence[RunView], metric: str, cohort: str) -> list[tuple[str, ...]]:
+    tables = [run.rows for run in runs]
+    region, seed = main_region(runs[0]), runs[0].seed
+    pairs = {
+        one.other.label: one for one in compare_of_runs(tables, metric, cohort, seed) if one.other.region == region
+    }
+    every = [one for one in standings_of_runs(tables, metric, cohort, seed) if one.region == region]
+    return [_row(one, pairs.get(one.label)) for one in every]
+
+
+def _row(one: Standing, pair: Comparison | None) -> tuple[str, ...]:
+    digits = digits_of(one.metric) + 1
+    beside = (MISSING, MISSING, "")
+    if pair is not None:
+        # the mean itself stands in the column before: of the interval only the ends are needed
+        ends = difference_of(pair).split(" ", 1)[1] if not math.isnan(pair.difference.low) else MISSING
+        beside = (_spread(pair.per_run, digits, sign=True), ends, pair.verdict)
+    return (one.label, str(len(one.per_run)), _spread(one.per_run, digits), *beside)
+
+
+def _spread(values: Sequence[float], digits: int, sign: bool = False) -> str:
+    text = shown_spread(mean(values), stdev(values) if len(values) > 1 else math.nan, digits)
+    if sign:
+        text = "+" + text if mean(values) >= 0 else text.replace("-", "−")
+    return text
+
+
+def _note(groups: dict[str, list[RunView]], metric: str, cohort: str) -> str:
+    sentences = []
+    for name, members in groups.items():
+        prefix = f"{name}: " if name else ""
+        seeds = ", ".join(str(member.seed) for member in members)
+        sentences.append(f"{prefix}{'seeds' if len(members) > 1 else 'seed'} {seeds}.")
+        way = gap_of_runs([member.rows for member in members], metric, cohort, main_region(members[0]), members[0].seed)
+        if way is not None:
+            sentences.append(gap_sentence(way))
+    sentences += _between(groups, metric, cohort)
+    hospitals = max(one.hospitals for one in standings_of_runs([view.rows for view in _all(groups)], metric, cohort))
+    sentences.append("Intervals: a hospital's difference is its mean over runs; hospitals resampled 10,000 times.")
+    return " ".join([*sentences, worth(hospitals)]).strip()
+
+
+def _between(groups: dict[str, list[RunView]], metric: str, cohort: str) -> list[str]:
+    """The consensus of each setting minus that of the first, paired by hospital."""
+    (first, base), *others = groups.items()
+    region, seed = main_region(base[0]), base[0].seed
+    digits = digits_of(metric) + 1
+    sentences = []
+    for name, members in others:
+        ours, theirs = (
+            [contestants(run.rows, metric, cohort)["consensus"] for run in runs] for runs in (members, base)
+        )
+        sites = common_sites([*ours, *theirs], region)
+        differences = mean_over(ours, region, sites) - mean_over(theirs, region, sites)
+        found = interval(differences, sites, seed)
+        shows = len(sites) >= FEW and found.excludes_zero
+        text = shown_difference(found.value, found.low, found.high, digits)
+        sentences.append(f"Consensus, {name} minus {first}: {text}, {'shown' if shows else 'not shown'}.")
+    return sentences
+
+
+def _all(groups: dict[str, list[RunView]]) -> list[RunView]:
+    return [member for members in groups.values() for member in members]
