@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import annotated_types
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, TypeAdapter
 from pydantic.fields import FieldInfo
 
 import fedrounds_common
@@ -26,6 +26,7 @@ from fedrounds_common import shelves
 from fedrounds_common.plugins import Shelf
 from fedrounds_common.study import tables
 from fedrounds_sites import simulation
+from fedrounds_sites.partition import PARTITIONS
 
 TABLES: tuple[tuple[str, type], ...] = (
     ("cases", tables.CaseForm),
@@ -41,11 +42,12 @@ SHELVES: tuple[tuple[str, str, Shelf[Any]], ...] = (
     ("wire", "Codecs", shelves.CODECS),
     ("wire.channel", "Channels", shelves.CHANNELS),
     ("simulation.reader", "Readers", simulation.READERS),
-    ("simulation.partition", "Partitions", simulation.PARTITIONS),
+    ("simulation.partition", "Partitions", PARTITIONS),
 )
 WORDS: Mapping[Any, str] = {int: "integer", float: "number", str: "text", bool: "true or false", Path: "path"}
 BOUNDS = {annotated_types.Gt: "> {.gt}", annotated_types.Ge: "≥ {.ge}", annotated_types.Lt: "< {.lt}"}
 BOUNDS |= {annotated_types.Le: "≤ {.le}"}
+FIELDS = re.compile(r"^(?:Args|Attributes|Fields):\n((?:    .*\n?|\n)+)", re.MULTILINE)
 
 
 def write_reference(folder: Path) -> None:
@@ -79,17 +81,45 @@ def error_codes() -> Iterator[str]:
 
 
 def _prose(kind: type, prefix: str = "") -> list[str]:
-    text = (inspect.getdoc(kind) or "").removeprefix(prefix)
-    # a dataclass without a docstring gets its signature as one
-    return [] if text.startswith(f"{kind.__name__}(") else [text[:1].upper() + text[1:]]
+    """The docstring without its list of fields; a class without one is described by its file's."""
+    text = inspect.getdoc(kind) or ""
+    if not text or text.startswith(f"{kind.__name__}("):  # a dataclass without a docstring gets its signature
+        text = inspect.getdoc(sys.modules[kind.__module__]) or ""
+    if prefix and text.startswith(prefix):
+        text = text.removeprefix(prefix)
+        text = text[:1].upper() + text[1:]
+    return [FIELDS.sub("", text).strip()]
+
+
+def _said(kind: type) -> dict[str, str]:
+    """Field → its description in the docstring's list, if there is one."""
+    listed = FIELDS.search(inspect.getdoc(kind) or "")
+    if listed is None:
+        return {}
+    said: dict[str, str] = {}
+    several: list[str] = []
+    for line in listed[1].splitlines():
+        names, colon, text = line.strip().partition(": ")
+        if colon and line.startswith("    ") and line[4:5] != " ":
+            several = names.split(", ")  # `images, labels: ...` speaks of both
+            said |= dict.fromkeys(several, text)
+        elif said and line.strip():
+            said |= {name: f"{said[name]} {line.strip()}" for name in several}
+    return said
 
 
 def _fields(kind: type) -> Iterator[str]:
     hints = typing.get_type_hints(kind, include_extras=True)
-    rows = [(field.name, words(hints[field.name]), _default(field)) for field in dataclasses.fields(kind)]
+    said = _said(kind)
+    rows = [[f"`{field.name}`", words(hints[field.name]), _default(field)] for field in dataclasses.fields(kind)]
     if rows:
-        yield from ("| key | value | default |", "| --- | --- | --- |")
-        yield from (f"| `{name}` | {value} | {default} |" for name, value, default in rows)
+        yield from (
+            "| key | value | default |" + (" |" if said else ""),
+            "| --- | --- | --- |" + (" --- |" if said else ""),
+        )
+    for field, row in zip(dataclasses.fields(kind), rows, strict=True):
+        cells = [cell.replace("|", "\\|") for cell in (row + [said.get(field.name, "")] * bool(said))]
+        yield f"| {' | '.join(cells)} |"
     yield ""
 
 
@@ -110,7 +140,7 @@ def toml(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str | Path):
-        return f'"{value}"'
+        return f"'{value}'" if "\\" in str(value) else f'"{value}"'
     if isinstance(value, list | tuple):
         return "[" + ", ".join(toml(each) for each in value) + "]"
     if isinstance(value, Mapping):
@@ -125,7 +155,9 @@ def words(hint: Any) -> str:
     if get_origin(hint) is Annotated:
         kind, *notes = get_args(hint)
         bounds = [mark.format(note) for note in _flat(notes) for rule, mark in BOUNDS.items() if isinstance(note, rule)]
-        return " ".join([words(kind), ", ".join(bounds)]).strip()
+        # only such a validator takes TOML's missing null as a word
+        none = ' or `"none"`' if any(isinstance(note, BeforeValidator) for note in notes) else ""
+        return " ".join([words(kind), ", ".join(bounds)]).strip() + none
     if get_origin(hint) is Literal:
         return "one of " + ", ".join(f"`{toml(value)}`" for value in get_args(hint))
     if get_origin(hint) in (typing.Union, types.UnionType):
