@@ -101,14 +101,14 @@ class Progress:
 
     def _plan(self, facts: Facts) -> str:
         resumed = f", going on from round {self.first}" if self.first > 1 else ""
-        held_out = f", {facts['held_out']} more are held out" if facts.get("held_out") else ""
-        return f"{facts['sites']} sites train {self.rounds} rounds{held_out}{resumed}"
+        held_out = f", {facts['held_out']} held out" if facts.get("held_out") else ""
+        return f"{count(facts['sites'], 'training site')}, {count(self.rounds, 'round')}{held_out}{resumed}"
 
     def _round(self, facts: Facts) -> str:
         loss = "" if self.loss is None else f"  loss {self.loss:.3f}"
         left = self.left_s()
         then = f"  about {duration(left)} left" if left else ""
-        return f"round {self.round}/{self.rounds}  {facts['ok']} sites{loss}  {duration(facts['seconds'])}{then}"
+        return f"round {self.round}/{self.rounds}  {count(facts['ok'], 'site')}{loss}  {duration(facts['seconds'])}{then}"
 
     def _baseline(self, facts: Facts) -> list[str]:
         where = "" if facts["site"] == "all" else f" of {facts['site']}"
@@ -198,6 +198,10 @@ class Board:
         if len(order) > room:
             table.add_row(Text(f"and {len(order) - room} more", "dim"))
         return table
+
+
+def count(number: int, word: str) -> str:
+    return f"{number} {word}" + ("" if number == 1 else "s")
 
 
 def duration(seconds: float) -> str:
