@@ -108,7 +108,9 @@ class Progress:
         loss = "" if self.loss is None else f"  loss {self.loss:.3f}"
         left = self.left_s()
         then = f"  about {duration(left)} left" if left else ""
-        return f"round {self.round}/{self.rounds}  {count(facts['ok'], 'site')}{loss}  {duration(facts['seconds'])}{then}"
+        return (
+            f"round {self.round}/{self.rounds}  {count(facts['ok'], 'site')}{loss}  {duration(facts['seconds'])}{then}"
+        )
 
     def _baseline(self, facts: Facts) -> list[str]:
         where = "" if facts["site"] == "all" else f" of {facts['site']}"
