@@ -145,8 +145,7 @@ def test_without_a_patch_the_whole_grid_is_the_example() -> None:
 
 def test_without_a_patch_cases_of_two_grids_are_refused() -> None:
     with pytest.raises(UsageError, match=r"FR-U43 cases of different grids .*set training.patch, 3 numbers"):
-        for seed in range(20):
-            TASK.draw([case(), case(grid=(13, 12, 10))], TUMOUR, Training(), generator(seed))
+        [TASK.draw([case(), case(grid=(13, 12, 10))], TUMOUR, Training(), generator(seed)) for seed in range(20)]
 
 
 def test_a_patch_of_another_dimension_is_refused() -> None:
@@ -272,7 +271,8 @@ def test_a_prediction_covers_the_grid_and_is_background_off_the_content(
         outside = np.ones(one.grid, bool)
         outside[2:13, 2:11, 1:9] = False
         assert (prediction.labels[outside] == 0).all()
-        assert (prediction.probabilities[:, outside].T == ([1, 0, 0, 0] if form is PARTS else [0, 0, 0])).all()
+        expected = [1, 0, 0, 0] if form is PARTS else [0, 0, 0]
+        assert (prediction.probabilities[:, outside].T == np.array(expected)).all()
 
 
 def test_a_prediction_lies_where_its_image_lies() -> None:
