@@ -74,7 +74,7 @@ class RunView:
     @property
     def metric(self) -> str:
         """The primary measure, named in the study before the run."""
-        return str(_table(self.study, "evaluation").get("primary", "dice"))
+        return str(table_of(self.study, "evaluation").get("primary", "dice"))
 
     @property
     def seed(self) -> int:
@@ -93,10 +93,11 @@ class RunView:
     def held_out(self) -> frozenset[str]:
         """Hospitals that never train."""
         judged = {row.site for row in self.rows if row.cohort == "held-out" and row.site != "all"}
-        return frozenset(judged & {str(site) for site in _table(self.study, "cohort").get("held_out", ())})
+        return frozenset(judged & {str(site) for site in table_of(self.study, "cohort").get("held_out", ())})
 
 
-def _table(fields: Fields, name: str) -> Fields:
+def table_of(fields: Fields, name: str) -> Fields:
+    """The table of that name, empty where there is none."""
     table = fields.get(name)
     return table if isinstance(table, Mapping) else {}
 
@@ -180,8 +181,8 @@ def read_pictures(folder: Path, metric: str) -> tuple[DrawnCase, ...]:
 
 def _drawn(site: str, file: Path, metric: str) -> DrawnCase:
     says = _json(file.with_suffix(".json"))
-    values = _table(says, "values")
-    means = _table(values, MEAN) or next((table for table in values.values() if isinstance(table, Mapping)), {})
+    values = table_of(says, "values")
+    means = table_of(values, MEAN) or next((table for table in values.values() if isinstance(table, Mapping)), {})
     value = _float(means.get(metric, says.get(metric)))
     panels = says.get("panels")
     return DrawnCase(

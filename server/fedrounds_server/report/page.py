@@ -11,18 +11,15 @@ from typing import final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fedrounds_common.disk import write_text
-from fedrounds_server.report import words
+from fedrounds_server.report import honesty, words
 from fedrounds_server.report.figures import drawings
 from fedrounds_server.report.folder import RunView, read_run
-from fedrounds_server.report.results import (
+from fedrounds_server.report.results import gap_of, gap_sentence, models_table, regions_table
+from fedrounds_server.report.sites import (
     failures_table,
-    gap_of,
-    gap_sentence,
     hospital_tables,
     left_out_table,
     measures_table,
-    models_table,
-    regions_table,
     traffic_table,
 )
 from fedrounds_server.report.style import DPI, Drawing, save
@@ -131,10 +128,10 @@ def sections(run: RunView, figures: dict[str, Shown]) -> tuple[Section, ...]:
         Section("rounds", "Round by round", figures=of("curves", "traffic")),
         Section("worst", "The worst cases", figures=of("worst")),
         Section(
-            "left", "What left the hospitals", words.what_left(run), words.privacy(run), tables=_there(traffic_table(run))
+            "left", "What left the hospitals", honesty.what_left(run), honesty.privacy(run), tables=_there(traffic_table(run))
         ),
         Section("repeat", "How to repeat it", commands=words.commands(run), facts=words.versions(run), text=_study(run)),
-        Section("limits", "What this cannot show", points=words.limits(run)),
+        Section("limits", "What this cannot show", points=honesty.limits(run)),
     )  # fmt: skip
     return tuple(one for one in made if _holds(one))
 

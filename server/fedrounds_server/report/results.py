@@ -1,9 +1,8 @@
-"""The tables of a report: models beside the consensus, every hospital, every measure, every failure."""
+"""The tables of a report about models: each beside the consensus, by region, and the gap to pooled."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 
 from fedrounds_server.compare import Comparison, Standing, compare, standings
 from fedrounds_server.gap import Gap, gap
@@ -11,29 +10,18 @@ from fedrounds_server.intervals import Interval, worth
 from fedrounds_server.report.folder import RunView
 from fedrounds_server.report.hospitals import main_region
 from fedrounds_server.report.models import judged_cohort, where
-from fedrounds_server.report.rounds import traffic
 from fedrounds_server.report.table import Table
 from fedrounds_server.tables import (
-    ALL,
-    COHORTS,
-    LOWER_IS_BETTER,
     MEAN,
     MISSING,
-    WORDS,
-    MetricRow,
     digits_of,
-    final_rows,
-    regions_of,
-    shown_bytes,
     shown_difference,
     shown_interval,
     shown_percent,
-    shown_seconds,
     word_of,
 )
 
 NO_BREAK = "\u00a0"
-FEW_CASES = 10  # below this a hospital's mean says little, and the table says so
 
 
 def text_of(interval: Interval, digits: int) -> str:
@@ -57,7 +45,7 @@ def models_table(run: RunView) -> Table | None:
     hospitals = max(one.hospitals for one in every)
     notes = [f"{label}: {one.note}." for label, one in pairs.items() if one.note]
     return Table(
-        f"Mean {word} at {where(cohort)}{_phantom(run)}: each model, and the consensus minus it",
+        f"Mean {word} at {where(cohort)}{phantom_mark(run)}: each model, and the consensus minus it",
         (
             "Model",
             "Mean over hospitals",
@@ -101,7 +89,7 @@ def _model_row(one: Standing, pair: Comparison | None) -> tuple[str, ...]:
     )
 
 
-def _phantom(run: RunView) -> str:
+def phantom_mark(run: RunView) -> str:
     return " (phantom)" if run.phantom else ""
 
 
@@ -137,164 +125,10 @@ def regions_table(run: RunView) -> Table | None:
     for label in labels:
         cells = [by_place.get((label, region)) for region in regions]
         rows.append((label, *(MISSING if one is None else _with_verdict(one) for one in cells)))
-    caption = f"Consensus minus the other model, {word_of(run.metric)} by region{_phantom(run)}"
+    caption = f"Consensus minus the other model, {word_of(run.metric)} by region{phantom_mark(run)}"
     return Table(caption, ("Model", *regions), tuple(rows), frozenset(range(len(regions) + 1)))
 
 
 def _with_verdict(one: Comparison) -> str:
     # the interval stays in one piece where a narrow page breaks the line
     return f"{difference_of(one).replace(' ', NO_BREAK)}, {one.verdict.replace(' ', NO_BREAK)}"
-
-
-def hospital_tables(run: RunView) -> tuple[Table, ...]:
-    """The consensus at each hospital, lowest first, one table a cohort."""
-    rows = [
-        row for row in final_rows(run.rows) if row.model == "consensus" and row.metric == run.metric and row.site != ALL
-    ]
-    return tuple(
-        _hospital_table(run, cohort, [row for row in rows if row.cohort == cohort])
-        for cohort in COHORTS
-        if any(row.cohort == cohort for row in rows)
-    )
-
-
-def _hospital_table(run: RunView, cohort: str, rows: Sequence[MetricRow]) -> Table:
-    main = main_region(run)
-    regions = [region for region in regions_of(rows) if region != main]
-    by_place = {(row.site, row.region): row for row in rows}
-    digits = digits_of(run.metric)
-    sign = -1.0 if run.metric in LOWER_IS_BETTER else 1.0
-    mains = [row for row in rows if row.region == main]
-    ordered = sorted(mains, key=lambda row: (math.inf if math.isnan(row.value) else sign * row.value, row.site))
-    worst = next((row.site for row in ordered if not math.isnan(row.value)), "")
-    lines = tuple(
-        (
-            row.site,
-            str(row.n),
-            shown_interval(row.value, row.low, row.high, digits),
-            *(_value(by_place.get((row.site, region)), digits) for region in regions),
-            str(row.empty),
-            str(row.missed),
-            str(row.spurious),
-            _remark(row, worst),
-        )
-        for row in ordered
-    )
-    counted = " Empty, missed and spurious count masks over all regions." if main == MEAN else ""
-    return Table(
-        f"The consensus at {where(cohort)}: {word_of(run.metric)}{_phantom(run)}",
-        ("Hospital", "Cases", _heading(main), *regions, "Empty", "Missed", "Spurious", "Remark"),
-        lines,
-        frozenset({0, 6 + len(regions)}),
-        frozenset(index for index, row in enumerate(ordered) if row.site == worst),
-        f"Worst first. 95 % intervals: {run.unit}s resampled.{counted}",
-    )
-
-
-def _heading(region: str) -> str:
-    return "Mean of regions" if region == MEAN else region
-
-
-def _value(row: MetricRow | None, digits: int) -> str:
-    return MISSING if row is None else shown_interval(row.value, math.nan, math.nan, digits)
-
-
-def _remark(row: MetricRow, worst: str) -> str:
-    remarks = ["worst"] if row.site == worst else []
-    remarks += [f"fewer than {FEW_CASES} cases"] if row.n < FEW_CASES else []
-    return ", ".join(remarks)
-
-
-def measures_table(run: RunView) -> Table | None:
-    """Every measure of the consensus over all cases of the cohort that is judged."""
-    cohort = judged_cohort(run)
-    rows = [
-        row for row in final_rows(run.rows) if (row.model, row.site, row.cohort) == ("consensus", ALL, cohort)
-    ]  # fmt: skip
-    metrics = tuple(dict.fromkeys(row.metric for row in rows))
-    if not metrics:
-        return None
-    order = sorted(metrics, key=lambda name: list(WORDS).index(name) if name in WORDS else len(WORDS))
-    by_place = {(row.region, row.metric): row for row in rows}
-    lines = []
-    for region in regions_of(rows):
-        cells = [by_place.get((region, metric)) for metric in order]
-        first = next(row for row in cells if row is not None)
-        values = ["" if row is None else _with_count(row, first.n) for row in cells]
-        lines.append(
-            (_heading(region), str(first.n), *values, str(first.empty), str(first.missed), str(first.spurious))
-        )
-    return Table(
-        f"The consensus by every measure, {where(cohort)}, all cases alike{_phantom(run)}",
-        ("Region", "Cases", *(word_of(metric) for metric in order), "Empty", "Missed", "Spurious"),
-        tuple(lines),
-        note=f"95 % intervals: {run.unit}s resampled. n stands where a measure is defined for fewer cases.",
-    )
-
-
-def _with_count(row: MetricRow, usual: int) -> str:
-    text = shown_interval(row.value, row.low, row.high, digits_of(row.metric))
-    return text if row.n == usual else f"{text} (n={row.n})"
-
-
-def failures_table(run: RunView) -> Table | None:
-    """Hospitals that did not finish, with the code that `fedrounds explain` describes."""
-    failed = run.status.get("failed")
-    if not isinstance(failed, Mapping) or not failed:
-        return None
-    rows = tuple((str(site), str(state), _rounds_missed(run, str(site))) for site, state in sorted(failed.items()))
-    caption = "Hospitals that did not finish"
-    note = "fedrounds explain CODE describes a code; the hospital's own log says more."
-    return Table(caption, ("Hospital", "State", "Rounds without an update"), rows, frozenset({0, 1}), note=note)
-
-
-def _rounds_missed(run: RunView, site: str) -> str:
-    missed = [line.round for line in run.history for one in line.sites if one.site == site and one.state != "ok"]
-    return f"{len(missed)} of {len(run.history)}"
-
-
-def left_out_table(run: RunView) -> Table | None:
-    """Cases that could not be used, by hospital and code."""
-    left_out = run.status.get("left_out_cases")
-    if not isinstance(left_out, Mapping) or not left_out:
-        return None
-    rows: list[tuple[str, str, str]] = []
-    for site, cases in sorted(left_out.items()):
-        if isinstance(cases, Mapping):
-            rows += [(str(site), str(code), str(_size(number))) for code, number in sorted(cases.items())]
-        else:
-            rows.append((str(site), MISSING, str(_size(cases))))
-    return Table("Cases left out", ("Hospital", "Code", "Cases"), tuple(rows), frozenset({0, 1}))
-
-
-def _size(cases: object) -> int:
-    return cases if isinstance(cases, int) else len(cases) if isinstance(cases, list | tuple) else 1
-
-
-def traffic_table(run: RunView) -> Table | None:
-    """What left each hospital in bytes, and how its updates compare."""
-    if not run.history:
-        return None
-    sites = sorted({site.site for line in run.history for site in line.sites})
-    rows = []
-    for name in sites:
-        mine = [site for line in run.history for site in line.sites if site.site == name]
-        sent = [site for site in mine if site.bytes_up > 0]
-        rows.append((
-            name, str(sum(site.state == "ok" for site in mine)),
-            shown_bytes(sum(site.bytes_up for site in mine)), shown_bytes(sum(site.bytes_down for site in mine)),
-            shown_seconds(math.fsum(site.seconds for site in mine)),
-            _mean_of([site.norm for site in sent]), _mean_of([site.cosine for site in sent]),
-        ))  # fmt: skip
-    up, down = traffic(run.history)
-    return Table(
-        "What crossed the boundary of each hospital",
-        ("Hospital", "Updates", "Sent", "Received", "Work", "Mean norm", "Mean cosine"),
-        tuple(rows),
-        note=f"All together: {shown_bytes(up)} sent, {shown_bytes(down)} received. Cosine: of an update with the mean of all.",
-    )
-
-
-def _mean_of(numbers: Sequence[float | None]) -> str:
-    known = [number for number in numbers if number is not None]
-    return shown_interval(math.fsum(known) / len(known), math.nan, math.nan) if known else MISSING

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from fedrounds_server.compare import Standing, standings
 from fedrounds_server.intervals import worth
-from fedrounds_server.report.folder import RunView
+from fedrounds_server.report.folder import RunView, table_of
 from fedrounds_server.report.hospitals import main_region
 from fedrounds_server.report.models import judged_cohort, where
 from fedrounds_server.report.results import comparisons, gap_of, gap_sentence, text_of
-from fedrounds_server.report.rounds import traffic
 from fedrounds_server.report.style import count_of
 from fedrounds_server.tables import (
     COHORTS,
     MEAN,
     digits_of,
-    shown_bytes,
-    shown_seconds,
     word_of,
 )
 
@@ -77,7 +73,7 @@ def took_part(run: RunView) -> str:
 
 def in_short(run: RunView) -> tuple[str, ...]:
     """The result in a few sentences; says so where there is none."""
-    ours = _consensus(run)
+    ours = judged_consensus(run)
     if ours is None:
         return (f"No consensus was judged. {ended(run)}",)
     word, digits = word_of(run.metric), digits_of(run.metric)
@@ -109,7 +105,7 @@ def _place(ours: Standing, run: RunView) -> str:
     return f"{'On' if 'cases' in text else 'At'} {text}"
 
 
-def _consensus(run: RunView) -> Standing | None:
+def judged_consensus(run: RunView) -> Standing | None:
     every = standings(run.rows, run.metric, judged_cohort(run), run.seed)
     region = main_region(run)
     return next((one for one in every if one.label == "consensus" and one.region == region), None)
@@ -136,7 +132,7 @@ def _and(names: list[str]) -> str:
 
 def facts(run: RunView) -> tuple[tuple[str, str], ...]:
     """What was asked, as pairs of a name and a value."""
-    study, training = run.study, _table(run.study, "training")
+    study, training = run.study, table_of(run.study, "training")
     sites = {row.site for row in run.rows if row.site != "all"} | {
         site.site for line in run.history for site in line.sites
     }
@@ -172,13 +168,8 @@ def facts(run: RunView) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, value in pairs if value)
 
 
-def _table(fields: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    table = fields.get(name)
-    return table if isinstance(table, Mapping) else {}
-
-
 def _plug_in(study: Mapping[str, Any], name: str) -> str:
-    table = _table(study, name)
+    table = table_of(study, name)
     others = ", ".join(
         f"{key} {value}" for key, value in table.items() if key != "name" and not isinstance(value, Mapping)
     )
@@ -203,77 +194,9 @@ def _region_words(run: RunView) -> str:
     return "mean over the regions of a case" if region == MEAN else f"region {region}"
 
 
-def what_left(run: RunView) -> tuple[str, ...]:
-    """What crossed the hospitals' boundary in bytes and kind."""
-    if not run.history:
-        return ("No round was finished: no update left any hospital.",)
-    up, down = traffic(run.history)
-    codec = str(_table(run.study, "wire").get("name", "float32"))
-    updates = sum(site.bytes_up > 0 for line in run.history for site in line.sites)
-    seconds = math.fsum(line.seconds for line in run.history)
-    return (
-        f"{count_of(updates, 'update')} left the hospitals in {count_of(len(run.history), 'round')}: {shown_bytes(up)} out and "
-        f"{shown_bytes(down)} in, {shown_seconds(seconds)} in all. An update holds the {codec} differences of the network's weights from "
-        "the consensus as that hospital received it, its number of cases and steps, and its mean loss. Scores leave as sums over a "
-        "hospital's cases. No image, no label, no score of a single case, no file name and no error text leaves.",
-    )
-
-
-def privacy(run: RunView) -> tuple[str, ...]:
-    """Which protection the run had, in plain words; most have none."""
-    tables = run.study.get("privacy") or ()
-    names = [str(table.get("name", "?")) for table in tables if isinstance(table, Mapping)]
-    channel = str(_table(_table(run.study, "wire"), "channel").get("name", "plain"))
-    noise = (
-        f"Privacy measures of this study, in order: {', '.join(names)}."
-        if names
-        else "No differential privacy: nothing limits what an update or the consensus can reveal about single patients."
-    )
-    secure = (
-        "No secure aggregation: the coordinator sees each hospital's update by itself."
-        if channel == "plain"
-        else f"Updates travel by {channel}: the coordinator is meant to see sums only, and cannot check a single hospital's update."
-    )
-    return (
-        noise,
-        secure,
-        "Leaving the images at home is not anonymity: updates can leak training data to whoever sees them.",
-    )
-
-
-def rehearsed(run: RunView) -> bool:
-    """One machine played all hospitals."""
-    return _table(run.record, "engine").get("name", "inline") in ("inline", "ray")
-
-
-def limits(run: RunView) -> tuple[str, ...]:
-    """What these numbers cannot carry."""
-    texts = ["For research only. Not a medical device; not for diagnosis or treatment."]
-    if run.phantom:
-        texts.append(
-            "Every number is a phantom number: it shows how the program behaves, not how a model does on patients."
-        )
-    if rehearsed(run):
-        texts.append(
-            "A simulation: one machine played the coordinator and all hospitals; nothing left any real hospital."
-        )
-    texts.append(
-        "One run with one seed. Seeds and the last epoch's luck move such numbers: compare means over several seeds."
-    )
-    ours = _consensus(run)
-    if ours is not None and worth(ours.hospitals):
-        texts.append(worth(ours.hospitals))
-    if run.unit != "patient":
-        texts.append(f"Unit: {run.unit}. Several {run.unit}s of one patient may lie on both sides of a split.")
-    texts.append("Each interval stands alone: they are not widened for the number of comparisons made.")
-    if ours is not None and judged_cohort(run) != "held-out":
-        texts.append("No hospital was held out: these numbers say nothing about a hospital that did not train.")
-    return tuple(texts)
-
-
 def versions(run: RunView) -> tuple[tuple[str, str], ...]:
     """What ran, of which version, on what, and the digests that a second run must have."""
-    record, study, engine = run.record, _table(run.record, "study"), _table(run.record, "engine")
+    record, study, engine = run.record, table_of(run.record, "study"), table_of(run.record, "engine")
     pairs = [
         ("study digest", study.get("digest")),
         ("consensus digest", run.status.get("consensus")),
@@ -283,16 +206,16 @@ def versions(run: RunView) -> tuple[tuple[str, str], ...]:
         ("engine", ", ".join(f"{name} {value}" for name, value in engine.items())),
         (
             "machine",
-            ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in _table(record, "machine").items()),
+            ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in table_of(record, "machine").items()),
         ),
         (
             "code that is not fedrounds'",
-            ", ".join(f"{name}: {value}" for name, value in _table(record, "outside_code").items()),
+            ", ".join(f"{name}: {value}" for name, value in table_of(record, "outside_code").items()),
         ),
         ("same bits", record.get("same_bits")),
     ]
     singles = [(name, str(value)) for name, value in pairs if value not in (None, "")]
-    libraries = [(str(name), str(value)) for name, value in _table(run.record, "versions").items()]
+    libraries = [(str(name), str(value)) for name, value in table_of(run.record, "versions").items()]
     return (*singles, *libraries)
 
 

@@ -1,0 +1,85 @@
+"""What a report must say whoever asks: what left the hospitals, how it was protected, what cannot be shown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from fedrounds_server.intervals import worth
+from fedrounds_server.report.folder import RunView, table_of
+from fedrounds_server.report.models import judged_cohort
+from fedrounds_server.report.rounds import traffic
+from fedrounds_server.report.style import count_of
+from fedrounds_server.report.words import judged_consensus
+from fedrounds_server.tables import (
+    shown_bytes,
+    shown_seconds,
+)
+
+
+def what_left(run: RunView) -> tuple[str, ...]:
+    """What crossed the hospitals' boundary in bytes and kind."""
+    if not run.history:
+        return ("No round was finished: no update left any hospital.",)
+    up, down = traffic(run.history)
+    codec = str(table_of(run.study, "wire").get("name", "float32"))
+    updates = sum(site.bytes_up > 0 for line in run.history for site in line.sites)
+    seconds = math.fsum(line.seconds for line in run.history)
+    return (
+        f"{count_of(updates, 'update')} left the hospitals in {count_of(len(run.history), 'round')}: {shown_bytes(up)} out and "
+        f"{shown_bytes(down)} in, {shown_seconds(seconds)} in all. An update holds the {codec} differences of the network's weights from "
+        "the consensus as that hospital received it, its number of cases and steps, and its mean loss. Scores leave as sums over a "
+        "hospital's cases. No image, no label, no score of a single case, no file name and no error text leaves.",
+    )
+
+
+def privacy(run: RunView) -> tuple[str, ...]:
+    """Which protection the run had, in plain words; most have none."""
+    tables = run.study.get("privacy") or ()
+    names = [str(table.get("name", "?")) for table in tables if isinstance(table, Mapping)]
+    channel = str(table_of(table_of(run.study, "wire"), "channel").get("name", "plain"))
+    noise = (
+        f"Privacy measures of this study, in order: {', '.join(names)}."
+        if names
+        else "No differential privacy: nothing limits what an update or the consensus can reveal about single patients."
+    )
+    secure = (
+        "No secure aggregation: the coordinator sees each hospital's update by itself."
+        if channel == "plain"
+        else f"Updates travel by {channel}: the coordinator is meant to see sums only, and cannot check a single hospital's update."
+    )
+    return (
+        noise,
+        secure,
+        "Leaving the images at home is not anonymity: updates can leak training data to whoever sees them.",
+    )
+
+
+def rehearsed(run: RunView) -> bool:
+    """One machine played all hospitals."""
+    return table_of(run.record, "engine").get("name", "inline") in ("inline", "ray")
+
+
+def limits(run: RunView) -> tuple[str, ...]:
+    """What these numbers cannot carry."""
+    texts = ["For research only. Not a medical device; not for diagnosis or treatment."]
+    if run.phantom:
+        texts.append(
+            "Every number is a phantom number: it shows how the program behaves, not how a model does on patients."
+        )
+    if rehearsed(run):
+        texts.append(
+            "A simulation: one machine played the coordinator and all hospitals; nothing left any real hospital."
+        )
+    texts.append(
+        "One run with one seed. Seeds and the last epoch's luck move such numbers: compare means over several seeds."
+    )
+    ours = judged_consensus(run)
+    if ours is not None and worth(ours.hospitals):
+        texts.append(worth(ours.hospitals))
+    if run.unit != "patient":
+        texts.append(f"Unit: {run.unit}. Several {run.unit}s of one patient may lie on both sides of a split.")
+    texts.append("Each interval stands alone: they are not widened for the number of comparisons made.")
+    if ours is not None and judged_cohort(run) != "held-out":
+        texts.append("No hospital was held out: these numbers say nothing about a hospital that did not train.")
+    return tuple(texts)
