@@ -36,7 +36,7 @@ LOADS_BY_NAME = {"import_module", "__import__", "spec_from_file_location", "run_
 SEEDS_GLOBALLY = {"manual_seed_all", "fork_rng"}
 
 # a folder of somebody's machine: home folders, mounted work folders, local indexes
-MACHINE = re.compile(r"(?<![\w.~$}])/(?:home/(?!fedrounds\b)\w+|root|Users/\w+|work)/|file://|[Ii]ndex-url")
+MACHINE = re.compile(r"(?<![\w.~$}])/(?:home/(?!fedrounds\b)\w+|root|Users/\w+|work)/|file://|[Ii]ndex-url[ =]+http")
 CODE = re.compile(r"\bFR-[A-Z]\d{2}\b")
 
 
