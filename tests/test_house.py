@@ -32,7 +32,7 @@ RUNS_DATA = {
     "yaml.unsafe_load", "yaml.full_load", "joblib.load", "runpy.run_path", "runpy.run_module",
 }  # fmt: skip
 PICKLES = {"pickle", "cPickle", "cloudpickle", "dill", "shelve", "marshal", "joblib"}
-LOADS_BY_NAME = {"import_module", "__import__", "spec_from_file_location", "run_path", "run_module"}
+LOADS_BY_NAME = {"import_module", "__import__", "spec_from_file_location"}
 SEEDS_GLOBALLY = {"manual_seed_all", "fork_rng"}
 
 # a folder of somebody's machine: home folders, mounted work folders, local indexes
@@ -151,6 +151,33 @@ def test_only_rng_touches_the_global_generators() -> None:
 
 def _calls_in(source: str) -> set[str]:
     return {dotted(node.func) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)}
+
+
+def test_every_class_is_abstract_or_final_and_never_both() -> None:
+    classes: dict[str, tuple[set[str], bool]] = {}
+    for file in MODULES:
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                bases = {dotted(base.value if isinstance(base, ast.Subscript) else base) for base in node.bases}
+                final = any(dotted(mark) == "final" for mark in node.decorator_list)
+                classes[f"{place(file)}:{node.name}"] = (bases, final)
+    parents = {"ABC", "Protocol"}.union(*(bases for bases, _ in classes.values()))
+
+    def abstract(name: str, bases: set[str]) -> bool:
+        return bool(bases & {"ABC", "Protocol"}) or name.split(":")[1] in parents
+
+    assert [name for name, (bases, final) in classes.items() if final == abstract(name, bases)] == []
+
+
+def test_functions_and_files_stay_short_enough_to_read() -> None:
+    long = []
+    for file in MODULES:
+        source = file.read_text("utf-8")
+        long += [place(file)] if len(source.splitlines()) > 400 else []
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno > 60:
+                long.append(f"{place(file)}:{node.name}")
+    assert long == []
 
 
 def test_plugins_of_the_coordinator_name_common_packages_only() -> None:

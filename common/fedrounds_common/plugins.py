@@ -164,6 +164,7 @@ def validate(kind: type[T], fields: Mapping[str, Any], key: str) -> tuple[T | No
     return (None, unknown) if unknown else (built, [])
 
 
+@final
 class RulesBroken(ValueError):
     """Raised in a table's own validator: every rule its fields break together, so that all are shown at once.
 
