@@ -71,7 +71,7 @@ studies: $(STAMP) ## check every built-in study file
 	@for study in studies/*.toml; do $(BIN)/fedrounds study check "$$study"; done
 
 bench: $(STAMP) ## the programs behind every speed claim
-	@for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python "$$program"; done
+	@shopt -s nullglob; for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python "$$program"; done
 
 clean: ## remove what was built; runs and the environment stay
 	@rm -rf build dist mutants htmlcov .coverage .coverage.* coverage.xml docs/_build
