@@ -5,7 +5,7 @@ survives, counts against the score; one that a test kills or that runs into its 
 it. Exit status 1 if any group of files is below the share asked for.
 
 mutmut wants one source folder, and we have five packages in four: the wheel is that one folder, so
-the wheel is built, unpacked and mutated under `build/mutation`, and nothing in the tree is touched.
+the wheel is built, unpacked and mutated under `build/mutation/GROUPS`, and nothing in the tree is touched.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[2]
-WORK = REPO / "build/mutation"
 BIN = Path(sys.executable).parent
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -59,45 +58,46 @@ def main() -> int:
     words.add_argument("--tests", action="append", help="only these, e.g. tests/sites/test_splits.py; may be repeated")
     asked = words.parse_args()
     groups = {name: GROUPS[name] for name in asked.group or GROUPS}
-    lay_out([pattern for patterns in groups.values() for pattern in patterns], asked.tests or list(TESTS))
+    work = REPO / "build/mutation" / "-".join(groups)
+    lay_out(work, [pattern for patterns in groups.values() for pattern in patterns], asked.tests or list(TESTS))
     print(f"changing {', '.join(groups)} and running tests; this takes a while", flush=True)
-    run("run", "--max-children", str(asked.workers))
-    verdicts = verdicts_of(run("results", "--all", "true"))
+    run(work, "run", "--max-children", str(asked.workers))
+    verdicts = verdicts_of(run(work, "results", "--all", "true"))
     unnoticed = sorted(name for name, verdict in verdicts.items() if verdict not in NOTICED | LEFT_OUT)
-    (WORK / "unnoticed.txt").write_text("\n".join(unnoticed) + "\n", "utf-8")
-    return report(verdicts, groups, asked.at_least)
+    (work / "unnoticed.txt").write_text("\n".join(unnoticed) + "\n", "utf-8")
+    return report(verdicts, groups, asked.at_least, work)
 
 
-def lay_out(patterns: list[str], tests: list[str]) -> None:
+def lay_out(work: Path, patterns: list[str], tests: list[str]) -> None:
     """Unpack the wheel to `src/`, put the tests beside it, and write mutmut's settings."""
-    shutil.rmtree(WORK, ignore_errors=True)
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(WORK / "wheel")]
+    shutil.rmtree(work, ignore_errors=True)
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(work / "wheel")]
     subprocess.run(build, cwd=REPO, check=True, capture_output=True)
-    with zipfile.ZipFile(next((WORK / "wheel").glob("*.whl"))) as wheel:
-        wheel.extractall(WORK / "src")
+    with zipfile.ZipFile(next((work / "wheel").glob("*.whl"))) as wheel:
+        wheel.extractall(work / "src")
     # there before Python starts: a folder that it once missed on its path stays unseen
-    (WORK / "mutants/src").mkdir(parents=True)
-    shutil.copytree(REPO / "tests", WORK / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(REPO / "studies", WORK / "studies")
+    (work / "mutants/src").mkdir(parents=True)
+    shutil.copytree(REPO / "tests", work / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(REPO / "studies", work / "studies")
     for name in ("Makefile", "constraints.txt"):
-        shutil.copy(REPO / name, WORK / name)
+        shutil.copy(REPO / name, work / name)
     there = [test for test in tests if (REPO / test).exists()]
     text = SETTINGS.format(patterns=quoted(patterns), tests=quoted(there))
-    (WORK / "pyproject.toml").write_text((REPO / "pyproject.toml").read_text("utf-8") + text, "utf-8")
+    (work / "pyproject.toml").write_text((REPO / "pyproject.toml").read_text("utf-8") + text, "utf-8")
 
 
 def quoted(words: list[str]) -> str:
     return ", ".join(f'"{word}"' for word in words)
 
 
-def run(*words: str) -> str:
+def run(work: Path, *words: str) -> str:
     """Run mutmut in the work folder; returns what it printed."""
     # first on the path, also for child processes: an editable install would be found before it
-    environment = {**os.environ, "PYTHONPATH": str(WORK / "mutants/src"), "COLUMNS": "120"}
-    log = WORK / f"mutmut-{words[0]}.log"
+    environment = {**os.environ, "PYTHONPATH": str(work / "mutants/src"), "COLUMNS": "120"}
+    log = work / f"mutmut-{words[0]}.log"
     with log.open("w", encoding="utf-8") as out:
         done = subprocess.run(
-            [str(BIN / "mutmut"), *words], cwd=WORK, env=environment, check=False, stdout=out, stderr=subprocess.STDOUT
+            [str(BIN / "mutmut"), *words], cwd=work, env=environment, check=False, stdout=out, stderr=subprocess.STDOUT
         )
     printed = log.read_text("utf-8")
     if done.returncode != 0:
@@ -116,7 +116,7 @@ def verdicts_of(printed: str) -> dict[str, str]:
     return verdicts
 
 
-def report(verdicts: Mapping[str, str], groups: Mapping[str, tuple[str, ...]], at_least: float) -> int:
+def report(verdicts: Mapping[str, str], groups: Mapping[str, tuple[str, ...]], at_least: float, work: Path) -> int:
     print(f"\n{'group':<14}{'mutants':>8}{'noticed':>9}{'score':>8}   what was not")
     enough = True
     for group, patterns in groups.items():
@@ -131,7 +131,7 @@ def report(verdicts: Mapping[str, str], groups: Mapping[str, tuple[str, ...]], a
         enough = enough and score >= at_least
         missed = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if verdict not in NOTICED)
         print(f"{group:<14}{total:>8}{noticed:>9}{score:>8.1%}   {missed}")
-    print(f"asked for: {at_least:.0%} in each; `mutmut show NAME` in {WORK.relative_to(REPO)}, names in unnoticed.txt")
+    print(f"asked for: {at_least:.0%} in each; `mutmut show NAME` in {work.relative_to(REPO)}, names in unnoticed.txt")
     return 0 if enough else 1
 
 
