@@ -1,0 +1,139 @@
+"""`fedrounds show RUN --case NAME`: one case of a simulation, with its reference and what the consensus says."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+from PIL import Image
+
+from fedrounds.model import Model, open_model
+from fedrounds.run import Run
+from fedrounds_common.case import U8, Case
+from fedrounds_common.disk import write_whole
+from fedrounds_common.errors import UsageError
+from fedrounds_common.task import CaseScore, Picture
+from fedrounds_server.tables import digits_of, shown, word_of
+from fedrounds_sites.hospitals import open_hospital, read_rehearsal
+from fedrounds_sites.prepare import prepare
+
+GAP = 4  # black pixels between panels
+
+
+@final
+@dataclass(frozen=True)
+class Shown:
+    """A picture of one case and where it lies; `values` and `state` as in `CaseScore`, {} without a reference.
+
+    Scores are on the prepared grid, as those of the run; `title` names channel, slice and sides.
+    """
+
+    path: Path
+    site: str
+    case: str
+    role: str
+    title: str
+    panels: tuple[str, ...]
+    values: Mapping[str, Mapping[str, float]]
+    state: Mapping[str, str]
+
+    def rows(self) -> tuple[tuple[str, ...], ...]:
+        """Region, then each measure, then the state by the empty-mask rule."""
+        return tuple(
+            (region, *(shown(value, digits_of(metric)) for metric, value in values.items()), self.state.get(region, ""))
+            for region, values in self.values.items()
+        )
+
+    def columns(self) -> tuple[str, ...]:
+        measures = next(iter(self.values.values()), {})
+        return ("region", *map(word_of, measures), "state")
+
+    def text(self) -> str:
+        from fedrounds_server.report.table import Table, as_lines
+
+        head = f"{self.title}\n{self.site} ({self.role}): {self.path}"
+        if not self.values:
+            return head
+        words = frozenset({0, len(self.columns()) - 1})
+        return "\n".join([head, *as_lines(Table("scores of the consensus", self.columns(), self.rows(), words))])
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "path": str(self.path),
+            "site": self.site,
+            "case": self.case,
+            "role": self.role,
+            "title": self.title,
+            "panels": list(self.panels),
+            "values": {region: dict(values) for region, values in self.values.items()},
+            "state": dict(self.state),
+        }
+
+
+def show(run: Run | Path | str, case: str, site: str | None = None, out: Path | str | None = None) -> Shown:
+    """Draw one case of a simulation at the site that holds it.
+
+    Args:
+        case: its name, as in `sites/SITE/cases.csv`.
+        site: where to look; needed only if two sites have a case of that name.
+        out: the PNG to write; otherwise `pictures/show-CASE.png` in the site's own folder.
+
+    Raises:
+        UsageError: no site, or more than one, holds such a case. CaseError: it cannot be read.
+        RunFileError: the run has no consensus.
+    """
+    folder = run.path if isinstance(run, Run) else Path(run)
+    model = open_model(folder)
+    assert model.run is not None  # a folder was given
+    holder, role = _holder(model.run, case, site)
+    hospital = open_hospital(model.run, holder)
+    prepared = prepare(hospital.original(case), model.study.cases)
+    picture, score = _drawn(model, prepared)
+    path = Path(out) if out is not None else hospital.folder / "pictures" / f"show-{case}.png"
+    stream = io.BytesIO()
+    Image.fromarray(side_by_side(picture)).save(stream, format="PNG")
+    write_whole(path, stream.getvalue())
+    return Shown(
+        path, holder, case, role, picture.title, tuple(picture.panels),
+        {} if score is None else score.values, {} if score is None else score.state,
+    )  # fmt: skip
+
+
+def _holder(run: Path, case: str, site: str | None) -> tuple[str, str]:
+    """The site that holds the case, and its role."""
+    roles = read_rehearsal(run / "rehearsal.json").sites
+    if site is not None and site not in roles:
+        near = get_close_matches(site, roles, n=1)
+        raise UsageError(
+            "FR-U55", f"the run has no site {site!r}", do=f"did you mean {near[0]}?" if near else "see the run's sites/"
+        )
+    names = {name: [ref.name for ref in open_hospital(run, name).refs] for name in ([site] if site else roles)}
+    holders = [name for name, cases in names.items() if case in cases]
+    if len(holders) == 1:
+        return holders[0], roles[holders[0]]
+    if holders:
+        raise UsageError("FR-U55", f"{', '.join(holders)} each hold a case {case!r}", do="name the site")
+    near = get_close_matches(case, [each for cases in names.values() for each in cases], n=1)
+    raise UsageError(
+        "FR-U55", f"{site or 'no site'} {'does not hold' if site else 'holds'} a case {case!r}",
+        do=f"did you mean {near[0]}?" if near else "see cases.csv in the run's sites/",
+    )  # fmt: skip
+
+
+def _drawn(model: Model, case: Case) -> tuple[Picture, CaseScore | None]:
+    parts, study = model.parts, model.study
+    made = parts.task.predict(model.module(), case, study.cases, study.training, study.evaluation)
+    score = None if case.target is None else parts.task.score(made, case, study.cases, study.evaluation)
+    return parts.task.picture(case, made, study.cases), score
+
+
+def side_by_side(picture: Picture) -> U8:
+    """The panels in one row, (H, W, 3); lower ones are filled up with black."""
+    height = max(panel.shape[0] for panel in picture.panels.values())
+    filled = [np.pad(panel, ((0, height - panel.shape[0]), (0, GAP), (0, 0))) for panel in picture.panels.values()]
+    return np.concatenate(filled, axis=1)
