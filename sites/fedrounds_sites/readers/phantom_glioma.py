@@ -25,13 +25,16 @@ from fedrounds_sites.phantom.scanner import CHANNELS, FIELDS, Scanner, scanner
 from fedrounds_sites.profiles import Fault, Profile, SiteProfile
 from fedrounds_sites.reader import Reader
 
+ABOUT = 400  # cases, where a study does not say
+
 
 @final
 @dataclass(frozen=True)
 class PhantomGlioma(Reader):
     """Simulated hospitals of a profile.
 
-    `scale`: how many of the profile's cases (scaled down, every hospital keeps at least 2).
+    `scale`: the share of the profile's cases; scaled down, every hospital keeps at least 2. Left out:
+    all of them, or about 400 where the profile has more.
     `seed`: the phantom's own; another seed gives other hospitals and other patients.
     `generator`: the version of the phantom a study was written for; numbers of another one are void.
     `faults`: spoil hospitals on purpose, besides what the profile says.
@@ -41,7 +44,7 @@ class PhantomGlioma(Reader):
     kind: ClassVar[Literal["real", "phantom"]] = "phantom"
 
     profile: str = "fets71"
-    scale: Annotated[float, Field(gt=0, le=1)] = 0.06
+    scale: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: int = 1
     spacing_mm: Annotated[float, Field(ge=1, le=10)] = 5.0
     generator: int = VERSION
@@ -54,7 +57,8 @@ class PhantomGlioma(Reader):
 
     def cases(self, form: CaseForm) -> tuple[CaseRef, ...]:
         self._check(form)
-        counts = self._profile().counts(self.scale)
+        profile = self._profile()
+        counts = profile.counts(self.scale or min(1.0, ABOUT / sum(profile.counts().values())))
         return tuple(
             sorted(
                 CaseRef(f"{site}-{number:04d}", f"{site}-{number:04d}", site)
