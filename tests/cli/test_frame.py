@@ -46,6 +46,7 @@ COMMANDS = every_command(TOP)
 def test_every_verb_has_help_and_a_format(path: tuple[str, ...], each: click.Command, fedrounds: Any) -> None:
     assert (each.help or "").strip().endswith("."), "one sentence that says what it does"
     assert any("--format" in parameter.opts for parameter in each.params)
+    assert [parameter.name for parameter in each.params if not getattr(parameter, "help", None)] == []
     said = fedrounds(*path, "-h")
     assert said.status == 0
     assert "--format" in said.out

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec, final
 
 import click
 import typer
+from typer.core import TyperArgument, TyperCommand
+from typer.models import ArgumentInfo
 
 from fedrounds_common.errors import DONE, PARTIAL, STOPPED
 
@@ -72,10 +74,27 @@ def verb(app: typer.Typer, name: str, panel: str | None = None) -> Callable[[Cal
         )
         hints = {parameter.name: parameter.annotation for parameter in signature.parameters.values()}
         with_format.__annotations__ = {**hints, "format": Format, "return": Answer}
-        app.command(name, rich_help_panel=panel)(with_format)
+        app.command(name, cls=_Command, rich_help_panel=panel)(with_format)
         return function
 
     return register
+
+
+@final
+class _Command(TyperCommand):
+    """Puts back the help of arguments: typer 0.20 sets it before click 8.5 does, who knows of none."""
+
+    def __init__(self, name: str | None, **settings: Any) -> None:
+        super().__init__(name, **settings)
+        signature = inspect.signature(inspect.unwrap(settings["callback"], stop=_is_signed))
+        for argument in self.params:
+            hints = getattr(signature.parameters[str(argument.name)].annotation, "__metadata__", ())
+            if isinstance(argument, TyperArgument) and argument.help is None:
+                argument.help = next((hint.help for hint in hints if isinstance(hint, ArgumentInfo)), None)
+
+
+def _is_signed(function: Callable[..., Any]) -> bool:
+    return hasattr(function, "__signature__")
 
 
 def group(help: str) -> typer.Typer:

@@ -34,7 +34,15 @@ FILES = ("profiles", "studies")
 def register(app: typer.Typer) -> None:
     @verb(app, "list", "Studies")
     def list_kind(
-        kind: Annotated[str, typer.Argument(click_type=click.Choice([*TABLES, *FILES]), show_default=False)],
+        kind: Annotated[
+            str,
+            typer.Argument(
+                metavar="KIND",
+                click_type=click.Choice([*TABLES, *FILES]),
+                help=f"One of {', '.join([*TABLES, *FILES])}.",
+                show_default=False,
+            ),
+        ],
         name: Annotated[str | None, typer.Argument(help="One of them: its settings and their defaults.")] = None,
         plugins: Plugins = None,
     ) -> Answer:

@@ -17,13 +17,13 @@ from typing import Annotated, Any, Literal
 import click
 import typer
 
-from fedrounds.cli import doctor, explain, listing, phantom, report, runs, study
+from fedrounds.cli import doctor, evaluate, explain, listing, phantom, report, runs, study
 from fedrounds.cli.frame import Answer, group, print_envelope, say, show
 from fedrounds.environment import quiet
 from fedrounds_common.errors import INTERRUPTED, FedroundsError, MachineError, StudyError
 
 app = group("Train medical-image models across hospitals that keep their images.")
-for part in (study, listing, runs, report, explain, doctor, phantom):
+for part in (evaluate, study, listing, runs, report, explain, doctor, phantom):
     part.register(app)
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fedrounds_sites.simulation import Simulation
 
 TEMPLATES = Path(__file__).parent / "templates"
-LIKE = ("phantom", "nifti", "pairs")
+LIKE = ("phantom", "nifti", "pairs", "dicom")
 
 File = Annotated[
     str, typer.Argument(metavar="STUDY", help="A study file, or the name of a built-in study.", autocompletion=built_in_studies)
