@@ -30,6 +30,16 @@ sizes = st.integers(1, 40)
 seeds = st.integers(0, 2**40)
 folds = st.sampled_from([0, 2, 3, 5])
 
+PINNED_SHARE = ["p006", "p011"]
+PINNED_FOLDS = dict(
+    zip(
+        (f"p{patient:03d}" for patient in range(12)),
+        ["1/3", "2/3", "1/3", "0/3", "1/3", "2/3", "0/3", "1/3", "2/3", "0/3", "2/3", "0/3"],
+        strict=True,
+    )
+)
+PINNED_SOME = ["p002v0", "p003v0", "p007v0", "p008v0"]
+
 
 @settings(max_examples=80, deadline=None)
 @given(patients=sizes, each=st.integers(1, 3), seed=seeds, folds=folds, share=st.floats(0, 0.99))
@@ -175,3 +185,33 @@ def test_some_cases_are_the_same_ones_each_time_and_more_keep_the_fewer() -> Non
     assert set(few) < set(some(refs, 9, "s", 1))
     assert some(refs, 0, "s", 1) == tuple(refs)
     assert few != some(refs, 5, "s", 2)
+
+
+def test_the_parts_of_a_seed_are_the_same_in_every_version() -> None:
+    # written down once: a release that deals otherwise would let patients that trained validate
+    refs = visits(12)
+    assert sorted(patients_of(split(refs, "s", 0, 0.3).validation)) == PINNED_SHARE
+    assert parts(refs, "s", 0, folds=3) == PINNED_FOLDS
+    assert [ref.name for ref in some(refs, 4, "s", 0)] == PINNED_SOME
+
+
+def test_one_fold_is_no_folds_and_the_first_fold_is_the_default() -> None:
+    assert split(visits(30), "s", 0, folds=1) == split(visits(30), "s", 0)
+    assert split(visits(30), "s", 0, folds=3) == split(visits(30), "s", 0, folds=3, fold=0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(old=st.integers(5, 30), more=st.integers(1, 30), seed=seeds)
+def test_folds_stay_even_when_a_site_grows(old: int, more: int, seed: int) -> None:
+    strata = {ref.patient: int(ref.patient[1:]) % 2 for ref in visits(old + more)}
+    before = parts(visits(old), "s", seed, folds=3, strata=strata)
+    after = parts(visits(old + more), "s", seed, folds=3, strata=strata, written=before)
+    for stratum in range(2):
+        filled = Counter(part for patient, part in after.items() if strata[patient] == stratum)
+        assert max(filled.values()) - min(filled[f"{fold}/3"] for fold in range(3)) <= 1
+
+
+def test_a_written_split_is_readable_whatever_the_alphabet(tmp_path: Path) -> None:
+    write_split(tmp_path / "splits.json", "s", {"Žofie": "train"})
+    assert "Žofie" in (tmp_path / "splits.json").read_text("utf-8")
+    assert read_split(tmp_path / "splits.json", "s") == {"Žofie": "train"}
