@@ -32,6 +32,26 @@ def study_values(label_map: Mapping[int, int], form: CaseForm) -> dict[int, int]
     return {0: 0} | values
 
 
+def whole(mask: NDArray[Any], case: str, where: str) -> NDArray[np.int64]:
+    """Label values stored as real numbers, as integers.
+
+    Raises:
+        CaseError: FR-D11 some are not whole.
+    """
+    numbers: NDArray[Any] = np.rint(mask)
+    if float(np.abs(mask - numbers).max(initial=0)) > 1e-3 or float(np.abs(numbers).max(initial=0)) > 65535:
+        raise CaseError(
+            "FR-D11",
+            f"values from {float(mask.min()):g} to {float(mask.max()):g}, some not whole",
+            case=case,
+            wanted="whole label values within ±65535",
+            do="take the label map, not an image or a map resampled linearly",
+            where=where,
+        )
+    result: NDArray[np.int64] = numbers.astype(np.int64)
+    return result
+
+
 def map_labels(mask: NDArray[Any], values: Mapping[int, int], case: str, where: str) -> U8:
     """Every value replaced by the study's.
 
