@@ -236,6 +236,12 @@ class FakeRun:
         (folder / f"{name}.json").write_text(json.dumps(says), encoding="utf-8")
 
 
+@pytest.fixture(scope="session")
+def default_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One run folder with every default, for tests that change nothing but its figures and report."""
+    return FakeRun().write(tmp_path_factory.mktemp("runs") / "0001-fake")
+
+
 @pytest.fixture
 def fake_run(tmp_path: Path) -> Callable[..., Path]:
     """Writes `runs/0001-fake` (or the name given) with the options given, and returns its path."""

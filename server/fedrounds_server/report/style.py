@@ -81,7 +81,7 @@ def styled() -> Iterator[None]:
 
 def sheet(title: str, height_in: float, width_in: float = WIDTH_IN) -> Figure:
     """An empty figure with its title at the top left."""
-    figure = Figure(figsize=(width_in, height_in), layout="constrained")
+    figure = Figure(figsize=(width_in, height_in), dpi=DPI, layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=9, fontweight="bold")
     return figure
 
