@@ -43,10 +43,11 @@ class Shown:
     state: Mapping[str, str]
 
     def rows(self) -> tuple[tuple[str, ...], ...]:
-        """Region, then each measure, then the state by the empty-mask rule."""
+        """Region, then each measure, then the state by the empty-mask rule; the mean of one region is not repeated."""
         return tuple(
             (region, *(shown(value, digits_of(metric)) for metric, value in values.items()), self.state.get(region, ""))
             for region, values in self.values.items()
+            if region in self.state or len(self.state) > 1
         )
 
     def columns(self) -> tuple[str, ...]:
