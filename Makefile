@@ -20,6 +20,8 @@ PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 # and 1 and 2 threads give different bits.
 export OMP_NUM_THREADS := 1
 export OMP_WAIT_POLICY := PASSIVE
+# Flower's programs start each other by name.
+export PATH := $(abspath $(BIN)):$(PATH)
 # Flower and Ray report home by default.
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1

@@ -135,7 +135,9 @@ def test_an_image_gets_everything_the_wheel_is_made_of(name: str) -> None:
 
 def quiet(home: Path | None = None) -> dict[str, str]:
     """The environment of a Flower process that neither reports nor writes home."""
-    extra = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+    # Flower's programs start each other by name
+    path = f"{BIN}{os.pathsep}{os.environ.get('PATH', '')}"
+    extra = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "PATH": path}
     clean = {name: value for name, value in os.environ.items() if not name.startswith("COV_")}
     return {**clean, **extra, **({"FLWR_HOME": str(home), "HOME": str(home)} if home else {})}
 
