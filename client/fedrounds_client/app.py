@@ -8,11 +8,14 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedrounds_client.boundary import answer
+from fedrounds_client.memory import keep_freed_memory
 from fedrounds_client.permit import Permit
 from fedrounds_client.site import Site
 from fedrounds_common.errors import UpdateError
 from fedrounds_common.leaving import Ask
 from fedrounds_common.wire import from_record, record_of
+
+keep_freed_memory()
 
 OpenSite = Callable[[Context, Ask], tuple[Site, Permit]]
 

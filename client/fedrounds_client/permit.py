@@ -21,8 +21,8 @@ class Permit:
         """Raises RefusedError unless the very text that came is permitted."""
         digest = hashlib.sha256(ask.study.encode()).hexdigest()
         if digest != ask.digest:
-            raise RefusedError("FR-P01", "the study's text and its digest do not agree", wanted="one study, unchanged")
+            raise RefusedError("FR-C01", "the study's text and its digest do not agree", wanted="one study, unchanged")
         if digest not in self.studies:
             raise RefusedError(
-                "FR-P02", f"study {digest[:12]} is not permitted here", wanted="a permit for this digest"
+                "FR-C02", f"study {digest[:12]} is not permitted here", wanted="a permit for this digest"
             )

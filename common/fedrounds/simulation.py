@@ -18,6 +18,7 @@ from typing import Any, final
 from flwr.app import Context, RecordDict
 
 from fedrounds import baselines as alone
+from fedrounds.manifest import write_manifest
 from fedrounds.record import write_record
 from fedrounds.run import Run
 from fedrounds_client.scoring import assemble_cases_csv
@@ -166,7 +167,9 @@ def carry_out(
         assemble_cases_csv(folder.path / "sites" / site)
         shutil.rmtree(folder.path / "sites" / site / "cache", ignore_errors=True)
     run = Run(folder.path)
-    run.write_report()
+    if prepared.simulation.report:
+        run.write_report()
+    write_manifest(run.path)
     return run
 
 

@@ -235,7 +235,11 @@ def _shared(run: Path) -> tuple[Study, Simulation, Reader]:
     simulation, faults = read_simulation(dict(rehearsal.simulation), run, rehearsal.plugins)
     if simulation is None:
         raise DataError("FR-H04", f"rehearsal.json: {'; '.join(map(str, faults))}", do="start the run anew")
-    return study_from_canonical(rehearsal.study_text), simulation, simulation.build_reader(rehearsal.plugins)
+    return (
+        study_from_canonical(rehearsal.study_text, rehearsal.plugins),
+        simulation,
+        simulation.build_reader(rehearsal.plugins),
+    )
 
 
 def _log_left_out(file: Path, left_out: Mapping[str, CaseError]) -> None:

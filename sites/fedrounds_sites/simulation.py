@@ -30,7 +30,7 @@ class Simulation:
     """`workers`: processes that train sites at once; 0 plays them all in this process, one after another.
 
     `local_only_sites`: how many of the largest training sites are also trained alone (0: all).
-    `pictures`: how many of its worst cases each site draws. `unlike`: makes the sites' images differ.
+    `pictures`: how many of its worst cases each site draws. `report`: draw figures and write the page at the end. `unlike`: makes the sites' images differ.
     `initial_weights`: a `consensus.safetensors` to start from, relative to the study file.
     """
 
@@ -45,6 +45,7 @@ class Simulation:
     local_only_sites: Annotated[int, Field(ge=0)] = 8
     ensemble: Count = 8
     pictures: Annotated[int, Field(ge=0)] = 1
+    report: bool = True
     initial_weights: Path | None = None
 
     def build_reader(self, plugins: Sequence[Path] = ()) -> Reader:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -128,3 +128,22 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     folder = tmp_path_factory.mktemp("balls")
     study = lay_out_study(folder)
     return Federation(folder, study, folder / "data", simulate(study, runs=folder / "runs"))
+
+
+CUBES = Path(__file__).parents[1] / "data" / "cubes"
+
+
+@pytest.fixture
+def cubes() -> Callable[..., Path]:
+    """Lays out a study on the made cases of `tests/data/cubes`, whose sites can be told to go wrong."""
+
+    def lay_out(
+        folder: Path, *, rounds: int = 3, workers: int = 0, strategy: str = 'name = "fedavg"', reader: str = ""
+    ) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        study = folder / "cubes.toml"
+        text = (CUBES / "cubes.toml").read_text(encoding="utf-8")
+        study.write_text(text.format(rounds=rounds, workers=workers, strategy=strategy, reader=reader), encoding="utf-8")
+        return study
+
+    return lay_out

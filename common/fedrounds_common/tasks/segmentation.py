@@ -108,7 +108,7 @@ class Segmentation(Task):
         window = training.patch or case.grid[first:]
         box = sampling.index_of(case).box
         box = (*box[:first], *sampling.grown(box[first:], window, case.grid[first:]))
-        image = torch.from_numpy(np.ascontiguousarray(case.image[(slice(None), *box)]))
+        image = torch.from_numpy(np.array(case.image[(slice(None), *box)], order="C"))
         image = image.movedim(1, 0) if _stacked(case, form) else image[None]  # slices are a batch, a volume one image
         with windows.judging(network, training.amp) as function:
             inside = windows.slide(function, image, window, evaluation.overlap, WINDOWS_PER_CALL).cpu()

@@ -1,0 +1,82 @@
+"""One bad site costs one site: it is named in one line, the others go on, and no text of its errors leaves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from fedrounds.run import Run
+from fedrounds.simulation import simulate
+from fedrounds_common.errors import TooFewSites
+
+Cubes = Callable[..., Path]
+MINE = Path(__file__).parents[1] / "data" / "cubes"
+
+
+def run_of(study: Path, *overrides: str) -> Run:
+    return simulate(study, overrides=overrides, plugins=[MINE], runs=study.parent / "runs")
+
+
+def files_holding(folder: Path, text: bytes) -> list[str]:
+    return sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file() and text in f.read_bytes())
+
+
+def test_four_bad_sites_are_named_and_the_others_make_a_finite_consensus(tmp_path: Path, cubes: Cubes) -> None:
+    # A raises with a patient's name in the message, B has a corrupt file, C is empty; D is well
+    study = cubes(tmp_path, rounds=2, reader='raises = "A"\ncorrupt = "B"\nempty = "C"')
+    run = run_of(study)
+    assert run.exit == 9
+    assert run.status["failed"] == {"A": "error:FR-R01", "C": "error:FR-H01"}
+    assert run.status["left_out_cases"]["B"] == {"FR-D12": 1}
+    arrays = load_file(run.folder.consensus)
+    assert all(np.isfinite(array).all() for array in arrays.values())
+
+
+def test_a_patient_named_in_an_error_is_in_no_file_but_that_sites_log(tmp_path: Path, cubes: Cubes) -> None:
+    study = cubes(tmp_path, rounds=1, reader='raises = "A"')
+    run = run_of(study)
+    assert files_holding(run.path, b"DOE^JANE") == ["sites/A/log"]
+
+
+def test_a_site_that_sends_nan_is_excluded_and_the_consensus_is_that_of_the_others(
+    tmp_path: Path, cubes: Cubes
+) -> None:
+    # the sites' training cases differ by the split, so one number of cases picks out some of the sites
+    spoiled = cubes(tmp_path / "spoiled", rounds=1, strategy='name = "spoiled"\ncases = 5')
+    bad = run_of(spoiled)
+    named = {name for name, state in bad.status["failed"].items() if state == "error:FR-R12"}
+    assert named
+    assert bad.exit == 9
+    others = sorted(set("ABCD") - named)
+    well = cubes(tmp_path / "well", rounds=1)
+    good = run_of(well, f"cohort.sites={others}".replace("'", '"'))
+    assert bad.status["consensus"] == good.status["consensus"]
+
+
+def test_an_update_that_is_far_too_large_is_excluded(tmp_path: Path, cubes: Cubes) -> None:
+    study = cubes(tmp_path, rounds=1, strategy='name = "spoiled"\nhow = "large"\ncases = 5')
+    assert "error:FR-R13" in run_of(study).status["failed"].values()
+
+
+def test_when_all_sites_fail_there_is_no_consensus_and_the_exit_says_so(tmp_path: Path, cubes: Cubes) -> None:
+    study = cubes(tmp_path, rounds=1, reader="cases_a_site = 0")
+    study.write_text(study.read_text().replace("cases_a_site = 0", 'empty = "A"').replace("minimum = 1", "minimum = 4"))
+    with pytest.raises(TooFewSites, match="3 sites are ready to train; at least 4"):
+        run_of(study)
+    folder = tmp_path / "runs" / "0001-cubes"
+    assert not (folder / "consensus.safetensors").exists()
+    assert Run(folder).exit == 11
+
+
+def test_every_planned_site_stands_in_every_line_of_the_history(tmp_path: Path, cubes: Cubes) -> None:
+    from fedrounds_server import history
+
+    run = run_of(cubes(tmp_path, rounds=3, reader='raises = "A"'), "cohort.per_round=2")
+    lines = history.read(run.folder.history)
+    assert [[site.site for site in line.sites] for line in lines] == [["A", "B", "C", "D"]] * 3
+    assert all(len(line.ok) == 2 for line in lines)
+    assert run.status["failed"] == {"A": "error:FR-R01"}  # sites that were only not drawn have not failed
