@@ -167,7 +167,7 @@ class FakeRun:
     def metric_rows(self) -> list[MetricRow]:
         rows = []
         for model, trained_at, round in self.models_judged():
-            for cohort in ("local-val", "held-out"):
+            for cohort in ("local-val", "held-out") if self.held_out else ("local-val",):
                 sites = [site for site in self.names if self.cohort_of(site) == cohort]
                 for place in [*sites, "all"]:
                     members = sites if place == "all" else [place]
