@@ -84,7 +84,7 @@ def test_a_wrong_folder_is_told_and_ends_with_4(
 def test_a_run_goes_on_without_the_bad_case_counts_it_and_ends_with_9(repo: Path, slices: Path) -> None:
     unreadable(slices)
     assert call(["simulate"], repo, slices) == 9
-    (run,) = Path("runs").iterdir()
+    (run,) = Path("runs").glob("*-slices2d")
     assert (run / "consensus.safetensors").is_file()
     assert json.loads((run / "status.json").read_text())["left_out_cases"] == {"A": {"FR-D30": 1}}
     assert "A_001_008.png: cannot be read" in (run / "sites/A/log").read_text()
