@@ -1,0 +1,168 @@
+"""`fedrounds simulate --dry-run`: sites, cases, steps, bytes, memory, disk and time, before anything is run.
+
+Time and memory come from one site's real work on this machine; everything else is counted. Nothing is
+left on disk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from fedrounds.baselines import Alone, planned
+from fedrounds.forecast import DryRun, SitePlan
+from fedrounds.health import free_memory_bytes
+from fedrounds.measure import Measured, finished_after, measure
+from fedrounds.simulation import Prepared
+from fedrounds_client.training import steps_per_round
+from fedrounds_common.errors import DataError
+from fedrounds_common.leaving import Hello
+from fedrounds_common.strategy import Consensus
+from fedrounds_common.study.study import Study
+from fedrounds_server.checkpoint import KEPT
+from fedrounds_server.cohort import Roster, choose, need
+from fedrounds_server.rounds import Outcome, Plan
+from fedrounds_sites.hospitals import assign, leave_one_out
+from fedrounds_sites.splits import split
+
+KEPT_STATES = 2  # of a site: its last two rounds
+REPORT_S = 3.0  # figures and page of a small run took this long; it grows little with the run
+
+
+def dry_run(prepared: Prepared) -> DryRun:
+    """Count and measure what `simulate` would do.
+
+    Raises:
+        DataError: the folder cannot be used, or no case of any training site can.
+        TooFewSites: fewer sites than the study's minimum would train.
+    """
+    sites = assign(prepared.simulation, prepared.study, prepared.plugins)
+    study = leave_one_out(prepared.study, tuple(sites))
+    prepared = replace(prepared, study=study)
+    plans = tuple(_plan(study, name, sites[name]) for name in sites)
+    training = [plan for plan in plans if plan.steps]
+    need(len(training), study.cohort.minimum, "would train", {})
+    measured = _measure_one(prepared, sites, training)
+    alone = planned(prepared.simulation, _outcome(study, plans))
+    return _estimate(prepared, plans, measured, alone)
+
+
+def _plan(study: Study, name: str, refs: Sequence[Any]) -> SitePlan:
+    rule, cohort = study.evaluation, study.cohort
+    most = rule.cases_per_site or len(refs)
+    if name in cohort.held_out:
+        return SitePlan(name, "held-out", len(refs), 0, min(len(refs), most), 0)
+    folds = rule.folds if rule.by == "patient" else 0
+    both = split(refs, name, study.seed, rule.local_validation, folds=folds, fold=rule.fold)
+    takes_part = bool(both.train) and (not cohort.sites or name in cohort.sites)
+    steps = steps_per_round(study.training, len(both.train)) if takes_part else 0
+    return SitePlan(
+        name, "train", len(refs), len(both.train), min(len(both.validation), most) if takes_part else 0, steps
+    )
+
+
+def _measure_one(prepared: Prepared, sites: Mapping[str, Sequence[Any]], training: Sequence[SitePlan]) -> Measured:
+    """The site of middle size; the next one where none of its cases can be used."""
+    by_size = sorted(training, key=lambda plan: (plan.training, plan.name))
+    middle = len(by_size) // 2
+    *others, last = [*by_size[middle:], *by_size[:middle]]
+    for plan in others:
+        try:
+            return measure(prepared, plan.name, sites[plan.name])
+        except DataError:  # nothing of this site can be used: `study check --data` says what
+            continue
+    return measure(prepared, last.name, sites[last.name])
+
+
+def _outcome(study: Study, plans: Sequence[SitePlan]) -> Outcome:
+    """What `planned` asks a finished run for."""
+    hellos = {
+        plan.name: Hello(
+            plan.name, {}, plan.training, plan.judged if plan.role == "train" else 0,
+            plan.judged if plan.role == "held-out" else 0, plan.steps, {},
+        )
+        for plan in plans
+    }  # fmt: skip
+    training = tuple(plan.name for plan in plans if plan.steps)
+    held_out = tuple(plan.name for plan in plans if plan.role == "held-out")
+    return Outcome(Consensus({}), study.training.rounds, Roster({}, hellos, training, held_out, {}), {})
+
+
+def _estimate(prepared: Prepared, plans: tuple[SitePlan, ...], one: Measured, alone: Sequence[Alone]) -> DryRun:
+    study, simulation = prepared.study, prepared.simulation
+    rounds, cores = study.training.rounds, _cores()
+    at_once = max(min(simulation.workers, cores), 1)
+    models = _models(prepared, alone)
+    drawn = len(choose([plan.name for plan in plans if plan.steps], study.cohort, study.seed, 1))
+    judges = sum(plan.judged > 0 for plan in plans)
+    update_store = min(drawn * one.up_bytes, Plan.update_budget_bytes)
+    memory = one.process_bytes * max(simulation.workers, 1) + update_store + 4 * one.model_bytes
+    training_sites = sum(plan.steps > 0 for plan in plans)
+    left = one.state_bytes * KEPT_STATES * training_sites + one.model_bytes * (KEPT + 2 + len(alone))
+    return DryRun(
+        sites=plans,
+        rounds=rounds,
+        drawn=drawn,
+        workers=simulation.workers,
+        cores=cores,
+        models=models,
+        measured=one,
+        down_bytes=drawn * one.down_bytes,
+        up_bytes=drawn * one.up_bytes,
+        judging_bytes=len(models) * judges * one.down_bytes,
+        memory_bytes=memory + (one.base_bytes if simulation.workers else 0),
+        free_memory_bytes=free_memory_bytes(),
+        disk_bytes=left + one.case_bytes * sum(plan.cases for plan in plans),
+        left_bytes=left,
+        seconds=_seconds(prepared, plans, one, alone, at_once, models),
+    )
+
+
+def _models(prepared: Prepared, alone: Sequence[Alone]) -> tuple[str, ...]:
+    """Each model that every site would score, in order; a model judged twice stands twice."""
+    study, simulation = prepared.study, prepared.simulation
+    rounds, every = study.training.rounds, study.evaluation.every
+    first = "initial" if simulation.initial_weights or study.cohort.initial_sites else "untrained"
+    judged = [round_ for round_ in range(1, rounds + 1) if round_ == rounds or (every and round_ % every == 0)]
+    models = [first, *(f"consensus of round {round_}" for round_ in judged)]
+    models += [
+        each.model if each.trained_at == "all" else f"{each.model} of {each.trained_at}"
+        for each in alone
+        if each.model != "local-only" or "local-only" in simulation.baselines
+    ]
+    return (*models, *(name for name in ("ensemble", "floor") if name in simulation.baselines))
+
+
+def _seconds(
+    prepared: Prepared, plans: Sequence[SitePlan], one: Measured, alone: Sequence[Alone], at_once: int,
+    models: Sequence[str],
+) -> dict[str, float]:  # fmt: skip
+    study, simulation = prepared.study, prepared.simulation
+    training = {plan.name: plan for plan in plans if plan.steps}
+    rounds = 0.0
+    for round_ in range(1, study.training.rounds + 1):
+        names = choose(list(training), study.cohort, study.seed, round_)
+        rounds += finished_after([one.message_s + training[name].steps * one.step_s for name in names], at_once)
+    judged = [plan.judged for plan in plans if plan.judged]
+    members = min(simulation.ensemble, sum(each.model == "local-only" for each in alone))
+    per_case = {"ensemble": max(members, 1) * one.predict_s, "floor": one.floor_s}
+    judging = sum(
+        finished_after([one.message_s + cases * per_case.get(model, one.predict_s) for cases in judged], at_once)
+        for model in models
+    )
+    waves = max(1.0, simulation.workers / _cores())  # starting is work too
+    return {
+        "starting": one.start_s * waves,
+        "reading": finished_after([plan.cases * one.load_s for plan in plans], at_once),
+        "initial model": study.cohort.initial_steps * one.step_s if study.cohort.initial_sites else 0.0,
+        "rounds": rounds,
+        "baselines": finished_after([each.steps * one.step_s for each in alone], at_once),
+        "judging": judging,
+        "report": REPORT_S,
+    }
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

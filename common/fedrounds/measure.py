@@ -1,0 +1,167 @@
+"""Time and size one site's work on this machine, in memory, so that a whole run can be estimated."""
+
+from __future__ import annotations
+
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from fedrounds.simulation import Prepared
+from fedrounds_client.outside import none_usable
+from fedrounds_client.site import Parts
+from fedrounds_client.training import Piece, train
+from fedrounds_common.arrays import Arrays, of_module, size_bytes
+from fedrounds_common.case import Case, CaseRef
+from fedrounds_common.errors import CaseError
+from fedrounds_common.leaving import Ask, Update, to_wire
+from fedrounds_common.strategy import Trained
+from fedrounds_sites.cache import estimate_bytes
+from fedrounds_sites.phantom.rules import scores as rule_scores
+from fedrounds_sites.prepare import prepare
+
+CASES = 4  # that are read: enough for a mean, few enough to wait for
+STEPS = 3
+_KIB = 1024  # Linux counts resident memory in these
+
+
+@final
+@dataclass(frozen=True)
+class Measured:
+    """What one site's work takes here, one process, seconds and bytes.
+
+    `message_s`: a round's work besides its steps. `floor_s`: trying every untrained rule on one case.
+    `case_bytes`: a prepared case, mean. `process_bytes`: the largest this process has been, its
+    libraries included, and `base_bytes` what it was before anything was trained.
+    """
+
+    site: str
+    cases: int
+    parameters: int
+    load_s: float
+    step_s: float
+    message_s: float
+    predict_s: float
+    start_s: float
+    floor_s: float
+    down_bytes: int
+    up_bytes: int
+    model_bytes: int
+    state_bytes: int
+    case_bytes: int
+    process_bytes: int
+    base_bytes: int
+
+
+def measure(prepared: Prepared, site: str, refs: Sequence[CaseRef]) -> Measured:
+    """Read up to four cases, take three warm steps, predict one case; nothing is written.
+
+    Raises:
+        DataError: none of the cases can be used. RoundError: the loss is not finite.
+    """
+    parts, study = prepared.parts, prepared.study
+    cases, load_s = _read(prepared, site, refs)
+    base, started = _resident(), time.perf_counter()
+    network = parts.module()
+    build_s = time.perf_counter() - started
+    start = of_module(network)
+
+    def steps(count: int) -> Any:
+        piece = Piece(count, 0, count, study.seed, ("measure", count))
+        return train(network, parts.task, cases, study.cases, study.training, piece, start)
+
+    result = steps(1)  # the first of all is slow: libraries choose their ways
+    one_s, several_s = _timed(lambda: steps(1)), _timed(lambda: steps(1 + STEPS))
+    step_s = max((several_s - one_s) / STEPS, 1e-6)
+    down, up, kept = _sizes(parts, start, result.arrays, prepared.text)
+    return Measured(
+        site=site,
+        cases=len(cases),
+        parameters=sum(weights.numel() for weights in network.parameters()),
+        load_s=load_s,
+        step_s=step_s,
+        message_s=max(one_s - step_s, 0.0) + build_s,
+        predict_s=_timed(lambda: _judge(parts, network, cases[0])),
+        start_s=_start_s() if prepared.simulation.workers else 0.0,
+        floor_s=_timed(lambda: rule_scores(cases[:1], study.cases))
+        if "floor" in prepared.simulation.baselines
+        else 0.0,
+        down_bytes=down,
+        up_bytes=up,
+        model_bytes=size_bytes(start),
+        state_bytes=size_bytes(result.moments) + kept,
+        case_bytes=round(statistics.mean(estimate_bytes(len(case.image), case.grid) for case in cases)),
+        process_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB,
+        base_bytes=base,
+    )
+
+
+def _read(prepared: Prepared, site: str, refs: Sequence[CaseRef]) -> tuple[list[Case], float]:
+    """Up to four usable cases, and seconds a case."""
+    reader, unlike = prepared.simulation.build_reader(prepared.plugins), prepared.simulation.unlike
+    study, cases, bad = prepared.study, list[Case](), dict[str, CaseError]()
+    reader.cases(study.cases)  # listing the folder is no part of reading a case
+    started = time.perf_counter()
+    for ref in refs:
+        try:
+            case = reader.load(ref, study.cases)
+            cases.append(prepare(case if unlike is None else unlike.apply(case, site, study.seed), study.cases))
+        except CaseError as error:
+            bad[ref.name] = error
+        if len(cases) == CASES:
+            break
+    if not cases:
+        raise none_usable(bad, site)
+    return cases, (time.perf_counter() - started) / (len(cases) + len(bad))
+
+
+def _judge(parts: Parts, network: Any, case: Case) -> None:
+    study = parts.study
+    made = parts.task.predict(network, case, study.cases, study.training, study.evaluation)
+    parts.task.score(made, case, study.cases, study.evaluation)
+
+
+def _sizes(parts: Parts, start: Arrays, trained: Arrays, text: str) -> tuple[int, int, int]:
+    """Bytes of a round's message to a site, of its answer, and of what the site keeps besides moments."""
+    consensus = parts.strategy.begin(start)
+    ask = Ask("train", "run", 1, "0" * 16, text, "0" * 64, arrays=consensus.arrays, shared=consensus.shared)
+    leaving, kept = parts.strategy.send(Trained(start, trained, 1, 1), consensus, {})
+    travelling, residual = parts.codec.encode(leaving, {})
+    codec = str(parts.study.wire["name"])
+    update = Update("site", "run", 1, "0" * 16, "0" * 64, 1, 1, 0.1, 0.1, codec, travelling)
+    down, up = (len(header.encode()) + len(buffer) for header, buffer in (to_wire(ask), to_wire(update)))
+    return down, up, size_bytes(kept) + size_bytes(residual)
+
+
+def _start_s() -> float:
+    """How long a worker process takes until it is ready."""
+    command = [sys.executable, "-c", "import fedrounds.worker"]
+    return _timed(lambda: subprocess.run(command, check=False, capture_output=True, stdin=subprocess.DEVNULL))
+
+
+def _timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def _resident() -> int:
+    """Bytes of memory this process holds now; its largest so far where that cannot be told."""
+    try:
+        return int(Path("/proc/self/statm").read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB
+
+
+def finished_after(jobs: Sequence[float], workers: int) -> float:
+    """When the last of these jobs ends, each given to whoever is free first, the longest first."""
+    ends = [0.0] * max(workers, 1)
+    for job in sorted(jobs, reverse=True):
+        ends[ends.index(min(ends))] += job
+    return max(ends)
