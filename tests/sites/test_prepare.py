@@ -186,6 +186,14 @@ def test_stripes_too_fine_for_the_new_voxels_become_grey_not_stripes(size: float
     assert np.abs(plain - 0.5).max() > 0.35
 
 
+def test_the_blur_makes_up_the_difference_of_the_two_voxel_sizes() -> None:
+    # FWHM sqrt(3² - 1²) = 2.828 old voxels, sigma 1.201: a point keeps 1 / (sqrt(2 pi) 1.201) = 0.332 of its height
+    point = np.zeros((63, 1, 1))
+    point[31] = 1
+    grid, affine = respaced(point.shape, np.eye(4), (3.0, None, None))
+    assert onto(point, np.eye(4), grid, affine)[10, 0, 0] == pytest.approx(0.332, abs=0.003)
+
+
 @pytest.mark.parametrize("codes", ORIENTATIONS)
 def test_turning_agrees_with_nibabels_closest_canonical(codes: str) -> None:
     case = case_of(np.random.default_rng(0).normal(size=(1, 4, 5, 6)), affine_of(codes, (1, 2, 3), 17))
