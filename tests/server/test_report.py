@@ -264,9 +264,12 @@ def test_scores_and_names_of_cases_stay_out_without_the_sites(fake_run: Write) -
     path = fake_run()
     inside = write_report(path).read_text()
     assert "s07-c00" in inside  # in the alternative text of the worst cases
+    assert (path / "figures" / "worst.png").exists()
     outside = write_report(path, with_sites=False).read_text()
     assert not re.search(r"s\d\d-[cp]\d\d", outside)
     assert "worst cases" not in outside.lower()
+    # nor may a picture of theirs stay behind in the folder that is sent with the page
+    assert not (path / "figures" / "worst.png").exists()
 
 
 def test_what_left_is_counted_from_the_history(fake_run: Write) -> None:

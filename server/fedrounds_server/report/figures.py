@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from fedrounds_server.report.curves import draw_curves
@@ -27,10 +28,23 @@ def drawings(run: RunView) -> tuple[Drawing, ...]:
     return tuple(drawing for drawing in made if drawing is not None)
 
 
+NAMES = ("hospitals", "models", "regions", "curves", "worst", "participation", "traffic")
+
+
+def save_all(drawn: Sequence[Drawing], folder: Path) -> list[Path]:
+    """Write each as `<name>.png`, and take away those of an earlier report that no longer belong.
+
+    Without that, a report made without the sites would leave their pictures in the folder beside it.
+    """
+    for name in set(NAMES) - {drawing.name for drawing in drawn}:
+        (folder / f"{name}.png").unlink(missing_ok=True)
+    return [save(drawing, folder) for drawing in drawn]
+
+
 def draw_figures(run: Path, with_sites: bool = True) -> list[Path]:
     """Write `figures/*.png` of a run folder; with_sites lets scores and pictures of single cases in.
 
     Raises:
         RunFileError: not a run folder, or a file in it cannot be read.
     """
-    return [save(drawing, run / "figures") for drawing in drawings(read_run(run, with_sites))]
+    return save_all(drawings(read_run(run, with_sites)), run / "figures")

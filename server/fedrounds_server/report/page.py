@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fedrounds_common.disk import write_text
 from fedrounds_server.report import honesty, words
-from fedrounds_server.report.figures import drawings
+from fedrounds_server.report.figures import drawings, save_all
 from fedrounds_server.report.folder import RunView, read_run
 from fedrounds_server.report.results import gap_of, gap_sentence, models_table, regions_table
 from fedrounds_server.report.sites import (
@@ -22,7 +22,7 @@ from fedrounds_server.report.sites import (
     measures_table,
     traffic_table,
 )
-from fedrounds_server.report.style import DPI, Drawing, save
+from fedrounds_server.report.style import DPI, Drawing
 from fedrounds_server.report.table import Table
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
@@ -71,7 +71,8 @@ def write_report(run: Path, with_sites: bool = True) -> Path:
     """
     folder = read_run(run, with_sites)
     drawn = drawings(folder)
-    shown = [embedded(drawing, save(drawing, run / "figures").read_bytes()) for drawing in drawn]
+    files = save_all(drawn, run / "figures")
+    shown = [embedded(drawing, file.read_bytes()) for drawing, file in zip(drawn, files, strict=True)]
     path = run / "report.html"
     write_text(path, page(folder, shown))
     return path
