@@ -28,7 +28,9 @@ def draws(*names: str, grid: tuple[int, ...] = (5, 6, 6)) -> list[tuple[F32, U8]
 
 
 def test_every_name_a_study_may_write_does_something() -> None:
-    ((_, kinds),) = [(name, get_args(get_args(hint)[0])) for name, hint in get_type_hints(Training).items() if name == "augment"]
+    ((_, kinds),) = [
+        (name, get_args(get_args(hint)[0])) for name, hint in get_type_hints(Training).items() if name == "augment"
+    ]
     assert set(kinds) == set(NAMES)
     image, _ = patch()
     for name in NAMES:
