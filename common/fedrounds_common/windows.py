@@ -70,6 +70,9 @@ def judging(network: nn.Module, amp: Literal["off", "bf16"]) -> Iterator[Callabl
     device = next(network.parameters()).device
 
     def probabilities(x: Tensor) -> Tensor:
+        if len(x) == 1 and x.ndim == 5 and device.type == "cpu":
+            # torch's CPU path for one small 3D example is up to 11 times slower than for two
+            return probabilities(x.expand(2, *x.shape[1:]).contiguous())[:1]
         with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp == "bf16"):
             logits = padded(network, x.to(device)).float()
         return logits.softmax(1) if facts.exclusive else logits.sigmoid()
@@ -107,7 +110,7 @@ def slide(
         weights[_at(corner, window)] += weight
     places = iter([(n, _at(corner, window)) for n in range(len(images)) for corner in corners])
     while group := list(islice(places, batch)):
-        values = _call(function, torch.stack([images[n][_whole(1, place)] for n, place in group]))
+        values = function(torch.stack([images[n][_whole(1, place)] for n, place in group])).float()
         if total is None:
             total = torch.zeros((len(images), values.shape[1], *images.shape[2:]), device=values.device)
             weight, weights = weight.to(values.device), weights.to(values.device)
@@ -117,13 +120,6 @@ def slide(
         raise ValueError("no image to predict")
     inside = [slice(low, low + size) for (low, _), size in zip(padding, grid, strict=True)]
     return (total / weights)[_whole(2, inside)]
-
-
-def _call(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    # torch's CPU path for one small 3D example is up to 11 times slower than for two (architecture, §7)
-    if len(x) == 1 and x.ndim == 5 and x.device.type == "cpu":
-        return function(x.expand(2, *x.shape[1:]).contiguous())[:1].float()
-    return function(x).float()
 
 
 def _whole(axes: int, spans: Sequence[slice]) -> tuple[slice, ...]:
