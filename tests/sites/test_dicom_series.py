@@ -735,6 +735,22 @@ def test_an_ultrasound_still_is_three_channels_or_brightness(tmp_path: Path) -> 
     np.testing.assert_allclose(brightness[0], np.tensordot([0.299, 0.587, 0.114], colours, 1), rtol=1e-5)
 
 
+def test_a_series_in_colour_is_a_stack_of_three_channels(tmp_path: Path) -> None:
+    colours = np.stack([numbered() % 200, numbered() % 100, numbered() % 50], axis=-1).astype(np.uint8)
+    write_series(tmp_path, colours)
+    case = only(DicomSeries(tmp_path), COLOUR)
+    np.testing.assert_array_equal(case.image, np.moveaxis(colours, -1, 0))
+
+
+def test_channels_may_be_single_planes_that_lie_on_each_other(tmp_path: Path) -> None:
+    write_series(tmp_path / "a", numbered(1), "t1")
+    write_series(tmp_path / "b", numbered(1) + np.uint16(50), "t2")
+    form = CaseForm(dims=2, channels=("t1", "t2"))
+    assert only(DicomSeries(tmp_path, channels=NAMES), form).image[:, 0, 0].tolist() == [0, 50]
+    write_series(tmp_path / "b", numbered(1), "t2", first=(0.0, 1.0, 0.0))
+    assert refusal(DicomSeries(tmp_path, channels=NAMES), form).code == "FR-D56"
+
+
 def test_grey_is_not_tripled_for_a_study_in_colour(tmp_path: Path) -> None:
     save(plane(numbered(1)[0], "cr", 0), tmp_path / "x.dcm")
     assert refusal(DicomSeries(tmp_path), COLOUR).code == "FR-D32"

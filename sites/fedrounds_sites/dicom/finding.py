@@ -13,12 +13,14 @@ from fedrounds_common.case import CaseRef
 from fedrounds_common.errors import CaseError
 from fedrounds_sites.dicom.identity import Identity, read_identity
 from fedrounds_sites.listing import plain
+from fedrounds_sites.pictures import SUFFIXES
 
 Unit = Literal["study", "image"]
 # what commonly lies beside DICOM files; everything else is opened to see
 NOT_DICOM = frozenset(
     (".nii", ".gz", ".zip", ".json", ".txt", ".csv", ".tsv", ".xml", ".html", ".md", ".pdf", ".png", ".jpg", ".tif")
 )
+MASKS = (".nii", ".nii.gz", *SUFFIXES)
 TOLD_BY_PATH = {"case", "patient"}  # with both groups in the pattern no file is opened to list the cases
 
 
@@ -52,7 +54,7 @@ class Finder:
 
     def find(self, names: Sequence[str]) -> dict[str, Found]:
         """Case name → its files, in order of names. What belongs to no case becomes one with a fault."""
-        masks = [name for name in names if self.labels is not None and self.labels.search(name)]
+        masks = [name for name in names if self.labels and name.lower().endswith(MASKS) and self.labels.search(name)]
         broken: dict[str, CaseError] = {}
         for name in sorted(set(names) - set(masks)):
             try:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import final
 
-from fedrounds_common.errors import CaseError, DataError
+from fedrounds_common.errors import DataError
 from fedrounds_sites.dicom.headers import guarded, has_image, read_elements
 
 _WHO = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID", "Rows", "Columns")
@@ -88,14 +88,3 @@ def read_key(file: Path | None) -> bytes:
 def _no_key(file: Path, found: str) -> DataError:
     do = "write one, e.g. with `openssl rand -hex 32`, and keep it at the site"
     return DataError("FR-D53", found, wanted="a file that holds the secret of the pseudonyms", do=do, where=str(file))
-
-
-def nameless(case: str, file: Path, element: str) -> CaseError:
-    return CaseError(
-        "FR-D53",
-        f"{element} is empty",
-        case=case,
-        wanted="something to tell patients apart",
-        do="give a `pattern` with the groups patient and case",
-        where=str(file),
-    )
