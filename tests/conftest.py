@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,3 +41,22 @@ def shared_data() -> Path:
     if not (shared / "data").is_dir():
         pytest.skip("no shared data here (set FEDROUNDS_SHARED to the folder that holds data/)")
     return shared
+
+
+CUBES = Path(__file__).parent / "data" / "cubes"
+
+
+@pytest.fixture
+def cubes() -> Callable[..., Path]:
+    """Lays out a study on the made cases of `tests/data/cubes`, whose sites can be told to go wrong."""
+
+    def lay_out(
+        folder: Path, *, rounds: int = 3, workers: int = 0, strategy: str = 'name = "fedavg"', reader: str = ""
+    ) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        study = folder / "cubes.toml"
+        text = (CUBES / "cubes.toml").read_text(encoding="utf-8")
+        study.write_text(text.format(rounds=rounds, workers=workers, strategy=strategy, reader=reader), encoding="utf-8")
+        return study
+
+    return lay_out

@@ -75,8 +75,8 @@ class Ball:
         places = voxels @ self.affine[:3, :3].T + self.affine[:3, 3]
         return (np.linalg.norm(places - np.array(self.centre_mm), axis=-1) <= self.radius_mm).astype(np.uint8)
 
-    def image(self, seed: int) -> NDArray[np.float32]:
-        noise = np.random.default_rng(seed).normal(100, 10, self.grid)
+    def image(self, seed: int, noise_sd: float = 10) -> NDArray[np.float32]:
+        noise = np.random.default_rng(seed).normal(100, noise_sd, self.grid)
         return (noise + 60 * self.mask()).astype(np.float32)
 
 
@@ -85,9 +85,9 @@ def write_nifti(file: Path, array: NDArray[np.generic], affine: NDArray[np.float
     nib.save(nib.Nifti1Image(array, affine), file)
 
 
-def write_ball(folder: Path, name: str, ball: Ball, seed: int) -> None:
+def write_ball(folder: Path, name: str, ball: Ball, seed: int = 0, noise_sd: float = 10) -> None:
     """`images/NAME.nii.gz` and `labels/NAME.nii.gz`."""
-    write_nifti(folder / f"images/{name}.nii.gz", ball.image(seed), ball.affine)
+    write_nifti(folder / f"images/{name}.nii.gz", ball.image(seed, noise_sd), ball.affine)
     write_nifti(folder / f"labels/{name}.nii.gz", ball.mask(), ball.affine)
 
 
@@ -130,20 +130,55 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     return Federation(folder, study, folder / "data", simulate(study, runs=folder / "runs"))
 
 
-CUBES = Path(__file__).parents[1] / "data" / "cubes"
+class Balls:
+    """What tests make cases with: the helpers of this file, since tests cannot import it."""
+
+    Ball = Ball
+    random = staticmethod(random_ball)
+    write = staticmethod(write_ball)
+    write_many = staticmethod(write_balls)
+    write_nifti = staticmethod(write_nifti)
+    lay_out_study = staticmethod(lay_out_study)
+    study = STUDY
+    grid = GRID
+    affine = AFFINE
+
+
+@pytest.fixture(scope="session")
+def balls() -> type[Balls]:
+    return Balls
+
+
+THRESHOLD = Path(__file__).parents[1] / "data" / "threshold"
+
+
+@dataclass(frozen=True)
+class Brightness:
+    """A study and its model file: what is brighter than a threshold is lesion. Nothing had to be trained."""
+
+    study: Path
+    file: Path
+    plugins: tuple[Path, ...]
 
 
 @pytest.fixture
-def cubes() -> Callable[..., Path]:
-    """Lays out a study on the made cases of `tests/data/cubes`, whose sites can be told to go wrong."""
+def brightness(tmp_path: Path) -> Callable[..., Brightness]:
+    """Makes such a model. Images are taken as stored (no normalising), so that its answers are known voxel by voxel."""
+    from fedrounds_client.site import build_parts
+    from fedrounds_common.arrays import of_module
+    from fedrounds_common.study.canonical import digest
+    from fedrounds_common.study.parse import read_study
+    from fedrounds_server.release import write_model
 
-    def lay_out(
-        folder: Path, *, rounds: int = 3, workers: int = 0, strategy: str = 'name = "fedavg"', reader: str = ""
-    ) -> Path:
-        folder.mkdir(parents=True, exist_ok=True)
-        study = folder / "cubes.toml"
-        text = (CUBES / "cubes.toml").read_text(encoding="utf-8")
-        study.write_text(text.format(rounds=rounds, workers=workers, strategy=strategy, reader=reader), encoding="utf-8")
-        return study
+    def make(cases: str = "", at: Sequence[float] = (130.0,), more: str = "", name: str = "brightness") -> Brightness:
+        cases = cases or 'dims = 3\nchannels = ["t1"]\nlabels = { lesion = 1 }\nintensity = "none"'
+        study = tmp_path / f"{name}.toml"
+        text = f'format = 1\nname = "{name}"\n[cases]\n{cases}\n[model]\nname = "threshold"\nat = {list(at)}\n{more}\n'
+        study.write_text(text, encoding="utf-8")
+        read = read_study(study, (), [THRESHOLD]).study
+        arrays = of_module(build_parts(read, (THRESHOLD,)).module())
+        file = tmp_path / f"{name}.safetensors"
+        write_model(file, arrays, read, digest(read), 1)
+        return Brightness(study, file, (THRESHOLD,))
 
-    return lay_out
+    return make

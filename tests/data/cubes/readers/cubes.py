@@ -19,11 +19,12 @@ class Cubes(Reader):
     corrupt: str = ""
     empty: str = ""
     cases_a_site: int = 6
+    sites: str = "ABCD"
 
     def cases(self, form):
         return tuple(
             CaseRef(f"{site}{number}", f"{site}{number}", site)
-            for site in "ABCD" for number in range(self.cases_a_site)
+            for site in self.sites for number in range(self.cases_a_site)
         )
 
     def load(self, ref, form):
