@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 
@@ -52,3 +53,54 @@ def study(tmp_path: Path) -> Callable[[str], Path]:
         return file
 
     return write
+
+
+PICTURES = """
+[model]
+name = "tiny_unet"
+channels = [8]
+[cases]
+dims = 2
+channels = ["grey"]
+orientation = "none"
+[training]
+rounds = 2
+local_steps = 2
+[evaluation]
+local_validation = 0.0
+resamples = 10
+[cohort]
+held_out = ["c"]
+[simulation.reader]
+name = "image_pairs"
+root = "pictures"
+pattern = '(?P<site>[^_/]+)_(?P<patient>[^_/]+)\\.png$'
+"""
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Callable[..., Path]:
+    """Three sites' pictures of a bright square, with masks; a mask of another shape for the case named."""
+
+    def write(broken: str = "", folder: str = "pictures") -> Path:
+        from PIL import Image
+
+        place = tmp_path / folder
+        place.mkdir()
+        draw = np.random.default_rng(1)
+        for name in ("a_p1", "a_p2", "a_p3", "b_p1", "b_p2", "c_p1", "c_p2"):
+            picture = draw.integers(0, 60, (16, 16), dtype=np.uint8)
+            mask = np.zeros((8, 8) if name == broken else (16, 16), np.uint8)
+            mask[2:7, 3:7] = 255
+            picture[2:7, 3:7] += 150
+            Image.fromarray(picture).save(place / f"{name}.png")
+            Image.fromarray(mask).save(place / f"{name}_mask.png")
+        return place
+
+    return write
+
+
+@pytest.fixture
+def picture_study() -> str:
+    """The lines of a study of those pictures."""
+    return PICTURES

@@ -114,7 +114,7 @@ def console(stream: Any) -> Console:
     return Console(file=stream, width=width, markup=False, highlight=False, emoji=False)
 
 
-def show(answer: Answer, style: Literal["text", "json"]) -> None:
+def print_answer(answer: Answer, style: Literal["text", "json"]) -> None:
     if style == "json":
         print_envelope(answer.status, answer.data, None)
     elif isinstance(answer.text, str):

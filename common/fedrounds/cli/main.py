@@ -17,13 +17,13 @@ from typing import Annotated, Any, Literal
 import click
 import typer
 
-from fedrounds.cli import doctor, evaluate, explain, listing, phantom, report, runs, study
-from fedrounds.cli.frame import Answer, group, print_envelope, say, show
+from fedrounds.cli import doctor, evaluate, explain, listing, phantom, predict, report, runs, show, simulate, study
+from fedrounds.cli.frame import Answer, group, print_answer, print_envelope, say
 from fedrounds.environment import quiet
 from fedrounds_common.errors import INTERRUPTED, FedroundsError, MachineError, StudyError
 
 app = group("Train medical-image models across hospitals that keep their images.")
-for part in (evaluate, study, listing, runs, report, explain, doctor, phantom):
+for part in (simulate, evaluate, predict, study, listing, runs, report, show, explain, doctor, phantom):
     part.register(app)
 
 
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str], commands: typer.Typer = app) -> int:
     try:
         answer = _call(arguments, commands)
         if isinstance(answer, Answer):
-            show(answer, style)
+            print_answer(answer, style)
             return answer.status
         return int(answer or 0)
     except click.ClickException as error:

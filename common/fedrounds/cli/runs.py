@@ -1,7 +1,8 @@
-"""`fedrounds runs list | show`: what has been run here, and how it went."""
+"""`fedrounds runs list | show | verify`: what has been run here, and how it went."""
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fedrounds.cli.frame import Answer, group, table, verb
+from fedrounds.cli.frame import Answer, console, group, table, verb
+from fedrounds.cli.live import screen_on
 from fedrounds.cli.summary import told
 from fedrounds_common.errors import UsageError
 
@@ -65,6 +67,21 @@ def register(app: typer.Typer) -> None:
     def show_run(run: RunName, folder: RunsFolder = RUNS) -> Answer:
         """Tell how a run ended, what came out, and where the files are."""
         return told(run_path(run, folder))
+
+    @verb(runs, "verify")
+    def verify_run(
+        run: RunName,
+        again: Annotated[
+            bool, typer.Option("--again", help="Also run the study again and compare the consensus.")
+        ] = False,
+        folder: RunsFolder = RUNS,
+    ) -> Answer:
+        """Recompute every digest of a run's folder and say what has changed."""
+        from fedrounds.verify import verify
+
+        with screen_on(console(sys.stderr)) as listen:
+            found = verify(run_path(run, folder), again, listen)
+        return Answer(found.as_dict(), found.text(), found.exit)
 
 
 def _is_run(path: Path) -> bool:

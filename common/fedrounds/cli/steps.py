@@ -1,4 +1,4 @@
-"""One line that counts cases while they are read and predicted; bad ones are named as they come."""
+"""One line that counts cases while they are read and predicted, on a terminal; the answer names the bad ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Steps:
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
-            self.status = self.console.status("opening the model …")
+            self.status = self.console.status("starting …")
             self.status.start()
         return self
 
@@ -32,9 +32,5 @@ class Steps:
             self.status.stop()
 
     def __call__(self, event: str, facts: Mapping[str, Any]) -> None:
-        if event != "case":
-            return
-        if self.status is not None:
+        if event == "case" and self.status is not None:
             self.status.update(f"case {facts['number']} of {facts['of']}")
-        if facts["state"] != "ok":
-            self.console.print(f"{facts['site']}: {facts['case']}: {facts['state']}", soft_wrap=True)

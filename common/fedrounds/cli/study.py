@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import click
 import typer
 
-from fedrounds.cli.files import built_in_studies, open_study
-from fedrounds.cli.frame import Answer, Plugins, Settings, group, say, table, verb
-from fedrounds_common.errors import DONE, StudyError, UsageError
-
-if TYPE_CHECKING:
-    from fedrounds_common.study.parse import StudyFile
-    from fedrounds_sites.simulation import Simulation
+from fedrounds.cli.files import built_in_studies, open_study, study_path
+from fedrounds.cli.frame import Answer, Plugins, Settings, console, group, verb
+from fedrounds.cli.steps import Steps
+from fedrounds_common.errors import StudyError, UsageError
 
 TEMPLATES = Path(__file__).parent / "templates"
 LIKE = ("phantom", "nifti", "pairs", "dicom")
 
-File = Annotated[
+StudyName = Annotated[
     str, typer.Argument(metavar="STUDY", help="A study file, or the name of a built-in study.", autocompletion=built_in_studies)
 ]  # fmt: skip
 
@@ -55,7 +53,7 @@ def _register_new(study: typer.Typer) -> None:
 def _register_check(study: typer.Typer) -> None:
     @verb(study, "check")
     def check(
-        file: File,
+        file: StudyName,
         data: Annotated[bool, typer.Option("--data", help="Also build the network and read every case.")] = False,
         strict: Annotated[bool, typer.Option("--strict", help="Take advice for faults.")] = False,
         settings: Settings = None,
@@ -65,7 +63,7 @@ def _register_check(study: typer.Typer) -> None:
         from fedrounds_common.study.advice import advice
         from fedrounds_common.study.canonical import digest
 
-        read, simulation = open_study(file, settings, plugins)
+        read, _ = open_study(file, settings, plugins)
         advised = advice(read)
         if strict and advised:
             raise StudyError(str(read.path), advised)
@@ -76,40 +74,24 @@ def _register_check(study: typer.Typer) -> None:
         ]
         if not data:
             return Answer(answer, "\n".join(lines))
-        return _with_data(read, simulation, list(plugins or ()), answer, lines)
+        return _with_data(file, settings, plugins, answer, lines)
 
 
 def _with_data(
-    read: StudyFile, simulation: Simulation, folders: list[Path], answer: dict[str, Any], lines: list[str]
+    file: str, settings: list[str] | None, plugins: list[Path] | None, answer: dict[str, Any], lines: list[str]
 ) -> Answer:
-    from fedrounds.check import check_data
-    from fedrounds_common.errors import DataError
+    from fedrounds.checking import check_data
+    from fedrounds.simulation import prepare
 
-    say("building the network and reading every case …")
-    found = check_data(read.study, simulation, folders)
-    rows = [(site.name, site.cases, site.cases - len(site.bad)) for site in found.sites]
-    bad = [(site.name, error) for site in found.sites for error in site.bad]
-    answer |= {
-        "parameters": found.parameters,
-        "sites": [{"name": name, "cases": cases, "usable": usable} for name, cases, usable in rows],
-        "bad": [{"site": site, "case": error.case, "code": error.code, "message": str(error)} for site, error in bad],
-    }
-    from rich.console import Group
-
-    tail = f"{len(bad)} of {sum(row[1] for row in rows)} cases cannot be used" if bad else "every case can be used"
-    text = Group(
-        "\n".join(lines),
-        f"network: {found.parameters:,} parameters",
-        table(("site", "cases", "usable"), rows),
-        *(f"{site}: {error}" for site, error in bad),
-        tail,
-    )
-    return Answer(answer, text, DataError.exit_status if bad else DONE)
+    prepared = prepare(study_path(file), settings or (), plugins or ())
+    with Steps(console(sys.stderr)) as listen:
+        found = check_data(prepared, listen)
+    return Answer(answer | found.as_dict(), "\n".join([*lines, found.text()]), found.exit)
 
 
 def _register_show(study: typer.Typer) -> None:
     @verb(study, "show")
-    def show(file: File, settings: Settings = None, plugins: Plugins = None) -> Answer:
+    def show(file: StudyName, settings: Settings = None, plugins: Plugins = None) -> Answer:
         """Print every value of a study with where it comes from: a line, a default, the command line."""
         from fedrounds_common.study.canonical import agreed_tables, digest, resolved_toml
         from fedrounds_common.study.check import plain

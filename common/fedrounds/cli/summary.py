@@ -17,7 +17,14 @@ def told(path: Path, status: int = DONE) -> Answer:
     """
     from fedrounds_server.report import summary
 
-    return Answer(parts(path), "\n".join(summary(path)), status)
+    near = nearby(path)
+    return Answer(parts(near), "\n".join(summary(near)), status)
+
+
+def nearby(path: Path) -> Path:
+    """From where the person stands, if it lies below."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def parts(path: Path) -> dict[str, Any]:

@@ -1,0 +1,116 @@
+"""A federation from the shell: what a person types, reads and finds on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedrounds.cli.simulate import rehearsal_settings
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def federation(study: Write, pictures: Write, picture_study: str) -> Path:
+    pictures()
+    return study(picture_study)
+
+
+def test_a_run_is_told_on_stdout_and_talked_about_on_stderr(fedrounds: Any, federation: Path) -> None:
+    said = fedrounds("simulate", federation)
+    assert said.status == 0
+    assert said.out.startswith("small, run 0001: Done (exit status 0)")
+    assert "runs/0001-small/report.html" in said.out
+    assert said.err.splitlines()[0] == "2 training sites, 2 rounds, 1 held out"
+    assert sum(line.startswith("round ") for line in said.err.splitlines()) == 2
+    assert Path("runs/0001-small/consensus.safetensors").is_file()
+
+
+def test_settings_and_the_names_of_the_run_and_its_folder_are_taken(fedrounds: Any, federation: Path) -> None:
+    options = ["-s", "training.rounds=1", "--name", "try", "--runs", "here", "--workers", "0", "--baselines", "none"]
+    data = fedrounds("simulate", federation, *options, "--format", "json").envelope["data"]
+    assert data["run"] == "here/0001-try"
+    assert data["status"]["rounds"] == 1
+    assert {row["model"] for row in data["models"]} == {"untrained", "consensus"}
+
+
+def test_a_bad_case_ends_the_run_with_9_and_strictly_does_not_start_it(
+    fedrounds: Any, study: Write, pictures: Write, picture_study: str
+) -> None:
+    pictures(broken="a_p2")
+    file = study(picture_study)
+    said = fedrounds("simulate", file, "--format", "json")
+    assert (said.status, said.envelope["status"]) == (9, "partial")
+    assert fedrounds("simulate", file, "--strict").status == 4
+
+
+@pytest.mark.slow
+def test_seeds_give_one_table_over_the_runs(fedrounds: Any, federation: Path) -> None:
+    said = fedrounds("simulate", federation, "--seeds", 2, "-s", "training.rounds=1", "--format", "json")
+    assert said.status == 0
+    assert [(run["seed"], run["path"]) for run in said.envelope["data"]["runs"]] == [
+        (0, "runs/0001-small"),
+        (1, "runs/0002-small"),
+    ]
+    assert said.envelope["data"]["table"]
+
+
+@pytest.mark.slow
+def test_a_sweep_runs_each_value(fedrounds: Any, federation: Path) -> None:
+    said = fedrounds("simulate", federation, "--sweep", "strategy=fedavg,fedprox", "-s", "training.rounds=1")
+    assert said.status == 0
+    assert "strategy=fedprox" in said.out
+
+
+def test_a_dry_run_counts_and_measures_and_writes_nothing(fedrounds: Any, federation: Path) -> None:
+    said = fedrounds("simulate", federation, "--dry-run", "--format", "json")
+    assert said.status == 0
+    data = said.envelope["data"]
+    assert [(site["name"], site["training"], site["judged"], site["steps"]) for site in data["sites"]] == [
+        ("a", 3, 0, 2),
+        ("b", 2, 0, 2),
+        ("c", 0, 2, 0),
+    ]
+    assert data["total_s"] > 0
+    assert not Path("runs").exists()
+
+
+def test_a_study_with_faults_is_not_run(fedrounds: Any, study: Write) -> None:
+    said = fedrounds("simulate", study("[training]\nrounds = 0\n"))
+    assert said.status == 3
+    assert not Path("runs").exists()
+
+
+def test_going_on_with_a_series_is_refused(fedrounds: Any, federation: Path) -> None:
+    fedrounds("simulate", federation, "-s", "training.rounds=1")
+    assert fedrounds("simulate", federation, "--resume", "1", "--seeds", 2).status == 2
+    assert fedrounds("simulate", federation, "--resume", "nothing").status == 2
+
+
+def test_options_of_the_rehearsal_are_settings() -> None:
+    assert rehearsal_settings(2, "pooled, local-only") == [
+        "simulation.workers=2",
+        'simulation.baselines=["pooled", "local-only"]',
+    ]
+    assert rehearsal_settings(None, "none") == ["simulation.baselines=[]"]
+    assert rehearsal_settings(None, None) == []
+
+
+@pytest.mark.slow
+def test_a_run_can_be_evaluated_predicted_with_and_shown(
+    fedrounds: Any, federation: Path, pictures: Write, tmp_path: Path
+) -> None:
+    fedrounds("simulate", federation)
+    other = pictures(folder="other")
+    judged = fedrounds("evaluate", "1", "--data", other, "--format", "json")
+    assert judged.status == 0
+    assert judged.envelope["data"]["metrics"]
+    assert fedrounds("evaluate", "1").out.startswith("consensus of 0001-small")
+    predicted = fedrounds("predict", "1", "-i", other, "-o", "masks", "--masks-only", "--format", "json")
+    assert predicted.status == 0
+    assert len(predicted.envelope["data"]["files"]) == 7
+    drawn = fedrounds("show", "1", "--case", "nobody")
+    assert (drawn.status, "FR-U55" in drawn.err) == (2, True)
