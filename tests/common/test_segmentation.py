@@ -17,6 +17,7 @@ from fedrounds_common.errors import CaseError, UsageError
 from fedrounds_common.metrics.rules import METRICS
 from fedrounds_common.networks.tiny_unet import TinyUNet
 from fedrounds_common.rng import generator, seeded, torch_generator
+from fedrounds_common.shelves import TASKS
 from fedrounds_common.study.tables import CaseForm, Evaluation, Training
 from fedrounds_common.task import Batch, Example, add_tallies
 from fedrounds_common.tasks.segmentation import Segmentation, one_hot
@@ -85,6 +86,15 @@ class Fixed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x
+
+
+def test_a_study_names_it_and_its_criterion() -> None:
+    built, faults = TASKS.build({"name": "segmentation", "criterion": "dice+focal", "smooth": 0.1}, "task")
+    assert faults == []
+    assert built == Segmentation(criterion="dice+focal", smooth=0.1)
+    _, faults = TASKS.build({"name": "segmentation", "criterion": "dice-ce", "smooth": 0}, "task")
+    assert [fault.key for fault in faults] == ["task.criterion", "task.smooth"]
+    assert "did you mean 'dice+ce'?" in faults[0].message
 
 
 # ---------------------------------------------------------------- draw
