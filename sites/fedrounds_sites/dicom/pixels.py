@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
-from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID
 
@@ -82,10 +82,9 @@ def _decoded(dataset: Dataset, file: Path, case: str) -> NDArray[Any]:
     if guarded(lambda: bool(dataset.get("ModalityLUTSequence")), file, case):
         do = "export it with rescale slope and intercept"
         raise CaseError("FR-D57", "a table of values (modality LUT)", case=case, do=do, where=str(file))
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        raise _undecodable(syntax.name or "no transfer syntax", "nobody decodes it", file, case) from None
+    decoder = guarded(lambda: _decoder(syntax), file, case)
+    if decoder is None:
+        raise _undecodable(syntax.name or "no transfer syntax", "nobody decodes it", file, case)
     if not decoder.is_available:
         raise _undecodable(syntax.name, f"needed is {' or '.join(decoder.missing_dependencies)}", file, case)
     try:
@@ -95,6 +94,13 @@ def _decoded(dataset: Dataset, file: Path, case: str) -> NDArray[Any]:
             raise
         tried = ", ".join(decoder.available_plugins)
         raise _undecodable(syntax.name, f"{tried} failed: damaged, or beyond it", file, case) from error
+
+
+def _decoder(syntax: UID) -> Decoder | None:
+    try:
+        return get_decoder(syntax)
+    except NotImplementedError:
+        return None
 
 
 def _undecodable(syntax: str, why: str, file: Path, case: str) -> CaseError:
