@@ -320,6 +320,18 @@ def test_predicting_leaves_the_network_in_training() -> None:
     assert all(weight.grad is None for weight in net.parameters())
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_case_mapped_from_disk_is_drawn_predicted_scored_and_pictured() -> None:
+    one = case()
+    for array in (one.image, _labels(one), one.affine):
+        array.flags.writeable = False
+    whole = Training(augment=("flip", "gain", "noise"))
+    assert TASK.draw([one], TUMOUR, whole, generator(0)).image.flags.writeable
+    prediction = TASK.predict(network(TUMOUR), one, TUMOUR, whole, Evaluation())
+    assert TASK.score(prediction, one, TUMOUR, Evaluation()).case == "case-0"
+    assert TASK.picture(one, prediction, TUMOUR).panels.keys() == {"image", "reference", "prediction"}
+
+
 def test_a_case_without_reference_can_be_predicted() -> None:
     bare = replace(case(), target=None)
     assert TASK.predict(network(TUMOUR), bare, TUMOUR, PLAIN, Evaluation()).labels.shape == bare.grid
