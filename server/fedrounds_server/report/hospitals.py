@@ -15,7 +15,18 @@ from matplotlib.lines import Line2D
 
 from fedrounds_server.report.folder import RunView
 from fedrounds_server.report.style import BLUE, GREY, INK, ORANGE, Drawing, count_of, marked, sheet, styled
-from fedrounds_server.tables import ALL, COHORTS, MEAN, MetricRow, final_rows, regions_of, shown, word_of
+from fedrounds_server.tables import (
+    ALL,
+    COHORTS,
+    LOWER_IS_BETTER,
+    MEAN,
+    MetricRow,
+    digits_of,
+    final_rows,
+    regions_of,
+    shown,
+    word_of,
+)
 
 FEWEST_FOR_A_BOX = 5
 
@@ -135,7 +146,7 @@ def _frame(axes: Axes, found: Sequence[Place], word: str, metric: str) -> None:
         label.set_fontweight("bold" if place.cohort == "held-out" else "normal")
     axes.set_xlim(-0.7, len(found) - 0.3)
     axes.set_ylabel(word)
-    if metric != "hd95":
+    if metric not in LOWER_IS_BETTER:
         axes.set_ylim(-0.02, 1.02)
         axes.set_yticks(np.linspace(0, 1, 6))
     axes.yaxis.grid(True, color="#EAEAEA", linewidth=0.6)
@@ -170,8 +181,9 @@ def _stated(run: RunView, found: Sequence[Place]) -> str:
     parts = [f"{count_of(len(found), 'hospital')}, {count_of(sum(place.cases for place in found), 'case')}"]
     region = main_region(run)
     parts.append("mean of the regions" if region == MEAN else f"region {region}")
-    low = found[0] if run.metric != "hd95" else found[-1]
-    parts.append(f"worst: {low.site} at {shown(low.middle)}")
+    worst = found[-1] if run.metric in LOWER_IS_BETTER else found[0]
+    middle = "median" if worst.values else "mean"
+    parts.append(f"worst {middle}: {worst.site} at {shown(worst.middle, digits_of(run.metric))}")
     return " · ".join(parts)
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from fedrounds_server.compare import Comparison, Contestant, Standing, compare, contestants, standings
 from fedrounds_server.intervals import Interval, worth
@@ -22,12 +23,18 @@ from fedrounds_server.report.style import (
     sheet,
     styled,
 )
-from fedrounds_server.tables import LOWER_IS_BETTER, MEAN, cohort_to_show, shown, shown_difference, word_of
+from fedrounds_server.tables import LOWER_IS_BETTER, MEAN, cohort_to_show, digits_of, shown, shown_difference, word_of
 
 
 def judged_cohort(run: RunView) -> str:
     """The cohort that models are compared on."""
     return cohort_to_show(row for row in run.rows if row.metric == run.metric and row.model == "consensus")
+
+
+def difference_of(one: Comparison) -> str:
+    """The difference and its interval, to one digit more than the measure itself."""
+    found = one.difference
+    return shown_difference(found.value, found.low, found.high, digits_of(one.other.metric) + 1)
 
 
 def draw_models(run: RunView) -> Drawing | None:
@@ -77,7 +84,9 @@ def _means(axes: Axes, every: Sequence[Standing], people: Mapping[str, Contestan
         _with_interval(axes, one.mean, index, BLUE if ours else INK, "D" if ours else "o")
         if ours:
             axes.axhspan(index - 0.45, index + 0.45, color=BLUE, alpha=0.08, linewidth=0)
-    axes.set_yticks(range(len(every)), [f"{one.label}\n{shown(one.mean.value)}" for one in every])
+    axes.set_yticks(
+        range(len(every)), [f"{one.label}\n{shown(one.mean.value, digits_of(one.metric))}" for one in every]
+    )
     for label, one in zip(axes.get_yticklabels(), every, strict=True):
         label.set_fontweight("bold" if one.label == "consensus" else "normal")
     axes.set_ylim(len(every) - 0.4, -0.6)
@@ -107,12 +116,12 @@ def _differences(axes: Axes, every: Sequence[Standing], pairs: Mapping[str, Comp
             continue
         shown_one = pair.shown
         _with_interval(axes, pair.difference, index, INK if shown_one else GREY, "s" if shown_one else "o")
-        interval = pair.difference
-        text = f"{shown_difference(interval.value, interval.low, interval.high)}\n{pair.verdict}"
+        text = f"{difference_of(pair)}\n{pair.verdict}"
         axes.annotate(text, (1.02, index), xycoords=("axes fraction", "data"), va="center", fontsize=6.5)
     _symmetric(axes, pairs)
     better = "← consensus better" if metric in LOWER_IS_BETTER else "consensus better →"
     axes.set_xlabel(f"Difference  ({better})")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.grid(True, color="#EAEAEA", linewidth=0.6)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
@@ -131,11 +140,8 @@ def _symmetric(axes: Axes, pairs: Mapping[str, Comparison]) -> None:
 
 
 def _alt(every: Sequence[Standing], pairs: Mapping[str, Comparison], word: str) -> str:
-    means = ", ".join(f"{one.label} {shown(one.mean.value)}" for one in every)
-    told = "; ".join(
-        f"{label} {shown_difference(one.difference.value, one.difference.low, one.difference.high)}, {one.verdict}"
-        for label, one in pairs.items()
-    )
+    means = ", ".join(f"{one.label} {shown(one.mean.value, digits_of(one.metric))}" for one in every)
+    told = "; ".join(f"{label} {difference_of(one)}, {one.verdict}" for label, one in pairs.items())
     return f"Mean {word} over hospitals: {means}. Consensus minus the other model: {told}."
 
 

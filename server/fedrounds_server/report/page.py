@@ -14,7 +14,7 @@ from fedrounds_common.disk import write_text
 from fedrounds_server.report import honesty, words
 from fedrounds_server.report.figures import drawings, save_all
 from fedrounds_server.report.folder import RunView, read_run
-from fedrounds_server.report.results import gap_of, gap_sentence, models_table, regions_table
+from fedrounds_server.report.results import gap_of, gap_sentence, meanings, models_table, regions_table
 from fedrounds_server.report.sites import (
     failures_table,
     hospital_tables,
@@ -114,6 +114,7 @@ def sections(run: RunView, figures: dict[str, Shown]) -> tuple[Section, ...]:
     def of(*names: str) -> list[Shown]:
         return [figures[name] for name in names if name in figures]
 
+    models = models_table(run)
     made = (
         Section("asked", "What was asked", facts=words.facts(run)),
         Section(
@@ -122,7 +123,7 @@ def sections(run: RunView, figures: dict[str, Shown]) -> tuple[Section, ...]:
         ),
         Section(
             "worth", "What federating was worth", figures=of("models", "regions"),
-            tables=_there(models_table(run), regions_table(run)), paragraphs=_gap(run),
+            tables=_there(models, regions_table(run)), paragraphs=_gap(run), points=meanings(models) if models else (),
         ),
         Section("hospitals", "Each hospital", figures=of("hospitals"), tables=hospital_tables(run)),
         Section("measures", "Every measure", tables=_there(measures_table(run))),

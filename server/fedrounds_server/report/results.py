@@ -9,7 +9,7 @@ from fedrounds_server.gap import Gap, gap
 from fedrounds_server.intervals import Interval, worth
 from fedrounds_server.report.folder import RunView
 from fedrounds_server.report.hospitals import main_region
-from fedrounds_server.report.models import judged_cohort, where
+from fedrounds_server.report.models import difference_of, judged_cohort, where
 from fedrounds_server.report.table import Table
 from fedrounds_server.tables import (
     MEAN,
@@ -21,17 +21,25 @@ from fedrounds_server.tables import (
     word_of,
 )
 
+# what stands in the tables beside the consensus, for a reader who meets it the first time
+MEANINGS = {
+    "floor": "the best rule that learns nothing",
+    "untrained": "random weights; no gain over them is printed",
+    "initial": "what round 1 started from",
+    "own local-only": "each hospital's own model, at that hospital",
+    "best local-only": "the best of the models that one hospital trained alone",
+    "local-only": "a model that one hospital trained alone",
+    "local-only-long": "one hospital alone, with as many steps as pooled",
+    "personal": "each hospital's own version of the consensus, at that hospital",
+    "ensemble": "the mean probability of models that hospitals trained alone",
+    "consensus": "the federation's model",
+    "pooled": "all cases in one place, with as many steps as all hospitals together",
+}
 NO_BREAK = "\u00a0"
 
 
 def text_of(interval: Interval, digits: int) -> str:
     return shown_interval(interval.value, interval.low, interval.high, digits)
-
-
-def difference_of(one: Comparison) -> str:
-    return shown_difference(
-        one.difference.value, one.difference.low, one.difference.high, digits_of(one.other.metric) + 1
-    )
 
 
 def models_table(run: RunView) -> Table | None:
@@ -103,7 +111,7 @@ def gap_of(run: RunView) -> Gap | None:
 
 def gap_sentence(way: Gap) -> str:
     """How much of the gap from initial to pooled is closed, and what is left of it."""
-    left = f"consensus − pooled = {shown_difference(way.left.value, way.left.low, way.left.high)}"
+    left = f"consensus − pooled = {shown_difference(way.left.value, way.left.low, way.left.high, digits_of(way.metric) + 1)}"
     if math.isnan(way.share.value):
         return f"The share of the gap from initial to pooled cannot be given ({way.note}); {left}."
     percent = shown_percent(way.share.value)
@@ -111,6 +119,11 @@ def gap_sentence(way: Gap) -> str:
         percent += f" [{shown_percent(way.share.low)}, {shown_percent(way.share.high)}]"
     note = f" ({way.note})" if "share has no interval" in way.note else ""
     return f"It closes {percent} of the gap from initial to pooled{note}; {left}."
+
+
+def meanings(table: Table) -> tuple[str, ...]:
+    """A line for each model of the table."""
+    return tuple(f"{row[0]}: {MEANINGS[row[0]]}." for row in table.rows if row[0] in MEANINGS)
 
 
 def regions_table(run: RunView) -> Table | None:

@@ -21,8 +21,8 @@ from fedrounds_server.gap import gap_of_runs
 from fedrounds_server.intervals import FEW, interval, worth
 from fedrounds_server.report.folder import RunView, read_run
 from fedrounds_server.report.hospitals import main_region
-from fedrounds_server.report.models import judged_cohort, where
-from fedrounds_server.report.results import difference_of, gap_sentence
+from fedrounds_server.report.models import difference_of, judged_cohort, where
+from fedrounds_server.report.results import gap_sentence
 from fedrounds_server.report.table import Table
 from fedrounds_server.tables import MISSING, digits_of, shown_difference, shown_spread, word_of
 

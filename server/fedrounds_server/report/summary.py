@@ -7,8 +7,8 @@ from pathlib import Path
 from fedrounds_server.compare import Standing, standings
 from fedrounds_server.report.folder import RunView, read_run
 from fedrounds_server.report.hospitals import main_region
-from fedrounds_server.report.models import judged_cohort, where
-from fedrounds_server.report.results import comparisons, difference_of, text_of
+from fedrounds_server.report.models import difference_of, judged_cohort, where
+from fedrounds_server.report.results import comparisons, text_of
 from fedrounds_server.report.table import Table, as_lines
 from fedrounds_server.report.words import ended, headline, in_short
 from fedrounds_server.tables import MEAN, MISSING, digits_of, regions_of, shown, word_of
