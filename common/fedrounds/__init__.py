@@ -23,23 +23,42 @@ if TYPE_CHECKING:
 
 quiet()  # before torch, Flower or Ray are imported by whatever comes next
 
-_HOMES = {
-    "simulate": "fedrounds.series",
-    "evaluate": "fedrounds.judge",
-    "Run": "fedrounds.run",
-    "Case": "fedrounds_common.case",
-    "Strategy": "fedrounds_common.strategy",
-    "Study": "fedrounds_common.study.study",
-    "Task": "fedrounds_common.task",
-}
 __all__ = ["Case", "Run", "Strategy", "Study", "Task", "evaluate", "simulate"]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'fedrounds' has no attribute {name!r}")
-    # `import_module` belongs to plugins.py alone; these names are a fixed list of our own modules
-    return getattr(__import__(_HOMES[name], fromlist=[name]), name)
+    """Import the home of a name when it is first used."""
+    match name:
+        case "simulate":
+            from fedrounds.series import simulate
+
+            return simulate
+        case "evaluate":
+            from fedrounds.judge import evaluate
+
+            return evaluate
+        case "Run":
+            from fedrounds.run import Run
+
+            return Run
+        case "Case":
+            from fedrounds_common.case import Case
+
+            return Case
+        case "Strategy":
+            from fedrounds_common.strategy import Strategy
+
+            return Strategy
+        case "Study":
+            from fedrounds_common.study.study import Study
+
+            return Study
+        case "Task":
+            from fedrounds_common.task import Task
+
+            return Task
+        case _:
+            raise AttributeError(f"module 'fedrounds' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

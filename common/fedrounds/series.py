@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, final, overload
+from typing import final
 
 from fedrounds.run import Run
 from fedrounds.simulation import Given, Prepared, carry_out, prepare
@@ -75,14 +75,6 @@ def _split(values: str) -> list[str]:
         else:
             parts[-1] += letter
     return [part.strip() for part in parts]
-
-
-@overload
-def simulate(study: Path | str, **options: Any) -> Run: ...
-
-
-@overload
-def simulate(study: Path | str, *, seeds: int, **options: Any) -> Series: ...
 
 
 def simulate(

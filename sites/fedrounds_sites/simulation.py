@@ -19,7 +19,7 @@ from fedrounds_sites.partition import PARTITIONS, Partition
 from fedrounds_sites.reader import Reader
 from fedrounds_sites.unlike import Unlike
 
-READERS: Shelf[Reader] = Shelf("readers", Reader)  # type: ignore[type-abstract]
+READERS: Shelf[Reader] = Shelf("readers", Reader)
 
 Baseline = Literal["initial", "local-only", "local-only-long", "ensemble", "pooled", "floor"]
 
@@ -79,8 +79,9 @@ def read_simulation(table: Table, folder: Path, plugins: Sequence[Path] = ()) ->
 
 
 def _placed(table: Table, folder: Path) -> dict[str, Any]:
-    """The plug-in's table with `root` and `file` made absolute."""
-    paths = {
-        key: str((folder / Path(str(table[key])).expanduser()).resolve()) for key in ("root", "file") if key in table
-    }
-    return {**table, **paths}
+    """The plug-in's table with the paths in it made absolute."""
+    found = dict(table)
+    for key in ("root", "file", "key_file"):
+        if key in table:
+            found[key] = str((folder / Path(str(table[key])).expanduser()).resolve())
+    return found
