@@ -89,7 +89,7 @@ def compare(case: Case, predicted: U8, form: CaseForm) -> Picture:
     truth = marked if reference is None or not reference.any() else reference > 0
     channel = _clearest(case.image, truth, view)
     crop = _crop(case.image, view)
-    grey = _grey(view.of(case.image[channel])[crop], view.mm)
+    grey = _grey(view.of(case.image[channel])[crop], float(case.image[channel].flat[0]), view.mm)
     legend = {label: COLOURS[place % len(COLOURS)] for place, label in enumerate(form.labels)}
     panels = {"image": _framed(grey, view, f"image: {form.channels[channel]}", {}, legend)}
     for name, labels in (("reference", reference), ("prediction", predicted)):
@@ -160,10 +160,12 @@ def _clearest(image: F32, marked: Mask, view: View) -> int:
     return int(np.argmax(contrasts))
 
 
-def _grey(plane: F32, mm: Sequence[float]) -> U8:
-    """(rows, columns) → (H, W, 3): 1st to 99th percentile from black to white, pixels made square."""
-    low, high = np.percentile(plane, (1, 99))
-    scaled = np.clip((plane - low) / max(float(high - low), 1e-6), 0, 1) * 255
+def _grey(plane: F32, background: float, mm: Sequence[float]) -> U8:
+    """(rows, columns) → (H, W, 3): the content's 1st to 99th percentile from black to white, pixels made square."""
+    # after z-scoring, background is 0, in the middle of the brain's greys
+    content = plane != background
+    low, high = np.percentile(plane[content] if content.any() else plane, (1, 99))
+    scaled = np.clip((plane - low) / max(float(high - low), 1e-6), 0, 1) * 255 * content
     grey = _resized(scaled.astype(np.uint8), mm, smooth=True)
     return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
 

@@ -160,6 +160,15 @@ def test_pixels_are_as_high_as_wide_in_millimetres() -> None:
     assert pixels.shape == (SIZE, SIZE * 16 // 40, 3)
 
 
+def test_background_is_black_also_where_it_is_the_mean_of_the_head() -> None:
+    case = head()
+    image = np.where(case.image != 0, case.image - 1.1, 0).astype(np.float32)  # as after z-scoring
+    image[:, 2:6, 2:6] = 0  # a corner of the head is missing, at the patient's back left
+    pixels = slice_pixels(draw(case.with_image(image, case.target)).panels["image"])
+    assert pixels[-20:, -20:].max() == 0
+    assert pixels[-20:, :20].max() > 0
+
+
 def test_a_picture_without_geometry_is_drawn_as_stored_without_letters() -> None:
     image = np.zeros((2, 10, 20), np.float32)
     image[:, 1:, 1:] = 1
