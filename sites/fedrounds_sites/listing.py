@@ -53,7 +53,7 @@ def walk(root: Path) -> Iterator[tuple[str, Path]]:
     Folders are named too, because one may stand where a file should; links are not followed.
 
     Raises:
-        DataError: FR-D01 the root is missing or is no folder.
+        DataError: FR-D01 the root is missing or is no folder, or a folder in it may not be read.
     """
     if not root.is_dir():
         raise DataError(
@@ -63,12 +63,23 @@ def walk(root: Path) -> Iterator[tuple[str, Path]]:
             do="check root in the reader's table",
             where=str(root),
         )
-    for folder, below, files in os.walk(root):
+    for folder, below, files in os.walk(root, onerror=_unreadable):
         # macOS leaves a hidden ._case.nii.gz beside every case of an unpacked archive
         below[:] = sorted(name for name in below if not name.startswith("."))
         for name in sorted([*below, *(name for name in files if not name.startswith("."))]):
             path = Path(folder, name)
             yield path.relative_to(root).as_posix(), path
+
+
+def _unreadable(error: OSError) -> None:
+    # passed over in silence, as os.walk would, its cases would be missing and nobody would know
+    raise DataError(
+        "FR-D01",
+        f"cannot be listed ({os.strerror(error.errno or 0)})",
+        wanted="folders that this account may read",
+        do="check its permissions, or take it out of root",
+        where=str(error.filename),
+    )
 
 
 def group(root: Path, images: re.Pattern[str], labels: re.Pattern[str]) -> Mapping[str, Files]:

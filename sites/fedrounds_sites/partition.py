@@ -37,7 +37,7 @@ class Partition(ABC):
             Refs come back unchanged: their `site` is what the reader said.
 
         Raises:
-            DataError: FR-D21 to FR-D24, FR-D28: the cases cannot be divided in this way.
+            DataError: FR-D21 to FR-D24: the cases cannot be divided in this way.
         """
 
 

@@ -362,6 +362,13 @@ def test_an_empty_folder_is_named(tmp_path: Path) -> None:
         NiftiFolder(root=tmp_path).cases(ONE)
 
 
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may list everything")
+def test_a_folder_one_may_not_list_is_named_not_passed_over(pair: Path) -> None:
+    (pair / "images" / "more").mkdir(mode=0)
+    with pytest.raises(DataError, match=r"FR-D01.*more: cannot be listed"):
+        NiftiFolder(root=pair).cases(ONE)
+
+
 def test_a_folder_of_other_files_is_named_with_the_pattern(pair: Path) -> None:
     with pytest.raises(DataError, match=r"FR-D02.*none of 4 files is a case; files named like .*flair"):
         NiftiFolder(root=pair, layout="brats").cases(GLIOMA)

@@ -277,6 +277,26 @@ def test_unit_scales_hounsfield_units_from_their_minimum() -> None:
     np.testing.assert_allclose(prepare(case_of(image), form(intensity="unit")).image.ravel(), [0, 0.5, 1])
 
 
+def test_unit_keeps_zero_where_it_is() -> None:
+    image = np.array([10, 15, 20], np.float32).reshape(1, 3, 1, 1)
+    np.testing.assert_allclose(prepare(case_of(image), form(intensity="unit")).image.ravel(), [0.5, 0.75, 1])
+
+
+def test_an_image_that_is_nearly_all_background_keeps_its_content() -> None:
+    image = np.zeros((1, 20, 10, 10), np.float32)
+    image[0, 5, 5, :2] = 3, 6  # 2 of 2000 voxels: both percentiles are background
+    done = prepare(case_of(image), form(intensity="percentile")).image
+    np.testing.assert_allclose(done[0, 5, 5, :3], [0.5, 1, 0])
+
+
+def test_probabilities_come_back_to_a_coarser_grid_unblurred() -> None:
+    # every third prepared voxel lies on an acquired one, and its value is the answer there
+    case = case_of(np.zeros((1, 9, 1, 1)), np.diag([3.0, 1.0, 1.0, 1.0]))
+    prepared = prepare(case, form(spacing_mm=(1.0, 1.0, 1.0)))
+    chance = np.random.default_rng(0).random((1, 27, 1, 1), np.float32)
+    np.testing.assert_array_equal(restore(chance, prepared, case)[0, :, 0, 0], chance[0, 1::3, 0, 0])
+
+
 @pytest.mark.parametrize("intensity", ["zscore-nonzero", "zscore", "percentile", "unit", "none"])
 @pytest.mark.parametrize("value", [0.0, 0.1, 7.0])
 def test_a_constant_channel_stays_finite(intensity: str, value: float) -> None:
