@@ -38,12 +38,12 @@ def note(network: nn.Module, facts: Facts) -> nn.Module:
 
 
 def facts_of(network: nn.Module) -> Facts:
-    """The facts a task noted on its network; wrappers that forward attributes (Opacus) still answer.
+    """The facts a task noted on its network, also where something wraps it (Opacus, DataParallel).
 
     Raises:
         UsageError: the module was not built by a task.
     """
-    facts = getattr(network, FACTS, None)
+    facts = next((found for part in network.modules() if (found := getattr(part, FACTS, None))), None)
     if not isinstance(facts, Facts):
         raise UsageError(
             "FR-U40", f"a bare {type(network).__name__}", wanted="a network built by the task's own `network`"

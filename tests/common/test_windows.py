@@ -137,3 +137,8 @@ def test_bf16_changes_the_sums_a_little_and_the_type_not_at_all() -> None:
 def test_a_bare_network_is_refused() -> None:
     with pytest.raises(UsageError, match=r"FR-U40 a bare Conv2d; a network built by the task's own `network`"):
         windows.padded(nn.Conv2d(1, 1, 1), torch.zeros(1, 1, 2, 2))
+
+
+def test_a_network_in_a_wrapper_is_known() -> None:
+    network = noted(2, divisor=4, exclusive=True)
+    assert windows.facts_of(nn.Sequential(nn.Identity(), network)) == Facts(4, exclusive=True)
