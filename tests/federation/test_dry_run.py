@@ -1,0 +1,108 @@
+"""A dry run counts what the run then does, and leaves nothing behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedrounds.dryrun import dry_run
+from fedrounds.measure import finished_after
+from fedrounds.simulation import prepare
+from fedrounds_common.errors import DataError, TooFewSites
+from fedrounds_server import history
+
+
+def everything_in(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+def test_nothing_is_left_on_disk(tmp_path: Path, balls: Any) -> None:
+    study = balls.lay_out_study(tmp_path)
+    before = everything_in(tmp_path)
+    dry_run(prepare(study))
+    assert everything_in(tmp_path) == before
+
+
+def test_sites_cases_and_steps_are_those_of_the_study(tmp_path: Path, balls: Any) -> None:
+    found = dry_run(prepare(balls.lay_out_study(tmp_path)))
+    sites = {site.name: site for site in found.sites}
+    assert {name: site.cases for name, site in sites.items()} == {"A": 6, "B": 6, "C": 3}
+    assert (sites["C"].role, sites["C"].steps, sites["C"].judged) == ("held-out", 0, 3)
+    assert all(sites[name].training + sites[name].judged == 6 for name in "AB")
+    assert (found.rounds, found.drawn, found.steps) == (2, 2, 50)
+    assert found.models == ("untrained", "consensus of round 2")
+    assert found.total_s > 0
+    assert all(found.measured.__dict__[name] > 0 for name in ("load_s", "step_s", "predict_s", "case_bytes"))
+    assert "nothing was run and nothing written" in found.text()
+
+
+def test_baselines_and_rounds_in_which_models_are_judged_are_counted(tmp_path: Path, balls: Any) -> None:
+    study = balls.lay_out_study(tmp_path)
+    baselines = 'simulation.baselines=["pooled", "local-only", "local-only-long", "ensemble", "floor"]'
+    found = dry_run(prepare(study, [baselines, "training.rounds=4", "evaluation.every=2", "training.local_steps=2"]))
+    assert found.models == (
+        "untrained", "consensus of round 2", "consensus of round 4", "pooled", "local-only-long of A", "local-only of A",
+        "local-only of B", "ensemble", "floor",
+    )  # fmt: skip
+    plain = dry_run(prepare(study, ["training.rounds=4", "training.local_steps=2"]))
+    assert plain.seconds["baselines"] == 0
+    assert found.seconds["baselines"] > 0
+    assert found.measured.floor_s > 0
+    assert found.judging_bytes > plain.judging_bytes
+
+
+def test_fewer_sites_a_round_send_fewer_bytes(tmp_path: Path, balls: Any) -> None:
+    study = balls.lay_out_study(tmp_path)
+    one, two = dry_run(prepare(study, ["cohort.per_round=1"])), dry_run(prepare(study))
+    assert (one.drawn, two.drawn) == (1, 2)
+    assert 2 * one.up_bytes == two.up_bytes
+
+
+def test_a_site_without_a_usable_case_is_not_the_one_that_is_measured(tmp_path: Path, balls: Any) -> None:
+    study = balls.lay_out_study(tmp_path)
+    first = dry_run(prepare(study)).measured.site
+    for file in (tmp_path / "data/images").glob(f"{first}_*"):
+        file.write_bytes(b"")
+    assert dry_run(prepare(study)).measured.site not in (first, "C")
+    for file in (tmp_path / "data/images").iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(DataError, match="none of 6 cases can be used"):
+        dry_run(prepare(study))
+
+
+def test_a_study_that_could_not_start_is_refused(tmp_path: Path, balls: Any) -> None:
+    study = balls.lay_out_study(tmp_path)
+    with pytest.raises(TooFewSites, match="2 sites would train"):
+        dry_run(prepare(study, ["cohort.minimum=3"]))
+    with pytest.raises(DataError, match="FR-D01"):
+        dry_run(prepare(study, ["simulation.reader.root=gone"]))
+
+
+@pytest.mark.parametrize(
+    ("jobs", "workers", "seconds"),
+    # alone one after another; two at once: 5 beside 4 + 1, then 3 with the first who is free
+    [([3, 1, 4, 5], 1, 13), ([3, 1, 4, 5], 2, 7), ([3, 1, 4, 5], 9, 5), ([], 2, 0)],
+)
+def test_work_is_shared_out_the_longest_first(jobs: list[float], workers: int, seconds: float) -> None:
+    assert finished_after(jobs, workers) == seconds
+
+
+@pytest.mark.slow
+def test_cases_steps_and_bytes_are_those_of_the_run(finished: Any) -> None:
+    found = dry_run(prepare(finished.study))
+    lines = history.read(finished.run.folder.history)
+    assert found.rounds == len(lines)
+    for line in lines:
+        assert found.drawn == len(line.ok)
+        assert found.steps == sum(site.steps for site in line.ok)
+        assert {site.name: site.training for site in found.sites if site.steps} == {
+            site.site: site.cases for site in line.ok
+        }
+        # a message also names the site, the run and the loss: some tens of bytes of these 60,000
+        assert found.up_bytes == pytest.approx(sum(site.bytes_up for site in line.ok), rel=0.005)
+        assert found.down_bytes >= sum(site.bytes_down for site in line.ok)
+    judged = {row.site: row.n for row in finished.run.metrics
+              if (row.model, row.region, row.metric) == ("consensus", "lesion", "dice") and row.site != "all"}  # fmt: skip
+    assert {site.name: site.judged for site in found.sites} == judged
