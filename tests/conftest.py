@@ -56,7 +56,9 @@ def cubes() -> Callable[..., Path]:
         folder.mkdir(parents=True, exist_ok=True)
         study = folder / "cubes.toml"
         text = (CUBES / "cubes.toml").read_text(encoding="utf-8")
-        study.write_text(text.format(rounds=rounds, workers=workers, strategy=strategy, reader=reader), encoding="utf-8")
+        study.write_text(
+            text.format(rounds=rounds, workers=workers, strategy=strategy, reader=reader), encoding="utf-8"
+        )
         return study
 
     return lay_out
