@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,3 +118,22 @@ def test_a_run_can_be_evaluated_predicted_with_and_shown(
     assert len(predicted.envelope["data"]["files"]) == 7
     drawn = fedrounds("show", "1", "--case", "nobody")
     assert (drawn.status, "FR-U55" in drawn.err) == (2, True)
+
+
+def test_the_demo_is_quick_or_full_and_not_both(fedrounds: Any) -> None:
+    said = fedrounds("demo", "--quick", "--full")
+    assert said.status == 2
+    assert said.err.startswith("FR-U13 --quick and --full together; one of them")
+
+
+@pytest.mark.slow
+def test_the_quick_demo_takes_less_than_ten_seconds_of_a_processor(tmp_path: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    program = [sys.executable, "-c", "from fedrounds.cli.main import run; run()", "demo", "--quick", "--format", "json"]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("COV_")}
+    ran = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False, env=clean)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert ran.returncode == 0, ran.stderr
+    assert (tmp_path / "runs/0001-demo-quick/report.html").is_file()
+    # one process: on an idle machine it takes about as long by the clock, on a busy one more
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10

@@ -17,13 +17,26 @@ from typing import Annotated, Any, Literal
 import click
 import typer
 
-from fedrounds.cli import doctor, evaluate, explain, listing, phantom, predict, report, runs, show, simulate, study
+from fedrounds.cli import (
+    demo,
+    doctor,
+    evaluate,
+    explain,
+    listing,
+    phantom,
+    predict,
+    report,
+    runs,
+    show,
+    simulate,
+    study,
+)
 from fedrounds.cli.frame import Answer, group, print_answer, print_envelope, say
 from fedrounds.environment import quiet
 from fedrounds_common.errors import INTERRUPTED, FedroundsError, MachineError, StudyError
 
 app = group("Train medical-image models across hospitals that keep their images.")
-for part in (simulate, evaluate, predict, study, listing, runs, report, show, explain, doctor, phantom):
+for part in (simulate, demo, evaluate, predict, study, listing, runs, report, show, explain, doctor, phantom):
     part.register(app)
 
 
