@@ -1,7 +1,7 @@
 """Which reader reads a folder that nobody has described: by the kind of its files and by their names.
 
 A guess never reads a voxel. It counts, for every way of naming cases that it knows, how many cases
-that way finds whole, and takes the one that finds most.
+that way finds whole, with their masks and without, and takes the one that finds most.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fedrounds_common.case import CaseRef
 from fedrounds_common.errors import CaseError, DataError, UsageError
 from fedrounds_common.study.tables import CaseForm, Table
-from fedrounds_sites.listing import walk
+from fedrounds_sites.listing import compiled, group, walk
 from fedrounds_sites.nifti import read_geometry
 from fedrounds_sites.pictures import SUFFIXES
+from fedrounds_sites.readers._layouts import LAYOUTS
 from fedrounds_sites.readers.nifti_folder import NiftiFolder
 from fedrounds_sites.simulation import READERS
 
@@ -49,7 +51,7 @@ def reader_for(
     own = dict(own or {})
     if own and own["name"] not in KINDS and has_root(own, plugins):  # a reader of the user's own knows its files
         mine = placed_at(own, root, labelled=labelled, plugins=plugins)
-        if _whole_cases(mine, form, plugins):
+        if _whole_cases(mine, form, plugins)[1]:
             return mine
     kind = _kind_of(files)
     if not kind:
@@ -67,9 +69,10 @@ def reader_for(
         tables = [{"name": kind}]
     placed = [placed_at(table, root, labelled=labelled, plugins=plugins) for table in tables]
     whole = [_whole_cases(table, form, plugins) for table in placed]
-    if not whole or not max(whole):
+    best = max(whole, default=(0, 0))
+    if best[1] == 0:
         raise _no_fit(root, kind, files)
-    return placed[whole.index(max(whole))]
+    return placed[whole.index(best)]
 
 
 def placed_at(table: Table, root: Path | None, *, labelled: bool, plugins: Sequence[Path] = ()) -> dict[str, Any]:
@@ -124,27 +127,33 @@ def _nifti_tables(form: CaseForm) -> list[dict[str, Any]]:
     return [*layouts, *({"name": "nifti_folder", "images": images, "labels": labels} for images, labels in patterns)]
 
 
-def _whole_cases(table: Table, form: CaseForm, plugins: Sequence[Path]) -> int:
-    """How many cases this reader would find with all of their image files there."""
+def _whole_cases(table: Table, form: CaseForm, plugins: Sequence[Path]) -> tuple[int, int]:
+    """How many cases this reader would find with image and mask, and how many with all of their images."""
     reader = READERS.load(table, plugins)
     try:
         refs = reader.cases(form)
     except DataError:
-        return 0
-    return len(refs) if not isinstance(reader, NiftiFolder) else _whole_volumes(reader, form)
+        return 0, 0
+    return _whole_volumes(reader, refs, form) if isinstance(reader, NiftiFolder) else (len(refs), len(refs))
 
 
-def _whole_volumes(reader: NiftiFolder, form: CaseForm) -> int:
-    whole, several = 0, len(form.channels) > 1
-    for ref in reader.cases(form):
+def _whole_volumes(reader: NiftiFolder, refs: Sequence[CaseRef], form: CaseForm) -> tuple[int, int]:
+    layout = LAYOUTS[reader.layout]
+    images, labels = (
+        compiled(reader.images or layout.images, "images"),
+        compiled(reader.labels or layout.labels, "labels"),
+    )
+    found = group(Path(reader.root), images, labels)
+    whole: list[CaseRef] = []
+    for ref in refs:
         try:
             file = reader.source(ref, form)
-            if several and not whole and not _channels_fit(reader, file, form):
-                return 0
+            if len(form.channels) > 1 and not whole and not _channels_fit(reader, file, form):
+                return 0, 0
+            whole.append(ref)
         except CaseError:
             continue
-        whole += 1
-    return whole
+    return sum(bool(found[ref.name].labels) for ref in whole), len(whole)
 
 
 def _channels_fit(reader: NiftiFolder, file: Path, form: CaseForm) -> bool:
