@@ -83,8 +83,8 @@ def placed_at(table: Table, root: Path | None, *, labelled: bool, plugins: Seque
         placed["root"] = str(root.resolve())
     if not labelled and "labels_required" in fields:
         placed["labels_required"] = False
-    if not labelled and {"labels", "layout"} <= fields:
-        placed["labels"] = NO_LABELS
+    if not labelled and "labels" in fields:
+        placed["labels"] = NO_LABELS if "layout" in fields else ""  # "" would be the layout's own
     return placed
 
 

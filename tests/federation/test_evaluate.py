@@ -20,6 +20,7 @@ from fedrounds_common.errors import DataError, RunFileError, UsageError
 from fedrounds_server.tables import read_metrics
 
 Make = Callable[..., Any]
+PAIRS = Path(__file__).parents[1] / "data/pairs"
 NO_BALL = (500.0, 500.0, 500.0)  # far outside
 
 
@@ -219,6 +220,22 @@ def test_a_damaged_model_and_a_missing_run_are_said_to_be_so(tmp_path: Path, bri
         evaluate(tmp_path / "runs/0099-nothing", tmp_path)
 
 
+def test_pictures_are_judged_by_patient_and_site(tmp_path: Path, brightness: Make) -> None:
+    reader = """
+[simulation.reader]
+name = "image_pairs"
+root = "in"
+"""
+    planes = 'dims = 2\nchannels = ["grey"]\nlabels = { hippocampus = 1 }\nintensity = "none"'
+    model = brightness(planes, at=(1000.0,), more=reader)  # nothing is so bright: every patient is missed
+    found = evaluate(model.file, PAIRS, study=model.study, plugins=model.plugins, out=tmp_path / "out")
+    rows = {row.site: row for row in found.metrics if (row.region, row.metric) == ("hippocampus", "dice")}
+    assert {site: (row.n, row.missed, row.value) for site, row in rows.items()} == {
+        "all": (4, 4, 0.0), "A": (2, 2, 0.0), "B": (2, 2, 0.0),
+    }  # fmt: skip
+    assert {row.case for row in found.cases} == {"A_001", "A_002", "B_001", "B_002"}
+
+
 # With a run that was trained.
 
 
@@ -288,3 +305,39 @@ def test_a_file_in_a_runs_folder_brings_its_study_along(finished: Any, tmp_path:
     by_run = fedrounds.evaluate(finished.run.path, tmp_path / "new", out=tmp_path / "end")
     assert {row.model for row in by_file.metrics} == {"initial"}
     assert by_file.value("lesion") < 0.5 < by_run.value("lesion")
+
+
+@pytest.mark.slow
+def test_the_third_job_at_the_command_line(
+    finished: Any, tmp_path: Path, balls: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fedrounds.cli.main import main
+
+    def said(*words: str) -> tuple[int, dict[str, Any]]:
+        status = main([*words, "--format", "json"])
+        return status, json.loads(capsys.readouterr().out)
+
+    run = str(finished.run.path)
+    balls.write_many(tmp_path / "clinic", ["p1", "p2"], first_seed=800)
+    (tmp_path / "clinic/images/torn.nii.gz").write_bytes(b"")
+    status, envelope = said("evaluate", run, "--data", str(tmp_path / "clinic"), "--out", str(tmp_path / "judged"))
+    assert (status, envelope["status"]) == (9, "partial")
+    dice = [row for row in envelope["data"]["metrics"] if (row["site"], row["metric"]) == ("all", "dice")]
+    assert {row["region"]: row["n"] for row in dice} == {"lesion": 2, "mean": 2}
+    assert [bad["code"] for bad in envelope["data"]["left_out"]] == ["FR-D12"]
+
+    status, envelope = said("predict", run, "-i", str(tmp_path / "clinic/images"), "-o", str(tmp_path / "masks"))
+    assert status == 9
+    assert sorted(envelope["data"]["files"]) == ["p1", "p2"]
+    mask = nib.load(tmp_path / "masks/masks/p1.nii.gz")
+    truth = nib.load(tmp_path / "clinic/labels/p1.nii.gz")
+    np.testing.assert_array_equal(mask.affine, truth.affine)
+    both, either = np.asarray(mask.dataobj), np.asarray(truth.dataobj)
+    assert 2 * (both & either).sum() / (both.sum() + either.sum()) > 0.9
+
+    status, envelope = said("evaluate", run)
+    assert status == 0
+    assert {row["cohort"] for row in envelope["data"]["metrics"]} == {"held-out", "local-val"}
+
+    status, envelope = said("evaluate", run, "--data", str(tmp_path / "nowhere"))
+    assert (status, envelope["error"]["code"]) == (4, "FR-D01")

@@ -272,3 +272,36 @@ def test_pictures_whose_names_say_nothing_ask_for_a_reader(tmp_path: Path, brigh
     found = run(reader="image_pairs", settings=[r"pattern=^(?P<patient>[a-z]+)\.png$"])
     assert list(found.files) == ["scan"]
     assert run(settings=[r"pattern=^(?P<patient>[a-z]+)\.png$"], force=True).files == found.files
+
+
+def test_a_dicom_study_gets_a_nifti_mask_in_the_scanners_own_space(
+    tmp_path: Path, shared_data: Path, brightness: Make
+) -> None:
+    reader = """
+[simulation.reader]
+name = "dicom_series"
+root = "in"
+channels = { t1ce = "T1post", flair = "FLAIR" }
+match = "folder"
+"""
+    form = 'dims = 3\nchannels = ["t1ce", "flair"]\nlabels = { bright = 1 }\nintensity = "none"'
+    model = brightness(form, at=(700.0,), more=reader)
+    root = shared_data / "data/dicom/brain_tumor_progression_study3_siemens"
+    found = predict(model.file, root, tmp_path / "out", study=model.study, plugins=model.plugins, probabilities=False)
+    ((name, (file,)),) = found.files.items()
+    written = nib.load(file)
+    case = _dicom_case(model, root, name)
+    np.testing.assert_allclose(written.affine, case.affine, atol=1e-4)
+    # 700 in the first channel, whatever the second says
+    np.testing.assert_array_equal(np.asarray(written.dataobj) == 1, case.image[0] > 700)
+    assert 0.001 < np.asarray(written.dataobj).mean() < 0.5
+
+
+def _dicom_case(model: Any, root: Path, name: str) -> Any:
+    from fedrounds.judge import open_cases
+    from fedrounds.model import open_model
+
+    opened = open_model(model.file, model.study, plugins=model.plugins)
+    folder = open_cases(opened, root, None, (), labelled=False)
+    ref = next(ref for ref in folder.refs if ref.name == name)
+    return folder.reader.load(ref, opened.study.cases)

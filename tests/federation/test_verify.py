@@ -153,6 +153,18 @@ def test_a_run_with_an_object_from_python_cannot_be_repeated_from_its_folder(run
         prepared_of(run)
 
 
+@pytest.mark.slow
+def test_a_changed_run_fails_at_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from fedrounds.cli.main import main
+
+    assert main(["runs", "verify", str(run)]) == 0
+    assert "nothing has changed" in capsys.readouterr().out
+    (run / "metrics.csv").write_text((run / "metrics.csv").read_text().replace("consensus", "pooled"))
+    assert main(["runs", "verify", str(run), "--format", "json"]) == 4
+    envelope = json.loads(capsys.readouterr().out)
+    assert envelope["data"]["changed"] == ["metrics.csv"]
+
+
 def test_a_check_without_anything_to_compare_with_is_no_success() -> None:
     assert not Check("the consensus", "", "").ok
     assert not Check("the consensus", "ab", "").ok

@@ -143,3 +143,5 @@ def test_only_a_reader_with_a_root_is_given_one(tmp_path: Path) -> None:
     assert not has_root({"name": "phantom_glioma"})
     placed = placed_at({"name": "nifti_folder", "labels": "x"}, tmp_path, labelled=False)
     assert placed == {"name": "nifti_folder", "root": str(tmp_path), "labels": NO_LABELS, "labels_required": False}
+    dicom = placed_at({"name": "dicom_series", "labels": "seg"}, tmp_path, labelled=False)
+    assert (dicom["labels"], dicom["labels_required"]) == ("", False)
