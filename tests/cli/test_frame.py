@@ -153,6 +153,12 @@ def test_an_error_has_its_exit_status_and_never_a_traceback(error: BaseException
     assert "Traceback" not in said.err
 
 
+def test_an_interrupt_is_told_in_both_forms(fedrounds: Any) -> None:
+    assert called(KeyboardInterrupt(), fedrounds).err.startswith("FR-U14 interrupted; a run goes on")
+    said = called(KeyboardInterrupt(), fedrounds, "--format", "json")
+    assert (said.status, said.envelope["status"], said.envelope["error"]["code"]) == (130, "error", "FR-U14")
+
+
 def test_a_fault_of_ours_is_one_line_that_names_the_file_of_the_trace(fedrounds: Any) -> None:
     said = called(ZeroDivisionError("by zero"), fedrounds)
     (line,) = said.err.splitlines()

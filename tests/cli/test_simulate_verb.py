@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -137,3 +138,24 @@ def test_the_quick_demo_takes_less_than_ten_seconds_of_a_processor(tmp_path: Pat
     assert (tmp_path / "runs/0001-demo-quick/report.html").is_file()
     # one process: on an idle machine it takes about as long by the clock, on a busy one more
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 10
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_says_how_to_go_on_and_goes_on(fedrounds: Any, federation: Path, tmp_path: Path) -> None:
+    program = [sys.executable, "-c", "from fedrounds.cli.main import run; run()", "simulate", str(federation)]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("COV_")}
+    child = subprocess.Popen(
+        [*program, "-s", "training.rounds=200"], cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=clean
+    )
+    assert child.stderr is not None
+    for line in child.stderr:
+        if line.startswith("round 2/"):
+            child.send_signal(signal.SIGINT)
+            break
+    rest = child.stderr.read()
+    assert child.wait(60) == 130
+    assert rest.splitlines()[-1] == "FR-U14 interrupted; a run goes on from its last checkpoint with --resume"
+    assert fedrounds("runs", "list", "--format", "json").envelope["data"]["runs"][0]["exit"] == 130
+    again = fedrounds("simulate", federation, "-s", "training.rounds=200", "--resume", "latest")
+    assert again.status == 0
+    assert "200 rounds, 1 held out, going on from round" in again.err

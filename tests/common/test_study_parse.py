@@ -238,6 +238,14 @@ def test_a_plug_in_that_lacks_a_method_is_told_which(tmp_path: Path) -> None:
         parse_study(HEAD + 'strategy = "own"\n', Path("study.toml"), plugins=[tmp_path])
 
 
+def test_a_plug_in_that_raises_when_it_is_imported_is_told_with_its_file(tmp_path: Path) -> None:
+    (tmp_path / "strategies").mkdir()
+    (tmp_path / "strategies/own.py").write_text("import nothing_of_that_name\n")
+    for _ in range(2):  # the second time it must not be taken for imported
+        with pytest.raises(UsageError, match=r"own\.py: ModuleNotFoundError: No module named 'nothing_of_that_name'"):
+            parse_study(HEAD + 'strategy = "own"\n', Path("study.toml"), plugins=[tmp_path])
+
+
 def test_every_value_tells_where_it_comes_from() -> None:
     text = HEAD + "[training]\nrounds = 3\nbatch = 4\n[simulation]\nworkers = 2\n"
     read = parsed(text, "training.batch=8", "seed=7")

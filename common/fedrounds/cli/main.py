@@ -71,11 +71,12 @@ def main(arguments: Sequence[str], commands: typer.Typer = app) -> int:
         if isinstance(answer, Answer):
             print_answer(answer, style)
             return answer.status
-        return int(answer or 0)
+        # click turns an interrupt into its exit status
+        return _interrupted(style) if answer == INTERRUPTED else int(answer or 0)
     except click.ClickException as error:
         return _usage(error, style)
     except (KeyboardInterrupt, click.Abort):
-        return INTERRUPTED
+        return _interrupted(style)
     except BrokenPipeError:
         # `fedrounds ... | head`: nobody reads on; without this Python complains once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -95,6 +96,12 @@ def style_of(arguments: Sequence[str]) -> Literal["text", "json"]:
     """What `--format` says, also when the rest of the line cannot be read."""
     asked = "--format=json" in arguments or ("--format", "json") in pairwise(arguments)
     return "json" if asked else "text"
+
+
+def _interrupted(style: str) -> int:
+    do = "a run goes on from its last checkpoint with --resume"
+    fields = {"code": "FR-U14", "found": "interrupted", "wanted": "", "do": do, "where": ""}
+    return _print_error(INTERRUPTED, fields, f"FR-U14 interrupted; {do}", style)
 
 
 def _usage(error: click.ClickException, style: str) -> int:
