@@ -21,7 +21,7 @@ from fedrounds_common.errors import CaseError, DataError
 from fedrounds_common.rng import share
 from fedrounds_common.study.canonical import study_from_canonical
 from fedrounds_common.study.study import Study
-from fedrounds_sites.cache import CaseStore
+from fedrounds_sites.cache import CaseStore, case_key
 from fedrounds_sites.prepare import prepare
 from fedrounds_sites.reader import Reader
 from fedrounds_sites.simulation import Simulation, read_simulation
@@ -87,12 +87,7 @@ class Hospital:
         left_out: dict[str, CaseError] = {}
         for ref in self.refs:
             try:
-                case = store.get(ref.name)
-                if case is None:
-                    store.put(ref.name, prepare(self.original(ref.name), self.study.cases))
-                    case = store.get(ref.name)
-                assert case is not None
-                usable[ref] = case
+                usable[ref] = self._prepared(ref, store)
             except CaseError as error:
                 left_out[ref.name] = error
         _log_left_out(self.folder / "log", left_out)
@@ -100,6 +95,19 @@ class Hospital:
             return Opened((), (), tuple(usable.values()), left_out)
         both = self._split(usable)
         return Opened(tuple(usable[r] for r in both.train), tuple(usable[r] for r in both.validation), (), left_out)
+
+    def _prepared(self, ref: CaseRef, store: CaseStore) -> Case:
+        form = self.study.cases
+        key = case_key(
+            self.simulation.reader, self.reader.stamp(ref, form), ref, form, self.simulation.unlike, self.name,
+            self.study.seed,
+        )  # fmt: skip
+        case = store.get(key)
+        if case is None:
+            store.put(key, prepare(self.original(ref.name), form))
+            case = store.get(key)
+        assert case is not None  # just put there
+        return case
 
     def _split(self, usable: Mapping[CaseRef, Case]) -> Split:
         rule, file = self.study.evaluation, self.folder / "splits.json"
