@@ -145,7 +145,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(fedrounds: Any, federa
     program = [sys.executable, "-c", "from fedrounds.cli.main import run; run()", "simulate", str(federation)]
     clean = {name: value for name, value in os.environ.items() if not name.startswith("COV_")}
     child = subprocess.Popen(
-        [*program, "-s", "training.rounds=200"], cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=clean
+        [*program, "-s", "training.rounds=60"], cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=clean
     )
     assert child.stderr is not None
     for line in child.stderr:
@@ -156,6 +156,6 @@ def test_an_interrupted_run_says_how_to_go_on_and_goes_on(fedrounds: Any, federa
     assert child.wait(60) == 130
     assert rest.splitlines()[-1] == "FR-U14 interrupted; a run goes on from its last checkpoint with --resume"
     assert fedrounds("runs", "list", "--format", "json").envelope["data"]["runs"][0]["exit"] == 130
-    again = fedrounds("simulate", federation, "-s", "training.rounds=200", "--resume", "latest")
+    again = fedrounds("simulate", federation, "-s", "training.rounds=60", "--resume", "latest")
     assert again.status == 0
-    assert "200 rounds, 1 held out, going on from round" in again.err
+    assert "60 rounds, 1 held out, going on from round" in again.err
