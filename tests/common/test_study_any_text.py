@@ -76,7 +76,7 @@ def read(text: str) -> Study | tuple[Fault, ...]:
 def sound(found: Study | tuple[Fault, ...], text: str) -> bool:
     """A study, or at least one fault, each on a line that the text has (0: on none)."""
     lines = text.count("\n") + 1
-    return isinstance(found, Study) or bool(found) and all(0 <= fault.line <= lines for fault in found)
+    return isinstance(found, Study) or (bool(found) and all(0 <= fault.line <= lines for fault in found))
 
 
 @settings(max_examples=150)
