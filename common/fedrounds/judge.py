@@ -66,7 +66,7 @@ def evaluate(
     model = open_model(source, study, plugins=plugins, task=task, network=network)
     folder = open_cases(model, None if data is None else Path(data), reader, settings, labelled=True)
     target = Path(out) if out is not None else (model.run or Path()) / "evaluation" / (name or folder.name)
-    if target.exists() and any(target.iterdir()) and not force:
+    if target.is_file() or (target.is_dir() and any(target.iterdir()) and not force):
         raise UsageError(
             "FR-U53", "there is an evaluation already", do="give another name, or force to replace it",
             where=str(target),
@@ -77,14 +77,22 @@ def evaluate(
 def open_cases(
     model: Model, data: Path | None, reader: Table | str | None, settings: Sequence[str], *, labelled: bool
 ) -> Folder:
-    """The cases of a folder, read as `reader` says, or as its files suggest; settings alone go over the run's own reader."""
+    """The cases of a folder, read as `reader` says, or as its files suggest.
+
+    Settings without a reader go over the one that the run's own cases were read with.
+
+    Raises:
+        UsageError: reader and folder do not go together, or one of them is wanted and not there.
+    """
     form, plugins = model.study.cases, model.plugins
-    if reader is None and not settings:
-        assert data is not None  # one of the two is there
+    table = {"name": reader} if isinstance(reader, str) else dict(reader or (model.reader if settings else {}))
+    if not table and data is not None and not settings:
         return open_folder(reader_for(data, form, model.reader, labelled=labelled, plugins=plugins), form, plugins)
-    table = {"name": reader} if isinstance(reader, str) else dict(reader or model.reader)
     if "name" not in table:
-        raise UsageError("FR-U51", "settings, and no reader that they belong to", do="name the reader")
+        found = "settings, and no reader that they belong to" if settings else "neither a folder nor a reader"
+        raise UsageError("FR-U51", found, do="name the reader, or the folder alone")
+    if data is not None and not has_root(table, plugins):
+        raise UsageError("FR-U51", f"{table['name']} reads no folder, and {data.name} is given", do="name a reader")
     placed = override(placed_at(table, data, labelled=labelled, plugins=plugins), settings)[0]
     if has_root(table, plugins) and "root" not in placed:
         raise UsageError("FR-U51", f"{table['name']} reads a folder, and none is given", do="name the folder")

@@ -236,6 +236,37 @@ root = "in"
     assert {row.case for row in found.cases} == {"A_001", "A_002", "B_001", "B_002"}
 
 
+def test_reader_and_folder_must_go_together(tmp_path: Path, balls: Any, brightness: Make) -> None:
+    from fedrounds.predict import predict
+
+    model = brightness()
+    balls.write_many(tmp_path / "new", ["a"])
+
+    def judged(data: Path | None, **more: Any) -> Any:
+        return evaluate(model.file, data, study=model.study, plugins=model.plugins, out=tmp_path / "out", **more)
+
+    with pytest.raises(UsageError, match="FR-U51 phantom_glioma reads no folder, and new is given"):
+        judged(tmp_path / "new", reader="phantom_glioma")
+    with pytest.raises(UsageError, match="FR-U51 nifti_folder reads a folder, and none is given"):
+        judged(None, reader="nifti_folder")
+    with pytest.raises(UsageError, match="FR-U51 settings, and no reader that they belong to"):
+        judged(tmp_path / "new", settings=["layout=msd"])
+    with pytest.raises(UsageError, match="FR-U51 neither a folder nor a reader"):
+        predict(model.file, None, tmp_path / "out", study=model.study, plugins=model.plugins)
+
+
+def test_a_phantom_needs_no_folder_and_its_numbers_are_called_phantom(tmp_path: Path, brightness: Make) -> None:
+    form = 'dims = 3\nchannels = ["flair"]\nlabels = { oedema = 2 }\nintensity = "none"'
+    model = brightness(form, at=(150.0,))
+    found = evaluate(
+        model.file, reader={"name": "phantom_glioma", "profile": "eight", "scale": 0.1, "spacing_mm": 8.0},
+        study=model.study, plugins=model.plugins, out=tmp_path / "out",
+    )  # fmt: skip
+    assert found.phantom
+    assert "phantom cases, outside: mean" in found.text()
+    assert json.loads((tmp_path / "out/evaluation.json").read_text())["data"]["kind"] == "phantom"
+
+
 # With a run that was trained.
 
 
