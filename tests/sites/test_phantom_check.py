@@ -98,7 +98,7 @@ def test_no_rule_that_learned_nothing_solves_it_and_hospitals_can_be_told_apart(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_models_lose_away_from_home_and_pooled_is_learned_but_not_perfect() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     found = check(UNTUNED[0], train=True)
