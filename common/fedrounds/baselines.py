@@ -28,6 +28,7 @@ from fedrounds_common.leaving import Ask
 from fedrounds_common.metrics.rules import METRICS
 from fedrounds_common.rng import derive
 from fedrounds_common.task import CaseScore, Tally
+from fedrounds_server import history
 from fedrounds_server.engines.pool import Done, Job, Pool
 from fedrounds_server.folder import RunFolder
 from fedrounds_server.judging import judge, score_file, table_rows
@@ -60,20 +61,24 @@ class Alone:
         return f"{self.model}-{self.trained_at}.safetensors"
 
 
-def planned(simulation: Simulation, outcome: Outcome) -> tuple[Alone, ...]:
-    """The models that the rehearsal asks for, longest first so that no worker is left with it at the end."""
-    hellos, training = outcome.roster.hellos, outcome.roster.training
-    share = {name: hellos[name].steps * outcome.rounds for name in training}
-    total = sum(share.values())
+def planned(simulation: Simulation, outcome: Outcome, taken: Mapping[str, int]) -> tuple[Alone, ...]:
+    """The models that the rehearsal asks for, longest first so that no worker is left with it at the end.
+
+    Args:
+        taken: optimiser steps that each site really took, over all rounds: with a cohort drawn anew each
+            round, or a site that failed, these are fewer than were planned.
+    """
+    hellos, training = outcome.roster.hellos, [name for name in outcome.roster.training if taken.get(name)]
+    total = sum(taken[name] for name in training)
     largest = sorted(training, key=lambda name: (-hellos[name].training_cases, name))
     wanted: list[Alone] = []
     if "pooled" in simulation.baselines:
-        wanted.append(Alone("pooled", ALL, training, total))
+        wanted.append(Alone("pooled", ALL, tuple(training), total))
     if "local-only-long" in simulation.baselines:
         wanted.append(Alone("local-only-long", largest[0], (largest[0],), total))
     if {"local-only", "ensemble"} & set(simulation.baselines):
         count = max(simulation.local_only_sites or len(largest), simulation.ensemble)
-        wanted += [Alone("local-only", name, (name,), share[name]) for name in largest[:count]]
+        wanted += [Alone("local-only", name, (name,), taken[name]) for name in largest[:count]]
     return tuple(wanted)
 
 
@@ -83,7 +88,7 @@ def run_baselines(pool: Pool, grid: Grid, plan: Plan, outcome: Outcome, simulati
     Returns:
         Sites whose scores of some baseline are missing, with their state.
     """
-    alone = planned(simulation, outcome)
+    alone = planned(simulation, outcome, _steps_taken(plan.folder))
     trained = _train_all(pool, plan, alone)
     missing: dict[str, str] = {}
     for each in trained:
@@ -96,6 +101,14 @@ def run_baselines(pool: Pool, grid: Grid, plan: Plan, outcome: Outcome, simulati
     if "floor" in simulation.baselines:
         _judge_floor(pool, plan, outcome)
     return missing
+
+
+def _steps_taken(folder: RunFolder) -> dict[str, int]:
+    taken: dict[str, int] = {}
+    for line in history.read(folder.history):
+        for site in line.ok:
+            taken[site.site] = taken.get(site.site, 0) + site.steps
+    return taken
 
 
 def _folder(folder: RunFolder) -> Path:

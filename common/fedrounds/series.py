@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import final
 
 from fedrounds.run import Run
-from fedrounds.simulation import Given, Prepared, carry_out, prepare
+from fedrounds.simulation import Given, Prepared, carry_out, prepare, prepared_of
 from fedrounds_common.errors import DONE, PARTIAL, UsageError
 from fedrounds_common.network import Network
 from fedrounds_common.strategy import Strategy
@@ -78,7 +78,7 @@ def _split(values: str) -> list[str]:
 
 
 def simulate(
-    study: Path | str,
+    study: Path | str | None = None,
     *,
     seeds: int | None = None,
     sweep: Sequence[str] = (),
@@ -104,7 +104,8 @@ def simulate(
         plugins: folders of the user's own plug-ins (`DIR/strategies/mine.py`).
         task, network, strategy: objects instead of what the study names; they need workers = 0.
         runs: folder in which each run's own folder is made.
-        resume: an interrupted run's folder, to go on from its last checkpoint.
+        resume: an interrupted run's folder, to go on from its last checkpoint; without a study, with
+            the one that the folder holds.
         strict: refuse to start when a case cannot be used.
         listen: called with an event's name and its facts, for a live display.
 
@@ -115,6 +116,10 @@ def simulate(
         FedroundsError: the study, the data, or too few sites; the run's `status.json` says how far it came.
     """
     given = Given(task, network, strategy)
+    if study is None:
+        if resume is None:
+            raise UsageError("FR-U28", "no study", wanted="a study file, or a run to resume")
+        return carry_out(prepared_of(Path(resume)), Path(runs), name, Path(resume), strict, listen)
     first = prepare(study, overrides, plugins, given)
     if seeds is None and not sweep and not folds:
         return carry_out(first, Path(runs), name, None if resume is None else Path(resume), strict, listen)

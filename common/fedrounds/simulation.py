@@ -23,11 +23,11 @@ from fedrounds.record import write_record
 from fedrounds.run import Run
 from fedrounds_client.scoring import assemble_cases_csv
 from fedrounds_client.site import Parts, build_parts
-from fedrounds_common.errors import DataError, Fault, FedroundsError, UsageError
+from fedrounds_common.errors import DataError, Fault, FedroundsError, RunFileError, UsageError
 from fedrounds_common.network import Network
 from fedrounds_common.plugins import digest_of_folders
 from fedrounds_common.strategy import Strategy
-from fedrounds_common.study.canonical import canonical_text, digest, resolved_toml
+from fedrounds_common.study.canonical import canonical_text, digest, resolved_toml, study_from_canonical
 from fedrounds_common.study.parse import StudyFile, read_study
 from fedrounds_common.study.study import Study
 from fedrounds_common.study.tables import Table
@@ -35,7 +35,7 @@ from fedrounds_common.task import Task
 from fedrounds_server.app import Objects, initial_weights, server_app
 from fedrounds_server.engines.inline import SERVER_NODE, InlineGrid
 from fedrounds_server.engines.pool import InProcess, Job, Pool, Workers
-from fedrounds_server.folder import RunFolder
+from fedrounds_server.folder import RunFolder, read_json
 from fedrounds_server.release import read_model, write_model
 from fedrounds_server.rounds import Listener, Outcome, Plan
 from fedrounds_sites.hospitals import Rehearsal, Role, assign, leave_one_out, write_rehearsal
@@ -107,6 +107,31 @@ def prepare(
             do="or put the class into a file below a folder given with plugins=",
         )  # fmt: skip
     return Prepared(file, file.study, simulation, folders, given or Given())
+
+
+def prepared_of(run: Path) -> Prepared:
+    """The study and rehearsal that a run was made of, as its folder holds them.
+
+    Raises:
+        RunFileError: it was run with an object from Python, which no folder holds.
+    """
+    outside = read_json(RunFolder(run).record).get("outside_code", {})
+    objects = {part: name for part, name in outside.items() if part != "plugins_sha256"}
+    if objects:
+        named = ", ".join(f"{part} {name}" for part, name in objects.items())
+        raise RunFileError(
+            "FR-F33", f"the run used objects from Python: {named}", wanted="a study that names all of its parts",
+            do="run it again where those objects are",
+        )  # fmt: skip
+    rehearsal = read_json(run / "rehearsal.json")
+    plugins = tuple(Path(folder) for folder in rehearsal["plugins"])
+    simulation, faults = read_simulation(rehearsal["simulation"], run, plugins)
+    if simulation is None:
+        raise RunFileError("FR-F34", f"rehearsal.json: {'; '.join(map(str, faults))}", do="start the study anew")
+    study = study_from_canonical(rehearsal["study"], plugins)
+    text = (run / "study.toml").read_text(encoding="utf-8")
+    file = StudyFile(study, rehearsal["simulation"], text, {}, run / "study.toml")
+    return Prepared(file, study, simulation, plugins)
 
 
 def simulate(

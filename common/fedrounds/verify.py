@@ -12,17 +12,17 @@ from typing import Any, final
 from fedrounds.manifest import files_now, read_manifest
 from fedrounds.record import PACKAGES
 from fedrounds.run import Run
-from fedrounds.simulation import Prepared, carry_out
+from fedrounds.simulation import carry_out, prepared_of
 from fedrounds_common.arrays import digest as digest_of_arrays
 from fedrounds_common.errors import DONE, FedroundsError, RunFileError
 from fedrounds_common.plugins import digest_of_folders
 from fedrounds_common.study.canonical import digest as study_digest
-from fedrounds_common.study.canonical import digest_of_text, study_from_canonical
-from fedrounds_common.study.parse import StudyFile, parse_study
+from fedrounds_common.study.canonical import digest_of_text
+from fedrounds_common.study.parse import parse_study
 from fedrounds_server import history
 from fedrounds_server.checkpoint import load_arrays
 from fedrounds_server.folder import RunFolder, read_json
-from fedrounds_sites.simulation import Simulation, read_simulation
+from fedrounds_sites.simulation import Simulation
 
 Listener = Callable[[str, Mapping[str, Any]], None]
 
@@ -189,6 +189,7 @@ def run_again(run: Path, listen: Listener = lambda event, facts: None) -> Again:
     Neither of those touches the consensus, and they take most of the time.
     """
     prepared = prepared_of(run)
+    prepared = replace(prepared, simulation=_bare(prepared.simulation, run))
     wanted = str(read_json(RunFolder(run).status).get("consensus", ""))
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="fedrounds-again-") as folder:
@@ -196,31 +197,6 @@ def run_again(run: Path, listen: Listener = lambda event, facts: None) -> Again:
         found = str(second.status.get("consensus", ""))
     notes = () if found == wanted else tuple(_what_is_new(run, prepared.plugins))
     return Again(found, wanted, time.monotonic() - started, notes)
-
-
-def prepared_of(run: Path) -> Prepared:
-    """The study and rehearsal that a run was made of, as its folder holds them.
-
-    Raises:
-        RunFileError: it was run with an object from Python, which no folder holds.
-    """
-    outside = read_json(RunFolder(run).record).get("outside_code", {})
-    objects = {part: name for part, name in outside.items() if part != "plugins_sha256"}
-    if objects:
-        named = ", ".join(f"{part} {name}" for part, name in objects.items())
-        raise RunFileError(
-            "FR-F33", f"the run used objects from Python: {named}", wanted="a study that names all of its parts",
-            do="run it again where those objects are",
-        )  # fmt: skip
-    rehearsal = read_json(run / "rehearsal.json")
-    plugins = tuple(Path(folder) for folder in rehearsal["plugins"])
-    simulation, faults = read_simulation(rehearsal["simulation"], run, plugins)
-    if simulation is None:
-        raise RunFileError("FR-F34", f"rehearsal.json: {'; '.join(map(str, faults))}", do="start the study anew")
-    study = study_from_canonical(rehearsal["study"], plugins)
-    text = (run / "study.toml").read_text(encoding="utf-8")
-    file = StudyFile(study, rehearsal["simulation"], text, {}, run / "study.toml")
-    return Prepared(file, study, _bare(simulation, run), plugins)
 
 
 def _bare(simulation: Simulation, run: Path) -> Simulation:

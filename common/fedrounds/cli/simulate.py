@@ -12,8 +12,9 @@ from fedrounds.cli.files import study_path
 from fedrounds.cli.frame import Answer, Plugins, Settings, console, verb
 from fedrounds.cli.live import screen_on
 from fedrounds.cli.runs import RUNS, RunsFolder, run_path
-from fedrounds.cli.study import StudyName
+from fedrounds.cli.study import OptionalStudy
 from fedrounds.cli.summary import nearby, told
+from fedrounds_common.errors import UsageError
 
 if TYPE_CHECKING:
     from fedrounds.series import Series
@@ -27,7 +28,7 @@ Workers = Annotated[
 def register(app: typer.Typer) -> None:
     @verb(app, "simulate", "The jobs")
     def simulate(
-        study: StudyName,
+        study: OptionalStudy = None,
         settings: Settings = None,
         workers: Workers = None,
         baselines: Annotated[
@@ -59,6 +60,12 @@ def register(app: typer.Typer) -> None:
     ) -> Answer:
         """Run a study on this machine: coordinator and hospitals, from the study file to the report."""
         overrides = [*(settings or ()), *rehearsal_settings(workers, baselines)]
+        if study is None and resume is not None:
+            return carried_out(None, runs=runs, resume=run_path(resume, runs), strict=strict)
+        if study is None:
+            raise UsageError(
+                "FR-U28", "no study", wanted="a study file, or --resume RUN", do="see `fedrounds study new`"
+            )
         file = study_path(study)
         if dry_run:
             from fedrounds.dryrun import dry_run as estimate
@@ -81,7 +88,7 @@ def rehearsal_settings(workers: int | None, baselines: str | None) -> list[str]:
     return found
 
 
-def carried_out(file: Path, **options: Any) -> Answer:
+def carried_out(file: Path | None, **options: Any) -> Answer:
     """Simulate with the screen on, and tell of the run or of the series."""
     from fedrounds import series
 

@@ -20,6 +20,9 @@ LIKE = ("phantom", "nifti", "pairs", "dicom")
 StudyName = Annotated[
     str, typer.Argument(metavar="STUDY", help="A study file, or the name of a built-in study.", autocompletion=built_in_studies)
 ]  # fmt: skip
+OptionalStudy = Annotated[
+    str | None, typer.Argument(metavar="STUDY", help="A study file, or the name of a built-in study.", autocompletion=built_in_studies)
+]  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
