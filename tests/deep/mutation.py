@@ -27,7 +27,7 @@ BIN = Path(sys.executable).parent
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "aggregation": ("src/fedrounds_common/strategies/fedavg*.py", "src/fedrounds_common/averaging.py"),
-    "guard": ("src/fedrounds_server/guard.py",),
+    "guard": ("src/fedrounds_server/guard.py", "src/fedrounds_common/leaving.py"),
     "metrics": ("src/fedrounds_common/metrics/*.py",),
     "splits": ("src/fedrounds_sites/splits.py",),
 }
