@@ -7,6 +7,7 @@ left on disk.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -45,7 +46,7 @@ def dry_run(prepared: Prepared) -> DryRun:
     training = [plan for plan in plans if plan.steps]
     need(len(training), study.cohort.minimum, "would train", {})
     measured = _measure_one(prepared, sites, training)
-    alone = planned(prepared.simulation, _outcome(study, plans))
+    alone = planned(prepared.simulation, _outcome(study, plans), _steps_taken(study, training))
     return _estimate(prepared, plans, measured, alone)
 
 
@@ -88,6 +89,14 @@ def _outcome(study: Study, plans: Sequence[SitePlan]) -> Outcome:
     training = tuple(plan.name for plan in plans if plan.steps)
     held_out = tuple(plan.name for plan in plans if plan.role == "held-out")
     return Outcome(Consensus({}), study.training.rounds, Roster({}, hellos, training, held_out, {}), {})
+
+
+def _steps_taken(study: Study, training: Sequence[SitePlan]) -> dict[str, int]:
+    """Of each site over all rounds, if every site that is drawn answers."""
+    names = [plan.name for plan in training]
+    rounds = range(1, study.training.rounds + 1)
+    drawn = Counter(name for round_ in rounds for name in choose(names, study.cohort, study.seed, round_))
+    return {plan.name: drawn[plan.name] * plan.steps for plan in training}
 
 
 def _estimate(prepared: Prepared, plans: tuple[SitePlan, ...], one: Measured, alone: Sequence[Alone]) -> DryRun:
