@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-full offline-demo quick test check check-deep docs studies bench clean
+.PHONY: help setup demo demo-full offline-demo quick test check lint format types arrows check-deep docs studies bench clean
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -56,11 +56,19 @@ quick: $(STAMP) ## the fast tests, under two minutes
 test: $(STAMP) ## all tests, fast and slow, with coverage
 	@$(PYTEST) -q --durations=15 --cov --cov-report=term
 
-check: $(STAMP) ## lint, format, types, import arrows
+check: lint format types arrows ## lint, format, types, import arrows; with -k all of them even if one fails
+
+lint: $(STAMP)
 	@$(BIN)/ruff check .
+
+format: $(STAMP)
 	@$(BIN)/ruff format --check .
+
+types: $(STAMP)
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-cache
+
+arrows: $(STAMP)
+	@$(BIN)/lint-imports --no-cache --no-logo
 
 check-deep: $(STAMP) ## mutation score of aggregation, guard, metrics and splits, at least 80 %
 	@$(BIN)/python tests/deep/mutation.py --at-least 0.80
