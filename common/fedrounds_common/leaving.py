@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Literal, final
@@ -113,6 +114,18 @@ class Refusal:
 Leaving = Hello | Update | Scores | Refusal
 _KINDS: dict[str, type[Any]] = {kind.kind: kind for kind in (Hello, Update, Scores, Refusal)}
 _ARRAY_FIELDS = {"arrays", "shared", "tally"}
+# by annotation: what a scalar may be once it has come as JSON
+_PLAIN: dict[str, tuple[type, ...]] = {
+    "str": (str,), "Kind": (str,), "int": (int,), "float": (int, float), "bool": (bool,),
+}  # fmt: skip
+_MAPPINGS = {"Mapping[str, str]": "str", "Mapping[str, int]": "int"}
+# by field: these become file names, or stand in the history of a run
+_TEXTS = {
+    "kind": re.compile(r"hello|train|score"),
+    "site": re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"),
+    "code": re.compile(r"FR-[A-Z]\d{2}"),
+    "reference": re.compile(r"\w{0,64}"),
+}
 
 
 def to_wire(message: Ask | Leaving) -> tuple[str, bytes]:
@@ -142,11 +155,27 @@ def from_wire(header: str, buffer: bytes) -> Ask | Leaving:
         name = scalars.pop("type")
         kind: type[Any] = Ask if name == "ask" else _KINDS[name]
         values = {entry.name: scalars[entry.name] for entry in fields(kind)}
+        odd = [entry.name for entry in fields(kind) if not _fits(entry.name, values[entry.name], str(entry.type))]
+        if odd:
+            raise ValueError(f"{odd[0]} of another type")
         return kind(**_with_arrays(values, buffer))  # type: ignore[no-any-return]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise UpdateError(
             "FR-R10", f"a message that cannot be read ({type(error).__name__})", wanted="one of leaving.py"
         ) from error
+
+
+def _fits(name: str, value: object, wanted: str) -> bool:
+    """Whether a value is what its field says: of that type, no count below 0, no name that is a path."""
+    if wanted in _MAPPINGS:
+        return isinstance(value, dict) and all(_fits("", each, _MAPPINGS[wanted]) for each in value.values())
+    if wanted not in _PLAIN:
+        return True  # arrays, which are read by themselves
+    if not isinstance(value, _PLAIN[wanted]) or (isinstance(value, bool) and wanted != "bool"):
+        return False
+    if isinstance(value, str):
+        return name not in _TEXTS or _TEXTS[name].fullmatch(value) is not None
+    return wanted != "int" or not isinstance(value, int) or value >= 0
 
 
 def _with_arrays(values: Scalars, buffer: bytes) -> Scalars:
