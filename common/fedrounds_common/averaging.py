@@ -40,7 +40,8 @@ def weighted_mean(updates: Updates, weights: Weights = "cases") -> dict[str, F64
         weight = weight_of(update.cases, weights)
         weight_sum += weight
         for name, array in update.arrays.items():
-            share = np.multiply(array, weight, dtype=np.float64)
+            # NumPy makes a plain number of an array without axes, and a number cannot be divided in place
+            share = np.asarray(np.multiply(array, weight, dtype=np.float64))
             if name in total:
                 total[name] += share
             else:
