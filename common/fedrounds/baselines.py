@@ -32,8 +32,9 @@ from fedrounds_server import history
 from fedrounds_server.engines.pool import Done, Job, Pool
 from fedrounds_server.folder import RunFolder
 from fedrounds_server.judging import judge, score_file, table_rows
+from fedrounds_server.plan import Plan
 from fedrounds_server.release import read_model, write_model
-from fedrounds_server.rounds import Outcome, Plan
+from fedrounds_server.rounds import Outcome
 from fedrounds_server.tables import write_metrics
 from fedrounds_sites.hospitals import open_hospital
 from fedrounds_sites.phantom.rules import Rule

@@ -24,7 +24,8 @@ from fedrounds_common.strategy import Consensus
 from fedrounds_common.study.study import Study
 from fedrounds_server.checkpoint import KEPT
 from fedrounds_server.cohort import Roster, choose, need
-from fedrounds_server.rounds import Outcome, Plan
+from fedrounds_server.plan import Plan
+from fedrounds_server.rounds import Outcome
 from fedrounds_sites.hospitals import assign, leave_one_out
 from fedrounds_sites.splits import split
 

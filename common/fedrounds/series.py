@@ -14,9 +14,9 @@ from fedrounds_common.errors import DONE, PARTIAL, UsageError
 from fedrounds_common.network import Network
 from fedrounds_common.strategy import Strategy
 from fedrounds_common.task import Task
+from fedrounds_server.plan import Listener
 from fedrounds_server.report import table_of_runs
 from fedrounds_server.report.table import Table
-from fedrounds_server.rounds import Listener
 from fedrounds_server.tables import MetricRow
 
 

@@ -36,8 +36,9 @@ from fedrounds_server.app import Objects, initial_weights, server_app
 from fedrounds_server.engines.inline import SERVER_NODE, InlineGrid
 from fedrounds_server.engines.pool import InProcess, Job, Pool, Workers
 from fedrounds_server.folder import RunFolder, read_json
+from fedrounds_server.plan import Listener, Plan
 from fedrounds_server.release import read_model, write_model
-from fedrounds_server.rounds import Listener, Outcome, Plan
+from fedrounds_server.rounds import Outcome
 from fedrounds_sites.hospitals import Rehearsal, Role, assign, leave_one_out, write_rehearsal
 from fedrounds_sites.simulation import Simulation, read_simulation
 

@@ -127,7 +127,10 @@ class Task(ABC):
 
     @abstractmethod
     def tally(self, scores: Sequence[CaseScore], form: CaseForm, evaluation: Evaluation, seed: int) -> Tally:
-        """What leaves: float64 arrays such that the tally of two sites' cases is the sum of their tallies."""
+        """What leaves: float64 arrays such that the tally of two sites' cases is the sum of their tallies.
+
+        Of no case it has the same names and shapes: the coordinator holds what comes against that.
+        """
 
     @abstractmethod
     def table(self, tally: Tally, form: CaseForm, evaluation: Evaluation) -> tuple[Metric, ...]:

@@ -22,8 +22,9 @@ from fedrounds_common.study.study import Study
 from fedrounds_common.task import Task
 from fedrounds_server.folder import RunFolder
 from fedrounds_server.judging import gather_metrics
+from fedrounds_server.plan import Listener, Plan, nobody
 from fedrounds_server.release import read_model, write_model
-from fedrounds_server.rounds import Listener, Outcome, Plan, run
+from fedrounds_server.rounds import Outcome, run
 
 After = Callable[[Grid, Plan, Outcome], dict[str, str]]
 
@@ -36,7 +37,7 @@ class Objects:
     task: Task | None = None
     network: Network | None = None
     strategy: Strategy | None = None
-    listen: Listener = lambda event, facts: None
+    listen: Listener = nobody
     after: After = lambda grid, plan, outcome: {}
 
 

@@ -20,7 +20,6 @@ from fedrounds_common.wire import from_record, parts_of, to_record
 
 TYPES = {"hello": MessageType.QUERY, "train": MessageType.TRAIN, "score": MessageType.EVALUATE}
 POLL_S = 0.5
-# An answer is our own JSON and one buffer; a number of this program's own, not of Flower's.
 LATE, LOST = "late", "FR-R03"
 
 
@@ -34,6 +33,12 @@ class Answer:
     fault: str = ""
     reference: str = ""
     bytes_up: int = 0
+
+    @property
+    def state(self) -> str:
+        """As the history says it: "late", "error:CODE" or "refused:CODE"; a message of the wrong kind is an error."""
+        fault = self.fault or "FR-R10"
+        return f"error:{fault}" if fault.startswith("FR-") else fault
 
 
 def ask_nodes(grid: Grid, asks: Mapping[int, Ask], deadline_s: float | None = None) -> Iterator[Answer]:

@@ -10,11 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import final
 
-from fedrounds_common.arrays import Arrays
+import numpy as np
+
+from fedrounds_common.arrays import Arrays, manifest
 from fedrounds_common.codec import Codec
 from fedrounds_common.errors import UpdateError
 from fedrounds_common.leaving import Ask, Leaving, Scores, Update, check_update
 from fedrounds_common.strategy import SiteUpdate
+from fedrounds_common.task import Tally
 
 
 @final
@@ -70,6 +73,24 @@ class Guard:
 
     def _see(self, site: str, ask: Ask) -> None:
         self._seen.add((site, ask.round, ask.nonce))
+
+
+def check_tally(tally: Tally, like: Tally) -> None:
+    """Refuse sums that cannot be added to other sites'.
+
+    Args:
+        like: what the task makes of no case at all: the same names, dtypes and shapes.
+
+    Raises:
+        UpdateError: with the first reason found; the message names sums, never a case.
+    """
+    found, wanted = sorted(manifest(tally)), sorted(manifest(like))
+    if found != wanted:
+        odd = next((entry for entry in found if entry not in wanted), None) or next(e for e in wanted if e not in found)
+        raise UpdateError("FR-R04", f"{odd[0]} {odd[1]} {odd[2]} has no match", wanted="the sums of this study's task")
+    for name, array in tally.items():
+        if not np.isfinite(array).all():
+            raise UpdateError("FR-R04", f"{name} holds numbers that are not finite", wanted="finite sums")
 
 
 def same_tensors(arrays: Arrays, model: Arrays) -> bool:

@@ -5,23 +5,22 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from flwr.serverapp import Grid
 
 from fedrounds_common.arrays import Arrays
-from fedrounds_common.errors import UpdateError
-from fedrounds_common.leaving import Ask, Scores
+from fedrounds_common.errors import RunFileError, UpdateError
+from fedrounds_common.leaving import Ask
 from fedrounds_common.study.study import Study
 from fedrounds_common.task import Tally, Task, add_tallies
 from fedrounds_server.cohort import Roster
 from fedrounds_server.folder import RunFolder
-from fedrounds_server.grid import ask_nodes
-from fedrounds_server.guard import Guard
+from fedrounds_server.grid import Answer, ask_nodes
+from fedrounds_server.guard import Guard, check_tally
+from fedrounds_server.plan import Plan
 from fedrounds_server.tables import ALL, MetricRow, metric_rows, read_metrics, write_metrics
 
-if TYPE_CHECKING:
-    from fedrounds_server.rounds import Plan
+Tallies = Mapping[tuple[str, str], Tally]  # by site and cohort
 
 
 def judge(
@@ -29,18 +28,20 @@ def judge(
 ) -> dict[str, str]:
     """Have every site score the model: training sites on their validation cases, held-out sites on all.
 
+    What an interrupted run has on disk of all sites is kept; where one was missing, all are asked again.
+
     Returns:
         The sites that sent no scores, with their state; the table is in the run's `scores/`.
     """
     file = score_file(plan.folder, round_, model, trained_at)
-    if file.exists() and plan.resume:
-        return {}
-    missing: dict[str, str] = {}
-    tallies: dict[tuple[str, str], Tally] = {}
     cohorts = {
         "local-val": [name for name in sites.training if sites.hellos[name].validation_cases],
         "held-out": [name for name in sites.held_out if sites.hellos[name].held_out_cases],
     }
+    if plan.resume and _holds_all(file, cohorts):
+        return {}
+    missing: dict[str, str] = {}
+    tallies: dict[tuple[str, str], Tally] = {}
     guard = Guard({}, 0.0, plan.codec)
     for cohort, names in cohorts.items():
         if not names:
@@ -52,29 +53,44 @@ def judge(
         by_node = {sites.nodes[name]: name for name in names}
         for answer in ask_nodes(grid, dict.fromkeys(by_node, ask), plan.study.cohort.deadline_s):
             name = by_node[answer.node]
-            scores = _admit(guard, answer.leaving, ask, name) if not answer.fault else None
-            if scores is None:
-                missing[name] = (
-                    answer.fault if answer.fault.startswith(("error:", "refused:", "late")) else "error:FR-R04"
-                )
-                plan.listen("warning", {"text": f"{name} sent no scores of {model}: {missing[name]}"})
+            tally, state = _admitted(guard, plan, answer, ask, name)
+            if tally is None:
+                missing[name] = state
+                plan.listen("warning", {"text": f"{name} sent no scores of {model}: {state}"})
             else:
-                tallies[name, cohort] = scores.tally
+                tallies[name, cohort] = tally
             plan.listen("score", {"site": name, "model": model, "cohort": cohort})
     rows = table_rows(plan.task, plan.study, tallies, round_, model, trained_at)
     write_metrics(file, rows)
     return missing
 
 
-def _admit(guard: Guard, answer: object, ask: Ask, name: str) -> Scores | None:
+def _holds_all(file: Path, cohorts: Mapping[str, Sequence[str]]) -> bool:
+    """Whether every site's scores are in the file: one that was missing must not be forgotten by going on."""
+    if not file.exists():
+        return False
     try:
-        return guard.admit_scores(answer, ask, name)  # type: ignore[arg-type]
-    except UpdateError:
-        return None
+        found = {(row.site, row.cohort) for row in read_metrics(file)}
+    except RunFileError:
+        return False
+    return all((name, cohort) in found for cohort, names in cohorts.items() for name in names)
+
+
+def _admitted(guard: Guard, plan: Plan, answer: Answer, ask: Ask, name: str) -> tuple[Tally | None, str]:
+    """The site's sums, or None and why there are none."""
+    if answer.fault or answer.leaving is None:
+        return None, answer.state
+    try:
+        tally = guard.admit_scores(answer.leaving, ask, name).tally
+        # sums of another shape would end the run where all sites' are added
+        check_tally(tally, plan.task.tally((), plan.study.cases, plan.study.evaluation, 0))
+    except UpdateError as error:
+        return None, f"error:{error.code}"
+    return tally, "ok"
 
 
 def table_rows(
-    task: Task, study: Study, tallies: Mapping[tuple[str, str], Tally], round_: int, model: str, trained_at: str
+    task: Task, study: Study, tallies: Tallies, round_: int, model: str, trained_at: str
 ) -> tuple[MetricRow, ...]:
     """Rows of one model: each site by itself, and all sites of a cohort together (the same function)."""
     rows: list[MetricRow] = []

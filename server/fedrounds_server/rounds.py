@@ -8,52 +8,29 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, final
+from typing import final
 
 import numpy as np
 from flwr.serverapp import Grid
 
 from fedrounds_common.arrays import Arrays, digest, is_float, norm
-from fedrounds_common.codec import Codec
 from fedrounds_common.errors import UpdateError
 from fedrounds_common.leaving import Ask, Hello, Update
-from fedrounds_common.strategy import Consensus, Strategy
-from fedrounds_common.study.study import Study
-from fedrounds_common.task import Task
+from fedrounds_common.strategy import Consensus
 from fedrounds_server import history
 from fedrounds_server.checkpoint import Checkpoint, newest_checkpoint, write_checkpoint
 from fedrounds_server.cohort import Roster, choose, need, roster
-from fedrounds_server.folder import RunFolder
 from fedrounds_server.grid import Answer, ask_nodes
 from fedrounds_server.guard import Guard
 from fedrounds_server.history import RoundLine, SiteLine
 from fedrounds_server.judging import judge
+from fedrounds_server.plan import Plan
 from fedrounds_server.updates import UpdateStore
 
-Listener = Callable[[str, Mapping[str, Any]], None]
 MAX_NORM = 1e4
 HELLO_DEADLINE_S = 24 * 3600.0
-
-
-@final
-@dataclass(frozen=True)
-class Plan:
-    """A run as the coordinator sees it. `text` is the study's canonical text, `digest` its digest."""
-
-    study: Study
-    text: str
-    digest: str
-    folder: RunFolder
-    task: Task
-    strategy: Strategy
-    codec: Codec
-    initial: Arrays
-    start_model: str = "untrained"  # or "initial": what stands in the tables for the weights before round 1
-    resume: bool = False
-    listen: Listener = lambda event, facts: None
-    update_budget_bytes: int = 512 * 2**20
 
 
 @final
@@ -65,12 +42,6 @@ class Outcome:
     rounds: int
     roster: Roster
     states: Mapping[str, str]
-
-    @property
-    def whole(self) -> bool:
-        return all(state == "ok" for state in self.states.values()) and not any(
-            hello.left_out for hello in self.roster.hellos.values()
-        )
 
 
 def run(grid: Grid, plan: Plan) -> Outcome:
@@ -88,6 +59,9 @@ def run(grid: Grid, plan: Plan) -> Outcome:
     )
     if first == 1:
         states = merged(states, judge(grid, plan, sites, 0, plan.start_model, "all", consensus.arrays))
+    elif _is_judged(plan, first - 1):
+        # a run killed after a checkpoint may not have judged it yet; what it had judged is not asked for again
+        states = merged(states, judge(grid, plan, sites, first - 1, "consensus", "all", consensus.arrays))
     for round_ in range(first, rounds + 1):
         consensus, line = one_round(grid, plan, sites, guard, consensus, round_)
         states = _worst(states, line, sites)
@@ -95,9 +69,14 @@ def run(grid: Grid, plan: Plan) -> Outcome:
         history.append(plan.folder.history, line)
         write_checkpoint(plan.folder.checkpoints, Checkpoint(round_, plan.digest, consensus, states))
         plan.listen("round", {"round": round_, "ok": len(line.ok), "seconds": line.seconds, "loss": _loss(line)})
-        if round_ == rounds or (plan.study.evaluation.every and round_ % plan.study.evaluation.every == 0):
+        if _is_judged(plan, round_):
             states = merged(states, judge(grid, plan, sites, round_, "consensus", "all", consensus.arrays))
     return Outcome(consensus, rounds, sites, states)
+
+
+def _is_judged(plan: Plan, round_: int) -> bool:
+    every = plan.study.evaluation.every
+    return round_ == plan.study.training.rounds or bool(every and round_ % every == 0)
 
 
 def say_hello(grid: Grid, plan: Plan) -> Roster:
@@ -116,7 +95,7 @@ def say_hello(grid: Grid, plan: Plan) -> Roster:
             hellos[name], nodes[name] = answer.leaving, answer.node
         else:
             name = getattr(answer.leaving, "site", "") or expected.get(answer.node, f"node-{answer.node}")
-            faults[name] = _state(answer)
+            faults[name] = answer.state
         plan.listen("hello", {"site": name, "state": faults.get(name, "ok")})
     for name in [name for name in faults if name in hellos]:
         del hellos[name], nodes[name]
@@ -132,7 +111,8 @@ def _begin(plan: Plan, sites: Roster) -> tuple[Consensus, int, dict[str, str]]:
             plan.listen("warning", {"text": line})
         if found is not None:
             history.keep_until(plan.folder.history, found.round)
-            return found.consensus, found.round + 1, {**fresh, **found.states}
+            # a site that was well when the run stopped and is not there now has failed
+            return found.consensus, found.round + 1, merged({**fresh, **found.states}, fresh)
     history.keep_until(plan.folder.history, 0)
     return plan.strategy.begin(plan.initial), 1, fresh
 
@@ -170,7 +150,7 @@ def one_round(
 
 def _take(answer: Answer, ask: Ask, name: str, guard: Guard, store: UpdateStore) -> SiteLine:
     if answer.fault or answer.leaving is None:
-        return SiteLine(name, _state(answer), reference=answer.reference)
+        return SiteLine(name, answer.state, reference=answer.reference)
     try:
         update = guard.admit(answer.leaving, ask, name)
     except UpdateError as error:
@@ -182,11 +162,6 @@ def _take(answer: Answer, ask: Ask, name: str, guard: Guard, store: UpdateStore)
         name, "ok", update.cases, said.steps, said.loss, said.seconds, answer.bytes_up,
         sum(array.nbytes for array in ask.arrays.values()), norm(update.arrays),
     )  # fmt: skip
-
-
-def _state(answer: Answer) -> str:
-    fault = answer.fault or "FR-R03"
-    return f"error:{fault}" if fault.startswith("FR-") else fault
 
 
 def _with_cosines(lines: dict[str, SiteLine], store: UpdateStore, before: Arrays, after: Arrays) -> dict[str, SiteLine]:

@@ -211,7 +211,17 @@ def write_rehearsal(rehearsal: Rehearsal, sites: Mapping[str, Sequence[CaseRef]]
             "sites": dict(rehearsal.sites),
         },
     )
+    forget()
     return file
+
+
+def forget() -> None:
+    """Close every hospital that this process has open: their cases, and what was read of their run's rehearsal.
+
+    A resumed run may be laid out anew, and a finished one's cases are gone from disk but not from memory.
+    """
+    for remembered in (open_hospital, _shared, read_rehearsal):
+        remembered.cache_clear()
 
 
 @lru_cache(maxsize=4)

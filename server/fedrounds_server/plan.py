@@ -1,0 +1,42 @@
+"""A run as the coordinator sees it, before it begins: the study, its plug-ins built, and where everything goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, final
+
+from fedrounds_common.arrays import Arrays
+from fedrounds_common.codec import Codec
+from fedrounds_common.strategy import Strategy
+from fedrounds_common.study.study import Study
+from fedrounds_common.task import Task
+from fedrounds_server.folder import RunFolder
+
+Listener = Callable[[str, Mapping[str, Any]], None]
+
+
+def nobody(event: str, facts: Mapping[str, Any]) -> None:
+    """The listener of a run that nobody watches."""
+
+
+@final
+@dataclass(frozen=True)
+class Plan:
+    """`text` is the study's canonical text, `digest` its digest; `initial` the weights that round 1 starts from.
+
+    `start_model`: what stands in the tables for these, "untrained" or "initial".
+    """
+
+    study: Study
+    text: str
+    digest: str
+    folder: RunFolder
+    task: Task
+    strategy: Strategy
+    codec: Codec
+    initial: Arrays
+    start_model: str = "untrained"
+    resume: bool = False
+    listen: Listener = nobody
+    update_budget_bytes: int = 512 * 2**20
