@@ -74,20 +74,18 @@ class View:
 
 
 def compare(case: Case, predicted: U8, form: CaseForm) -> Picture:
-    """The slice with the most reference and prediction, of the channel in which they stand out most.
+    """The slice with the most reference (else prediction), of the channel in which it stands out most.
 
     Returns:
         Panels "image", "reference" (where the case has one) and "prediction", of one size.
     """
     reference = case.target.voxels if case.target is not None else None
-    marked: Mask = predicted > 0
-    if reference is not None:
-        marked = marked | (reference > 0)
+    # a prediction gone wild must not choose the slice: the reader wants to see what it missed
+    marked: Mask = predicted > 0 if reference is None or not reference.any() else reference > 0
     axis = slice_axis(case, form)
     index = None if axis is None else _fullest(marked, case.image, axis)
     view = view_of(case, form, axis, index)
-    truth = marked if reference is None or not reference.any() else reference > 0
-    channel = _clearest(case.image, truth, view)
+    channel = _clearest(case.image, marked, view)
     crop = _crop(case.image, view)
     grey = _grey(view.of(case.image[channel])[crop], float(case.image[channel].flat[0]), view.mm)
     legend = {label: COLOURS[place % len(COLOURS)] for place, label in enumerate(form.labels)}
