@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from fedrounds_common.disk import write_json
+from fedrounds_common.errors import RunFileError
 from fedrounds_common.study.canonical import digest
 from fedrounds_common.study.study import Study
-from fedrounds_server.folder import RunFolder
+from fedrounds_server.folder import RunFolder, read_json
 from fedrounds_sites.simulation import Simulation
 
 FORMAT = 1
@@ -29,7 +30,7 @@ def write_record(
         {
             "format": FORMAT,
             "run": folder.path.name,
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "started": _started(folder.record),
             "study": {"name": study.name, "digest": digest(study), "seed": study.seed},
             "primary": study.evaluation.primary,
             "data": reader.kind,
@@ -49,6 +50,14 @@ def write_record(
             "same_bits": "on CPUs of one kind, one thread a site; elsewhere compare within a tolerance",
         },
     )
+
+
+def _started(file: Path) -> str:
+    """When the run first began: a resumed one keeps it."""
+    try:
+        return str(read_json(file)["started"])
+    except (RunFileError, KeyError):
+        return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 EFFORT = (

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import final
 
+from fedrounds.playing import carry_out
 from fedrounds.run import Run
-from fedrounds.simulation import Given, Prepared, carry_out, prepare, prepared_of
+from fedrounds.simulation import Given, Prepared, prepare, prepared_of
 from fedrounds_common.errors import DONE, PARTIAL, UsageError
 from fedrounds_common.network import Network
 from fedrounds_common.strategy import Strategy

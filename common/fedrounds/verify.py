@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, final
 
 from fedrounds.manifest import files_now, read_manifest
+from fedrounds.playing import carry_out
 from fedrounds.record import PACKAGES
 from fedrounds.run import Run
-from fedrounds.simulation import carry_out, prepared_of
+from fedrounds.simulation import prepared_of
 from fedrounds_common.arrays import digest as digest_of_arrays
 from fedrounds_common.errors import DONE, FedroundsError, RunFileError
 from fedrounds_common.plugins import digest_of_folders

@@ -1,7 +1,7 @@
 """What a simulation's worker does: a site's answer to a message, or a baseline's training and scoring.
 
 `python -m fedrounds.worker RUN` reads jobs from stdin and writes results to stdout. It is the one place
-beside `simulation.py` where coordinator and hospital meet, and no part of it runs at a real hospital.
+beside `playing.py` where coordinator and hospital meet, and no part of it runs at a real hospital.
 """
 
 from __future__ import annotations

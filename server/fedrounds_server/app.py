@@ -102,7 +102,7 @@ def carry_out(grid: Grid, plan: Plan, after: After) -> Outcome:
         gather_metrics(plan.folder)
         status |= _ended(outcome, failed)
     except BaseException as error:
-        status |= _broken(error)
+        status |= ended_by(error)
         raise
     finally:
         write_json(plan.folder.status, {**status, "seconds": time.time() - started})
@@ -126,7 +126,8 @@ def _ended(outcome: Outcome, failed: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _broken(error: BaseException) -> dict[str, Any]:
+def ended_by(error: BaseException) -> dict[str, Any]:
+    """What `status.json` says of a run that an error ended; of an unknown one its type only."""
     if isinstance(error, KeyboardInterrupt):
         return {"state": "interrupted", "exit": INTERRUPTED}
     if isinstance(error, FedroundsError):

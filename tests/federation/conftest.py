@@ -123,7 +123,7 @@ def lay_out_study(folder: Path, text: str = STUDY) -> Path:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Federation:
     """One small finished run. Tests read it; what they write goes elsewhere, or is a name of their own."""
-    from fedrounds.simulation import simulate
+    from fedrounds.series import simulate
 
     folder = tmp_path_factory.mktemp("balls")
     study = lay_out_study(folder)

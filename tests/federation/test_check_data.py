@@ -142,7 +142,7 @@ def test_a_run_goes_on_without_the_bad_case_names_it_and_ends_with_9(
 
 @pytest.mark.slow
 def test_four_bad_cases_at_once_are_four_messages_and_four_left_out(tmp_path: Path, balls: Any) -> None:
-    from fedrounds.simulation import simulate
+    from fedrounds.series import simulate
 
     study = balls.lay_out_study(tmp_path)
     data = tmp_path / "data"

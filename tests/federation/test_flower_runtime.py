@@ -30,7 +30,9 @@ def toml_of(config: dict[str, object]) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(420)
 def test_flowers_simulation_runtime_gives_the_inline_digest(tmp_path: Path, cubes: Callable[..., Path]) -> None:
-    from fedrounds.simulation import lay_out, prepare, simulate
+    from fedrounds.layout import lay_out
+    from fedrounds.series import simulate
+    from fedrounds.simulation import prepare
     from fedrounds_server.folder import RunFolder
     from fedrounds_sites.hospitals import assign
 
@@ -42,7 +44,7 @@ def test_flowers_simulation_runtime_gives_the_inline_digest(tmp_path: Path, cube
     sites = assign(prepared.simulation, prepared.study, prepared.plugins)
     folder = RunFolder(tmp_path / "flower")
     folder.path.mkdir()
-    lay_out(prepared, folder, sites, resume=False)
+    lay_out(prepared, folder, sites)
     config = {
         "study": prepared.text, "run": str(folder.path), "simulation": str(folder.path / "rehearsal.json"),
         "plugins": str(CUBES), "resume": False,

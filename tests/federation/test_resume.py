@@ -6,8 +6,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from fedrounds.layout import lock
 from fedrounds.run import Run
 from fedrounds.series import simulate
+from fedrounds_common.errors import DataError, RunFileError, UsageError
 from fedrounds_server.tables import read_metrics, write_metrics
 
 Cubes = Callable[..., Path]
@@ -70,3 +74,41 @@ def test_a_site_that_is_gone_when_a_run_goes_on_has_failed(tmp_path: Path, cubes
     stopped_after(run)
     resumed = run_of(study, 'simulation.reader.raises="A"', resume=run.path)
     assert json.loads(resumed.folder.status.read_text())["failed"] == {"A": "error:FR-R01"}
+
+
+def test_another_study_is_refused_before_anything_of_the_run_is_touched(tmp_path: Path, cubes: Cubes) -> None:
+    study = cubes(tmp_path, rounds=1)
+    run = run_of(study)
+    before = {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()}
+    with pytest.raises(RunFileError, match="FR-F12 0001-cubes is a run of study"):
+        run_of(study, "training.rounds=2", resume=run.path)
+    assert {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()} == before
+
+
+def test_a_run_that_another_process_works_on_is_not_laid_out_anew(tmp_path: Path, cubes: Cubes) -> None:
+    study = cubes(tmp_path, rounds=1)
+    run = run_of(study)
+    before = (run.path / "rehearsal.json").read_bytes()
+    with lock(run.path), pytest.raises(UsageError, match="FR-U24"):
+        run_of(study, "simulation.local_only_sites=1", resume=run.path)
+    assert (run.path / "rehearsal.json").read_bytes() == before
+
+
+def test_a_run_resumed_from_its_own_folder_keeps_when_it_began_and_where_its_values_came_from(
+    tmp_path: Path, cubes: Cubes
+) -> None:
+    run = run_of(cubes(tmp_path, rounds=1))
+    kept = {name: (run.path / name).read_bytes() for name in ("study.toml", "study.resolved.toml")}
+    record = run.path / "record.json"
+    record.write_text(record.read_text().replace('"started": "2', '"started": "1'))
+    simulate(resume=run.path)
+    assert {name: (run.path / name).read_bytes() for name in kept} == kept
+    assert json.loads(record.read_text())["started"].startswith("1")
+
+
+def test_a_run_that_ends_before_its_first_round_says_so_and_names_no_file(tmp_path: Path, cubes: Cubes) -> None:
+    study = cubes(tmp_path, rounds=1, reader='corrupt = "B"')
+    with pytest.raises(DataError, match="FR-H06"):
+        simulate(study, plugins=[MINE], runs=tmp_path / "runs", strict=True)
+    status = json.loads((tmp_path / "runs" / "0001-cubes" / "status.json").read_text())
+    assert (status["state"], status["exit"], status["code"], status["message"]) == ("failed", 4, "FR-H06", "")

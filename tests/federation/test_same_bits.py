@@ -22,7 +22,7 @@ MINE = REPO / "tests" / "data" / "cubes"
 
 
 def digest_of(study: Path, *overrides: str, **options: object) -> str:
-    from fedrounds.simulation import simulate
+    from fedrounds.series import simulate
 
     run = simulate(study, overrides=overrides, plugins=[MINE], runs=study.parent / "runs", **options)
     return str(run.status["consensus"])
@@ -69,7 +69,7 @@ class Killed:
 
     def start(self, resume: Path | None = None) -> subprocess.Popen[bytes]:
         code = (
-            "import sys; from pathlib import Path; from fedrounds.simulation import simulate; "
+            "import sys; from pathlib import Path; from fedrounds.series import simulate; "
             f"simulate({str(self.study)!r}, plugins=[{str(MINE)!r}], runs={str(self.runs)!r}, "
             f"resume={str(resume)!r} if {resume is not None} else None)"
         )

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from fedrounds.run import Run
-from fedrounds.simulation import simulate
+from fedrounds.series import simulate
 from fedrounds_common.errors import TooFewSites
 
 Cubes = Callable[..., Path]

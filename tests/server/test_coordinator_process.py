@@ -29,7 +29,8 @@ print(json.dumps({"seen": seen}))
 def test_a_real_coordinator_runs_a_round_without_any_code_that_opens_a_case(
     tmp_path: Path, cubes: Callable[..., Path]
 ) -> None:
-    from fedrounds.simulation import lay_out, prepare
+    from fedrounds.layout import lay_out
+    from fedrounds.simulation import prepare
     from fedrounds_server.folder import RunFolder
     from fedrounds_sites.hospitals import assign
 
@@ -38,7 +39,7 @@ def test_a_real_coordinator_runs_a_round_without_any_code_that_opens_a_case(
     sites = assign(prepared.simulation, prepared.study, prepared.plugins)
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
-    lay_out(prepared, folder, sites, resume=False)
+    lay_out(prepared, folder, sites)
     config = {
         "study": prepared.text, "run": str(folder.path), "simulation": str(folder.path / "rehearsal.json"),
         "plugins": str(CUBES), "initial": "", "resume": False,
