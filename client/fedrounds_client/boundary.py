@@ -15,8 +15,9 @@ from fedrounds_client.ledger import enter
 from fedrounds_client.permit import Permit
 from fedrounds_client.rounds import greet, judge, take_part
 from fedrounds_client.site import Site
+from fedrounds_client.state import write_state
 from fedrounds_common.errors import FedroundsError, RefusedError
-from fedrounds_common.leaving import Ask, Leaving, Refusal, Update, check_update
+from fedrounds_common.leaving import Ask, Leaving, Refusal, check_update
 
 
 def answer(ask: Ask, site: Site, permit: Permit) -> tuple[str, bytes]:
@@ -38,8 +39,9 @@ def _do(ask: Ask, site: Site) -> Leaving:
         return greet(ask, site)
     if ask.kind == "score":
         return judge(ask, site)
-    update: Update = take_part(ask, site)
+    update, state = take_part(ask, site)
     check_update(replace(update, arrays=site.parts.codec.decode(update.arrays)), ask.arrays, site.max_norm)
+    write_state(site.folder / "state", ask.round, state)
     return update
 
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedrounds_client.scoring import score_cases, write_scores
 from fedrounds_client.site import Site
-from fedrounds_client.state import SiteState, read_state, write_state
+from fedrounds_client.state import SiteState, read_state
 from fedrounds_client.training import Correct, Piece, steps_per_round, train
 from fedrounds_common.arrays import Arrays
 from fedrounds_common.errors import DataError
 from fedrounds_common.leaving import Ask, Hello, Scores, Update
 from fedrounds_common.rng import derive
 from fedrounds_common.strategy import Consensus, Trained
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PACKAGES = ("fedrounds", "flwr", "torch", "numpy")
 
@@ -36,8 +41,12 @@ def greet(ask: Ask, site: Site) -> Hello:
     )
 
 
-def take_part(ask: Ask, site: Site) -> Update:
-    """One round: from the consensus as it came to the difference that leaves."""
+def take_part(ask: Ask, site: Site) -> tuple[Update, SiteState]:
+    """One round: from the consensus as it came to the difference that leaves, and the state that stays.
+
+    The caller keeps the state once the update has passed the guard: what a refused one was made with, moments
+    that are not finite perhaps, must not be where the next round starts.
+    """
     started = time.monotonic()
     parts, study = site.parts, site.parts.study
     cases = site.hospital.open_all().training
@@ -56,11 +65,11 @@ def take_part(ask: Ask, site: Site) -> Update:
     )  # fmt: skip
     leaving, kept = parts.strategy.send(Trained(start, result.arrays, len(cases), steps), consensus, state.kept)
     travelling, residual = parts.codec.encode(leaving, state.residual)
-    write_state(site.folder / "state", ask.round, SiteState(result.moments, kept, residual))
-    return Update(
+    update = Update(
         site=site.name, run=ask.run, round=ask.round, nonce=ask.nonce, study=ask.digest, cases=len(cases),
         steps=steps, loss=result.loss, seconds=time.monotonic() - started, codec=study.wire["name"], arrays=travelling,
     )  # fmt: skip
+    return update, SiteState(result.moments, kept, residual)
 
 
 def _correction(site: Site, consensus: Arrays, kept: Arrays) -> Correct:
@@ -68,7 +77,7 @@ def _correction(site: Site, consensus: Arrays, kept: Arrays) -> Correct:
 
     fixed = {name: torch.from_numpy(np.array(array)) for name, array in consensus.items()}
 
-    def correct(gradients, weights):  # type: ignore[no-untyped-def]
+    def correct(gradients: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
         site.parts.strategy.correct(gradients, weights, fixed, kept)
 
     return correct

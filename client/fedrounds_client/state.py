@@ -1,7 +1,7 @@
 """What a site keeps between rounds: optimiser moments, the strategy's state, the codec's residual; by round.
 
 A message for round r starts from the state of round r − 1 and writes that of round r, so a round
-asked twice gives the same update. The last two are kept. Written whole or not at all.
+asked twice gives the same update. The last four are kept. Written whole or not at all.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import final
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from fedrounds_common.arrays import Arrays
+from fedrounds_common.arrays import Array, Arrays
 from fedrounds_common.disk import write_whole
 from fedrounds_common.errors import RunFileError
 
-KEPT_FILES = 2
+# The coordinator keeps three checkpoints. Gone back from round r + 1 to the oldest, r − 2, it asks for round
+# r − 1 again, which starts from the state of r − 2: with fewer kept, that round would start afresh without a word.
+KEPT_FILES = 4
 FORMAT = "1"
 
 
@@ -45,14 +48,16 @@ def read_state(folder: Path, round_: int) -> SiteState:
     if not older:
         return SiteState()
     file = _file(folder, older[-1])
+    parts: dict[str, dict[str, Array]] = {"moments": {}, "kept": {}, "residual": {}}
     try:
-        arrays = load_file(file)
-    except Exception as error:
-        raise RunFileError("FR-F10", f"{file.name} cannot be read", do="resume from an earlier round") from error
-    parts: dict[str, dict[str, np.ndarray]] = {"moments": {}, "kept": {}, "residual": {}}
-    for key, array in arrays.items():
-        part, name = key.split("|", 1)
-        parts[part][name] = array
+        for key, array in load_file(file).items():
+            part, name = key.split("|", 1)
+            parts[part][name] = array
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise RunFileError(
+            "FR-F10", f"{file.name} cannot be read", wanted="the state as this site wrote it",
+            do="put it back, or take the site's state folder away: it then starts afresh",
+        ) from error  # fmt: skip
     return SiteState(**parts)
 
 

@@ -17,6 +17,7 @@ from fedrounds.forecast import DryRun, SitePlan
 from fedrounds.health import free_memory_bytes
 from fedrounds.measure import Measured, finished_after, measure
 from fedrounds.simulation import Prepared
+from fedrounds_client.state import KEPT_FILES
 from fedrounds_client.training import steps_per_round
 from fedrounds_common.errors import DataError
 from fedrounds_common.leaving import Hello
@@ -29,7 +30,6 @@ from fedrounds_server.rounds import Outcome
 from fedrounds_sites.hospitals import assign, leave_one_out
 from fedrounds_sites.splits import split
 
-KEPT_STATES = 2  # of a site: its last two rounds
 REPORT_S = 3.0  # figures and page of a small run took this long; it grows little with the run
 
 
@@ -110,7 +110,7 @@ def _estimate(prepared: Prepared, plans: tuple[SitePlan, ...], one: Measured, al
     update_store = min(drawn * one.up_bytes, Plan.update_budget_bytes)
     memory = one.process_bytes * max(simulation.workers, 1) + update_store + 4 * one.model_bytes
     training_sites = sum(plan.steps > 0 for plan in plans)
-    left = one.state_bytes * KEPT_STATES * training_sites + one.model_bytes * (KEPT + 2 + len(alone))
+    left = one.state_bytes * KEPT_FILES * training_sites + one.model_bytes * (KEPT + 2 + len(alone))
     return DryRun(
         sites=plans,
         rounds=rounds,

@@ -112,3 +112,14 @@ def test_a_run_that_ends_before_its_first_round_says_so_and_names_no_file(tmp_pa
         simulate(study, plugins=[MINE], runs=tmp_path / "runs", strict=True)
     status = json.loads((tmp_path / "runs" / "0001-cubes" / "status.json").read_text())
     assert (status["state"], status["exit"], status["code"], status["message"]) == ("failed", 4, "FR-H06", "")
+
+
+def test_going_back_to_the_oldest_checkpoint_changes_nothing(tmp_path: Path, cubes: Cubes) -> None:
+    # AdamW's moments stay at the sites: round 3 starts from those of round 2, which must still be there
+    study = cubes(tmp_path, rounds=4)
+    run = run_of(study)
+    undisturbed = run.folder.consensus.read_bytes()
+    stopped_after(run)
+    for round_ in (3, 4):
+        (run.folder.checkpoints / f"round-{round_:04d}.safetensors").write_bytes(b"cut short")
+    assert run_of(study, resume=run.path).folder.consensus.read_bytes() == undisturbed

@@ -80,3 +80,11 @@ def test_every_planned_site_stands_in_every_line_of_the_history(tmp_path: Path, 
     assert [[site.site for site in line.sites] for line in lines] == [["A", "B", "C", "D"]] * 3
     assert all(len(line.ok) == 2 for line in lines)
     assert run.status["failed"] == {"A": "error:FR-R01"}  # sites that were only not drawn have not failed
+
+
+def test_what_a_refused_update_was_made_with_is_not_where_the_site_goes_on(tmp_path: Path, cubes: Cubes) -> None:
+    run = run_of(cubes(tmp_path, rounds=1, strategy='name = "spoiled"\ncases = 5'))
+    refused = {name for name, state in run.status["failed"].items() if state == "error:FR-R12"}
+    with_state = {file.parts[-3] for file in run.path.glob("sites/*/state/*.safetensors")}
+    assert refused
+    assert with_state == set("ABCD") - refused
