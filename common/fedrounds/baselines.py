@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -29,6 +29,7 @@ from fedrounds_common.metrics.rules import METRICS
 from fedrounds_common.rng import derive
 from fedrounds_common.task import CaseScore, Tally
 from fedrounds_server import history
+from fedrounds_server.cohort import Roster
 from fedrounds_server.engines.pool import Done, Job, Pool
 from fedrounds_server.folder import RunFolder
 from fedrounds_server.judging import judge, score_file, table_rows
@@ -95,7 +96,8 @@ def run_baselines(pool: Pool, grid: Grid, plan: Plan, outcome: Outcome, simulati
     for each in trained:
         if each.model != "local-only" or "local-only" in simulation.baselines:
             arrays = read_model(_folder(plan.folder) / each.file_name, plan.initial)
-            missing |= judge(grid, plan, outcome.roster, outcome.rounds, each.model, each.trained_at, arrays)
+            sites = _judges(outcome.roster, each)
+            missing |= judge(grid, plan, sites, outcome.rounds, each.model, each.trained_at, arrays)
     if "ensemble" in simulation.baselines:
         members = [each for each in trained if each.model == "local-only"][: simulation.ensemble]
         _judge_ensemble(pool, plan, outcome, members)
@@ -147,10 +149,19 @@ def _finished(pool: Pool, jobs: dict[int, Any]) -> Any:
             yield waiting.pop(found[0]), found[1]
 
 
+def _judges(roster: Roster, each: Alone) -> Roster:
+    """Who judges a model: one hospital's own is judged at home and at the held-out hospitals, where there are
+    any; every other pair of hospitals would cost more than the training and answers no question."""
+    alone = each.trained_at != ALL and roster.held_out
+    return replace(roster, training=(each.trained_at,)) if alone else roster
+
+
 def _judged_at(outcome: Outcome) -> list[tuple[str, str]]:
+    """Site and cohort of every judgement by jobs: the held-out hospitals, or without any the local validation."""
     hellos = outcome.roster.hellos
-    local = [(name, "local-val") for name in outcome.roster.training if hellos[name].validation_cases]
-    return local + [(name, "held-out") for name in outcome.roster.held_out if hellos[name].held_out_cases]
+    if outcome.roster.held_out:
+        return [(name, "held-out") for name in outcome.roster.held_out if hellos[name].held_out_cases]
+    return [(name, "local-val") for name in outcome.roster.training if hellos[name].validation_cases]
 
 
 def _judge_ensemble(pool: Pool, plan: Plan, outcome: Outcome, members: Sequence[Alone]) -> None:
