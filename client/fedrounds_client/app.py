@@ -11,7 +11,7 @@ from fedrounds_client.boundary import answer
 from fedrounds_client.memory import keep_freed_memory
 from fedrounds_client.permit import Permit
 from fedrounds_client.site import Site
-from fedrounds_common.errors import UpdateError
+from fedrounds_common.errors import RoundError, UpdateError, code_of
 from fedrounds_common.leaving import Ask
 from fedrounds_common.wire import from_record, record_of
 
@@ -25,11 +25,15 @@ def client_app(open_site: OpenSite) -> ClientApp:
     app = ClientApp()
 
     def respond(message: Message, context: Context) -> Message:
-        ask = from_record(message.content)
-        if not isinstance(ask, Ask):
-            raise UpdateError("FR-R10", "a message that asks nothing", wanted="an Ask")
-        site, permit = open_site(context, ask)
-        return Message(record_of(*answer(ask, site, permit)), reply_to=message)
+        try:
+            ask = from_record(message.content)
+            if not isinstance(ask, Ask):
+                raise UpdateError("FR-R10", "a message that asks nothing", wanted="an Ask")
+            site, permit = open_site(context, ask)
+            return Message(record_of(*answer(ask, site, permit)), reply_to=message)
+        except Exception as error:
+            # Flower sends the text of what is raised here, and none of this site's may leave
+            raise RoundError(code_of(error), "the site could not answer", do="its own log says why") from error
 
     app.train()(respond)
     app.evaluate()(respond)

@@ -16,7 +16,7 @@ from fedrounds_client.permit import Permit
 from fedrounds_client.rounds import greet, judge, take_part
 from fedrounds_client.site import Site
 from fedrounds_client.state import write_state
-from fedrounds_common.errors import FedroundsError, RefusedError
+from fedrounds_common.errors import RefusedError, code_of
 from fedrounds_common.leaving import Ask, Leaving, Refusal, check_update
 
 
@@ -46,7 +46,7 @@ def _do(ask: Ask, site: Site) -> Leaving:
 
 
 def _refusal(ask: Ask, site: Site, error: Exception) -> Refusal:
-    code = error.code if isinstance(error, FedroundsError) else "FR-R01"
+    code = code_of(error)
     reference = hashlib.sha256(f"{ask.run}/{ask.round}/{ask.nonce}/{site.name}".encode()).hexdigest()[:10]
     _write_log(site.folder / "log", f"{reference} {code} round {ask.round} {ask.kind}\n{_detail(error)}")
     return Refusal(site.name, ask.run, ask.round, ask.nonce, code, reference, refused=isinstance(error, RefusedError))
@@ -58,5 +58,6 @@ def _detail(error: Exception) -> str:
 
 def _write_log(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", encoding="utf-8") as stream:
+    # an old file's name may hold bytes that are no text
+    with file.open("a", encoding="utf-8", errors="backslashreplace") as stream:
         stream.write(text.rstrip() + "\n")

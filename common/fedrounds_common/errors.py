@@ -20,6 +20,7 @@ or cases, 10 stopped by a limit, 130 interrupted with a checkpoint written.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, final
@@ -28,6 +29,8 @@ DONE = 0
 PARTIAL = 9
 STOPPED = 10
 INTERRUPTED = 130
+
+CODE = re.compile(r"FR-[A-Z]\d{2}")
 
 
 class FedroundsError(Exception):
@@ -51,6 +54,11 @@ class FedroundsError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         # the default rebuilds from args alone, and an error must survive the trip from a worker process
         return _rebuild, (type(self), self.__dict__.copy())
+
+
+def code_of(error: BaseException) -> str:
+    """The code that may be told of an error: its own, or FR-R01 of what is not ours or has made one up."""
+    return error.code if isinstance(error, FedroundsError) and CODE.fullmatch(error.code) else "FR-R01"
 
 
 def _rebuild(kind: type[FedroundsError], fields: dict[str, object]) -> FedroundsError:

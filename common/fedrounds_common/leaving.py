@@ -20,7 +20,7 @@ import numpy as np
 
 from fedrounds_common.arrays import Array, Arrays, manifest, norm, pack, unpack
 from fedrounds_common.case import F64
-from fedrounds_common.errors import UpdateError
+from fedrounds_common.errors import CODE, UpdateError
 
 FORMAT = 1
 MAX_CASES = 10_000_000
@@ -123,7 +123,7 @@ _MAPPINGS = {"Mapping[str, str]": "str", "Mapping[str, int]": "int"}
 _TEXTS = {
     "kind": re.compile(r"hello|train|score"),
     "site": re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"),
-    "code": re.compile(r"FR-[A-Z]\d{2}"),
+    "code": CODE,
     "reference": re.compile(r"\w{0,64}"),
 }
 

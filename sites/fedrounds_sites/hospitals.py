@@ -263,5 +263,6 @@ def _shared(run: Path) -> tuple[Study, Simulation, Reader]:
 def _log_left_out(file: Path, left_out: Mapping[str, CaseError]) -> None:
     if left_out:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("a", encoding="utf-8") as stream:
+        # an old file's name may hold bytes that are no text
+        with file.open("a", encoding="utf-8", errors="backslashreplace") as stream:
             stream.writelines(f"left out {name}: {error}\n" for name, error in left_out.items())
