@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,9 @@ for _name, _value in {
     "MPLBACKEND": "Agg",
 }.items():
     os.environ[_name] = _value
+
+# Tests that run in the background inherit an ignored interrupt, and so would every program they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
