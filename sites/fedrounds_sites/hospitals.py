@@ -22,7 +22,7 @@ from fedrounds_common.rng import share
 from fedrounds_common.study.canonical import study_from_canonical
 from fedrounds_common.study.study import Study
 from fedrounds_sites.cache import CaseStore, case_key
-from fedrounds_sites.prepare import prepare
+from fedrounds_sites.prepare import prepare, refuse_blank
 from fedrounds_sites.reader import Reader
 from fedrounds_sites.simulation import Simulation, read_simulation
 from fedrounds_sites.splits import Split, parts, read_split, some, split, write_split
@@ -104,7 +104,7 @@ class Hospital:
         )  # fmt: skip
         case = store.get(key)
         if case is None:
-            store.put(key, prepare(self.original(ref.name), form))
+            store.put(key, prepare(refuse_blank(self.original(ref.name), form), form))
             case = store.get(key)
         assert case is not None  # just put there
         return case

@@ -51,6 +51,25 @@ def prepare(case: Case, form: CaseForm) -> Case:
     return case.with_image(image, target, affine)
 
 
+def refuse_blank(case: Case, form: CaseForm) -> Case:
+    """The case, if there is an image in each of its channels.
+
+    Raises:
+        CaseError: FR-D29 a channel holds one value everywhere: the scan was not exported, and a network
+            would be taught that nothing means something.
+    """
+    for name, channel in zip(form.channels, case.image, strict=False):
+        if channel.size and bool((channel == channel.flat[0]).all()):
+            raise CaseError(
+                "FR-D29",
+                f"channel {name} is blank: {float(channel.flat[0]):g} everywhere",
+                case=case.ref.name,
+                wanted="an image",
+                do="export the scan again, or take the case out",
+            )
+    return case
+
+
 def prepared_grid(case: Case, form: CaseForm) -> tuple[tuple[int, ...], F64]:
     """Numbers of voxels and affine that `prepare` would give; reads no voxel.
 

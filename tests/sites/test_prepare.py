@@ -18,7 +18,7 @@ from fedrounds_common.case import Case, CaseRef, LabelMap
 from fedrounds_common.errors import CaseError, DataError
 from fedrounds_common.study.tables import CaseForm
 from fedrounds_sites.geometry import onto, respaced, turned
-from fedrounds_sites.prepare import content_box, prepare, prepared_grid, restore
+from fedrounds_sites.prepare import content_box, prepare, prepared_grid, refuse_blank, restore
 
 F64 = NDArray[np.float64]
 
@@ -404,3 +404,12 @@ def test_turning_reads_the_nearest_direction_of_an_oblique_axis() -> None:
     grid, affine = turned((3, 4, 5), affine_of("PIR", (1, 1, 1), 20), "RAS")
     assert grid == (5, 3, 4)
     assert (np.diag(affine[:3, :3]) > 0.8).all()
+
+
+@pytest.mark.parametrize("value", [0.0, 7.0])
+def test_a_blank_channel_is_no_image(value: float) -> None:
+    image = np.stack([np.full((4, 4, 4), value), np.arange(64.0).reshape(4, 4, 4)]).astype(np.float32)
+    two = form(channels=("t1", "flair"))
+    with pytest.raises(CaseError, match=rf"FR-D29 .*channel t1 is blank: {value:g} everywhere"):
+        refuse_blank(case_of(image), two)
+    assert refuse_blank(case_of(image[[1, 1]]), two).image.shape == (2, 4, 4, 4)
