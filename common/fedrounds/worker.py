@@ -19,10 +19,10 @@ from fedrounds_client.app import client_app
 from fedrounds_client.permit import Permit
 from fedrounds_client.rehearsed import open_rehearsed
 from fedrounds_client.site import Parts, Site, parts_of_text
-from fedrounds_common.errors import FedroundsError
+from fedrounds_common.errors import code_of
 from fedrounds_common.leaving import Ask
 from fedrounds_server.engines.inline import deliver
-from fedrounds_server.engines.pool import Done, Handler, Job, receive_frame, send_frame
+from fedrounds_server.engines.pool import Done, Handler, Job, serve
 from fedrounds_sites.hospitals import open_hospital, read_rehearsal
 
 BaselineJob = Callable[[Path, Parts, Job], Done]
@@ -42,12 +42,9 @@ def handler(run: Path, parts: Parts | None = None) -> Handler:
             if job.kind == "message":
                 return deliver(app, job)
             return JOBS[job.kind](run, parts or _parts(run), job)
-        except FedroundsError as error:
-            _log(run, job, error)
-            return Done({}, b"", error.code)
         except Exception as error:  # noqa: BLE001  (the pool must hear of every failure)
             _log(run, job, error)
-            return Done({}, b"", "FR-R01")
+            return Done({}, b"", code_of(error))
 
     return handle
 
@@ -75,7 +72,7 @@ def _log(run: Path, job: Job, error: Exception) -> None:
 
     folder = run / "sites" / job.lane if job.lane and (run / "sites" / job.lane).is_dir() else run / "logs"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log").open("a", encoding="utf-8") as stream:
+    with (folder / "log").open("a", encoding="utf-8", errors="backslashreplace") as stream:
         stream.write(f"{job.kind}\n{''.join(traceback.format_exception(error))}")
 
 
@@ -85,14 +82,7 @@ def main(run: Path) -> None:
     stdin, stdout = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    handle = handler(run)
-    while True:
-        try:
-            head, buffer = receive_frame(stdin)
-        except EOFError:
-            return
-        done = handle(Job(head["kind"], head["scalars"], buffer, head.get("lane", "")))
-        send_frame(stdout, {"scalars": dict(done.scalars), "error": done.error}, done.buffer)
+    serve(stdin, stdout, handler(run))
 
 
 if __name__ == "__main__":

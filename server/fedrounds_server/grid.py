@@ -74,14 +74,15 @@ def ask_nodes(grid: Grid, asks: Mapping[int, Ask], deadline_s: float | None = No
 def _pull(grid: Grid, waiting: Mapping[str, int]) -> Iterator[tuple[str, Answer]]:
     """What has come. A network grid is asked for one reply at a time: it pulls several together, and
     one that is half uploaded would hold back all of them."""
-    groups = [list(waiting)] if getattr(grid, "waits", False) else [[message_id] for message_id in waiting]
+    alone = not getattr(grid, "waits", False)
+    groups = [[message_id] for message_id in waiting] if alone else [list(waiting)]
     for group in groups:
         try:
             replies = list(grid.pull_messages(group))
         except Exception:
-            # whatever a peer managed to make Flower raise, it is this peer's answer that is lost
-            if len(group) != 1:
+            if not alone:  # no peer is behind this: the machine has run out of workers
                 raise
+            # whatever a peer managed to make Flower raise, it is this peer's answer that is lost
             yield group[0], Answer(waiting[group[0]], None, LOST)
             continue
         for reply in replies:

@@ -104,7 +104,10 @@ class InProcess(Pool):
 
 @final
 class Workers(Pool):
-    """`count` processes started by `command`, which read jobs from stdin and write results to stdout."""
+    """`count` processes started by `command`, which `serve` jobs that come on stdin, with results on stdout.
+
+    A worker that dies costs its job; another takes its place, or where none can be started, the others do its work.
+    """
 
     def __init__(self, command: Sequence[str], count: int) -> None:
         self._command = list(command)
@@ -129,9 +132,18 @@ class Workers(Pool):
             return self._count
 
     def next_done(self, wait_s: float) -> tuple[Ticket, Done] | None:
+        """As `Pool.next_done`.
+
+        Raises:
+            MachineError: there is no worker any more, and none can be started.
+        """
         try:
             ticket, done = self._results.get(timeout=wait_s)
         except queue.Empty:
+            if not any(thread.is_alive() for thread in self._threads) and self._results.empty():
+                raise MachineError(
+                    "FR-E20", "every worker died and none can be started", do="see `fedrounds doctor`, or use fewer"
+                ) from None
             return None
         return None if ticket in self._given_up else (ticket, done)
 
@@ -150,8 +162,9 @@ class Workers(Pool):
         with self._lock:
             self._closed = True
             self._lock.notify_all()
+            for process in self._processes:
+                process.kill()
         for process in self._processes:
-            process.kill()
             process.wait()
         for thread in self._threads:
             thread.join(timeout=5)
@@ -169,30 +182,30 @@ class Workers(Pool):
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=dict(os.environ),
-                start_new_session=False,
+                process_group=0,  # Ctrl-C is for the coordinator, which then ends its workers
             )
         except OSError as error:
             raise MachineError("FR-E20", f"a worker cannot be started: {error}", do="use workers = 0") from error
 
     def _serve(self, number: int) -> None:
-        while True:
-            with self._lock:
-                entry = self._take(number)
-                while entry is None and not self._closed:
-                    self._lock.wait()
-                    entry = self._take(number)
-                if entry is None or self._closed:
-                    return
-                ticket, job = entry
-                self._busy[number] = ticket
+        """The thread of one worker: it hands the worker jobs for as long as there is a worker."""
+        there = True
+        while there and (entry := self._next(number)) is not None:
+            ticket, job = entry
             done = self._work(number, job)
-            with self._lock:
-                self._busy.pop(number, None)
-                if self._closed:
-                    return
-                if self._processes[number].poll() is not None:
-                    self._processes[number] = self._start()
+            there = self._mended(number, ticket)
             self._results.put((ticket, done))
+
+    def _next(self, number: int) -> tuple[Ticket, Job] | None:
+        """Waits for a job; None when the pool is closed."""
+        with self._lock:
+            while not self._closed:
+                entry = self._take(number)
+                if entry is not None:
+                    self._busy[number] = entry[0]
+                    return entry
+                self._lock.wait()
+        return None
 
     def _take(self, number: int) -> tuple[Ticket, Job] | None:
         """The worker's own queue first; then the last of the longest other one, so that none stands idle."""
@@ -209,10 +222,51 @@ class Workers(Pool):
             send_frame(process.stdin, {"kind": job.kind, "scalars": dict(job.scalars), "lane": job.lane}, job.buffer)
             head, buffer = receive_frame(process.stdout)
             return Done(head["scalars"], buffer, head["error"])
-        except (OSError, EOFError, ValueError):
+        except Exception:  # noqa: BLE001  (a thread that ends without a result leaves the run waiting for ever)
             process.kill()
             process.wait()
             return Done({}, b"", "FR-R02")
+
+    def _mended(self, number: int, ticket: Ticket) -> bool:
+        """Put another worker in the place of one that died; False where there is none to go on with."""
+        with self._lock:
+            self._busy.pop(number, None)
+            if self._closed:
+                return False
+            if ticket in self._given_up:
+                # killed while its result was on the way: it may not have ended yet, and would take the next job along
+                self._processes[number].kill()
+                self._processes[number].wait()
+            if self._processes[number].poll() is None:
+                return True
+            try:
+                self._processes[number] = self._start()
+            except MachineError:
+                self._lock.notify_all()  # the other workers take over what waits for this one
+                return False
+            return True
+
+
+def serve(stdin: IO[bytes], stdout: IO[bytes], handle: Handler) -> None:
+    """A worker's side: does one job after another until stdin closes, and then ends the process, even in mid-job.
+
+    Stdin closes when the coordinator ends, however it does. What it asked for is then wanted by nobody: a worker
+    that trained on would slow the run that is resumed beside it.
+    """
+    jobs: queue.SimpleQueue[tuple[dict[str, Any], bytes]] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(stdin, jobs), daemon=True).start()
+    while True:
+        head, buffer = jobs.get()
+        done = handle(Job(head["kind"], head["scalars"], buffer, head["lane"]))
+        send_frame(stdout, {"scalars": dict(done.scalars), "error": done.error}, done.buffer)
+
+
+def _listen(stdin: IO[bytes], jobs: queue.SimpleQueue[tuple[dict[str, Any], bytes]]) -> None:
+    try:
+        while True:
+            jobs.put(receive_frame(stdin))
+    finally:
+        os._exit(0)  # sys.exit would end this thread alone
 
 
 def send_frame(stream: IO[bytes], head: Mapping[str, Any], buffer: bytes) -> None:
