@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
@@ -18,7 +20,7 @@ from fedrounds_common.strategy import Consensus
 
 FORMAT = 1
 KEPT = 3
-KEY = "fedrounds"
+KEY, SUM = "fedrounds", "sum"
 
 
 @final
@@ -47,7 +49,6 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "study": checkpoint.study,
         "states": checkpoint.states,
         "order": {part: list(arrays) for part, arrays in parts.items()},
-        "digest": digest(flat),
     }
     write_whole(_file(folder, checkpoint.round), save_arrays(flat, says))
     for old in _rounds(folder)[:-KEPT]:
@@ -78,24 +79,29 @@ def newest_checkpoint(folder: Path, study: str) -> tuple[Checkpoint | None, list
 
 def _read(file: Path) -> Checkpoint:
     flat, says = load_arrays(file)
-    if digest(flat) != says.get("digest"):
-        raise RunFileError("FR-F11", f"{file.name} is damaged", do="the one before is used")
     order: dict[str, list[str]] = says["order"]
     parts = {part: {name: flat[f"{part}|{name}"] for name in names} for part, names in order.items()}
     return Checkpoint(says["round"], says["study"], Consensus(**parts), says["states"])
 
 
-def save_arrays(arrays: Arrays, says: object) -> bytes:
-    """Safetensors with exactly one metadata key: with several, it writes them in random order."""
+def save_arrays(arrays: Arrays, says: Mapping[str, Any]) -> bytes:
+    """Safetensors with exactly one metadata key: with several, it writes them in random order.
+
+    What the file says of itself holds a sum over that and every array, by which damage is seen.
+    """
     flat = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    return save(flat, metadata={KEY: json.dumps(says, sort_keys=True)})
+    return save(flat, metadata={KEY: json.dumps({**says, SUM: _sum(flat, says)}, sort_keys=True)})
+
+
+def _sum(arrays: Arrays, says: Mapping[str, Any]) -> str:
+    return hashlib.sha256(f"{digest(arrays)} {json.dumps(says, sort_keys=True)}".encode()).hexdigest()
 
 
 def load_arrays(file: Path) -> tuple[dict[str, Array], dict[str, Any]]:
     """The arrays and what the file says of itself.
 
     Raises:
-        RunFileError: missing, not safetensors, cut short, or not ours.
+        RunFileError: missing, not safetensors, cut short, changed since it was written, or not ours.
     """
     try:
         with safe_open(file, framework="numpy") as stream:
@@ -107,8 +113,10 @@ def load_arrays(file: Path) -> tuple[dict[str, Array], dict[str, Any]]:
         raise RunFileError(
             "FR-F11", f"{file.name} is damaged or not ours ({type(error).__name__})", wanted="safetensors of fedrounds"
         ) from error
-    if says.get("format") != FORMAT:
+    if isinstance(says, dict) and says.get("format") != FORMAT:
         raise RunFileError("FR-F13", f"{file.name} has format {says.get('format')}", wanted=f"format {FORMAT}")
+    if not isinstance(says, dict) or says.pop(SUM, "") != _sum(arrays, says):
+        raise RunFileError("FR-F11", f"{file.name} is damaged or not ours (its sum)", wanted="it as it was written")
     return arrays, says
 
 

@@ -54,7 +54,7 @@ def read(file: Path) -> tuple[RoundLine, ...]:
     for text in file.read_text(encoding="utf-8").splitlines():
         try:
             lines.append(_line(json.loads(text)))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError):
             continue
     return tuple(lines)
 
