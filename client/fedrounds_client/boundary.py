@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import traceback
 from dataclasses import replace
-from pathlib import Path
 
 from fedrounds_client.ledger import enter
 from fedrounds_client.permit import Permit
 from fedrounds_client.rounds import greet, judge, take_part
 from fedrounds_client.site import Site
 from fedrounds_client.state import write_state
+from fedrounds_common.disk import add_text
 from fedrounds_common.errors import RefusedError, code_of
 from fedrounds_common.leaving import Ask, Leaving, Refusal, check_update
 
@@ -48,16 +48,6 @@ def _do(ask: Ask, site: Site) -> Leaving:
 def _refusal(ask: Ask, site: Site, error: Exception) -> Refusal:
     code = code_of(error)
     reference = hashlib.sha256(f"{ask.run}/{ask.round}/{ask.nonce}/{site.name}".encode()).hexdigest()[:10]
-    _write_log(site.folder / "log", f"{reference} {code} round {ask.round} {ask.kind}\n{_detail(error)}")
+    detail = "".join(traceback.format_exception(error))
+    add_text(site.folder / "log", f"{reference} {code} round {ask.round} {ask.kind}\n{detail}")
     return Refusal(site.name, ask.run, ask.round, ask.nonce, code, reference, refused=isinstance(error, RefusedError))
-
-
-def _detail(error: Exception) -> str:
-    return "".join(traceback.format_exception(error))
-
-
-def _write_log(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # an old file's name may hold bytes that are no text
-    with file.open("a", encoding="utf-8", errors="backslashreplace") as stream:
-        stream.write(text.rstrip() + "\n")

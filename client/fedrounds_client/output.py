@@ -9,19 +9,17 @@ labels.txt                  the labels' names and colours, as ITK-SNAP reads the
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from fedrounds_client.outside import outputs
 from fedrounds_common.case import F32, U8, Case, CaseRef
 from fedrounds_common.disk import write_text, write_whole
-from fedrounds_common.pictures import COLOURS
+from fedrounds_common.pictures import COLOURS, png_of
 from fedrounds_common.study.tables import CaseForm
 from fedrounds_common.task import Prediction
 from fedrounds_sites.nifti import write_like, write_nifti
@@ -106,9 +104,7 @@ def _write_pictures(folder: Path, names: Sequence[Path], labels: U8, maps: Mappi
             whole = np.rint(np.clip(plane, 0, 1) * CERTAIN).astype(np.uint16)
             wanted[folder / "probabilities" / f"{name}_{region}.png"] = whole
     for file, pixels in wanted.items():
-        stream = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(pixels)).save(stream, format="PNG")
-        write_whole(file, stream.getvalue())
+        write_whole(file, png_of(pixels))
     return tuple(wanted)
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from fedrounds_client.site import Parts
 from fedrounds_common.arrays import Arrays, into_module
 from fedrounds_common.case import Cases
-from fedrounds_common.disk import write_text
+from fedrounds_common.disk import write_json, write_text, write_whole
 from fedrounds_common.leaving import Ask
+from fedrounds_common.pictures import png_of, side_by_side
 from fedrounds_common.task import CaseScore, Picture, Prediction
 
 SCORE_COLUMNS = ("round", "model", "trained_at", "cohort", "case", "patient", "region", "metric", "value", "state")
@@ -98,12 +97,9 @@ def assemble_cases_csv(folder: Path) -> Path:
 
 
 def _write_picture(stem: Path, ask: Ask, score: CaseScore, picture: Picture) -> None:
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    height = max(panel.shape[0] for panel in picture.panels.values())
-    panels = [np.pad(p, ((0, height - p.shape[0]), (0, 4), (0, 0))) for p in picture.panels.values()]
-    Image.fromarray(np.concatenate(panels, axis=1)).save(stem.parent / f"{stem.name}.png")
+    write_whole(stem.parent / f"{stem.name}.png", png_of(side_by_side(picture)))
     says = {
         "title": picture.title, "case": score.case, "model": ask.model, "cohort": ask.cohort, "round": ask.round,
         "panels": list(picture.panels), "values": {r: dict(v) for r, v in score.values.items()},
     }  # fmt: skip
-    (stem.parent / f"{stem.name}.json").write_text(json.dumps(says, sort_keys=True, indent=1), encoding="utf-8")
+    write_json(stem.parent / f"{stem.name}.json", says)

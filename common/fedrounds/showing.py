@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, final
 
-import numpy as np
-from PIL import Image
-
 from fedrounds.model import Model, open_model
 from fedrounds.run import Run
-from fedrounds_common.case import U8, Case
+from fedrounds_common.case import Case
 from fedrounds_common.disk import write_whole
 from fedrounds_common.errors import UsageError
+from fedrounds_common.pictures import png_of, side_by_side
 from fedrounds_common.task import CaseScore, Picture
 from fedrounds_server.tables import digits_of, shown, word_of
 from fedrounds_sites.hospitals import open_hospital, read_rehearsal
 from fedrounds_sites.prepare import prepare
-
-GAP = 4  # black pixels between panels
 
 
 @final
@@ -96,9 +91,7 @@ def show(run: Run | Path | str, case: str, site: str | None = None, out: Path | 
     prepared = prepare(hospital.original(case), model.study.cases)
     picture, score = _drawn(model, prepared)
     path = Path(out) if out is not None else hospital.folder / "pictures" / f"show-{case}.png"
-    stream = io.BytesIO()
-    Image.fromarray(side_by_side(picture)).save(stream, format="PNG")
-    write_whole(path, stream.getvalue())
+    write_whole(path, png_of(side_by_side(picture)))
     return Shown(
         path, holder, case, role, picture.title, tuple(picture.panels),
         {} if score is None else score.values, {} if score is None else score.state,
@@ -131,10 +124,3 @@ def _drawn(model: Model, case: Case) -> tuple[Picture, CaseScore | None]:
     made = parts.task.predict(model.module(), case, study.cases, study.training, study.evaluation)
     score = None if case.target is None else parts.task.score(made, case, study.cases, study.evaluation)
     return parts.task.picture(case, made, study.cases), score
-
-
-def side_by_side(picture: Picture) -> U8:
-    """The panels in one row, (H, W, 3); lower ones are filled up with black."""
-    height = max(panel.shape[0] for panel in picture.panels.values())
-    filled = [np.pad(panel, ((0, height - panel.shape[0]), (0, GAP), (0, 0))) for panel in picture.panels.values()]
-    return np.concatenate(filled, axis=1)

@@ -40,7 +40,17 @@ def write_json(file: Path, value: object) -> None:
 def add_line(file: Path, value: object) -> None:
     """Append one JSON line and have it on disk before going on."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(value, sort_keys=True) + "\n")
+    with file.open("a+b") as stream:
+        if stream.tell() and os.pread(stream.fileno(), 1, stream.tell() - 1) != b"\n":
+            stream.write(b"\n")  # a crash cut the last line short: it must not take this one along
+        stream.write(json.dumps(value, sort_keys=True).encode() + b"\n")
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def add_text(file: Path, text: str) -> None:
+    """Append lines to a log."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # an old file's name may hold bytes that are no text
+    with file.open("a", encoding="utf-8", errors="backslashreplace") as stream:
+        stream.write(text.rstrip() + "\n")

@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, final
 
 import numpy as np
@@ -138,7 +138,7 @@ def to_wire(message: Ask | Leaving) -> tuple[str, bytes]:
             scalars[entry.name] = manifest(value)
             buffers.append(pack(value))
         else:
-            scalars[entry.name] = dict(value) if isinstance(value, Mapping) else value
+            scalars[entry.name] = _scalar(value)
     return json.dumps(scalars, sort_keys=True), buffers[0] if len(buffers) == 1 else b"".join(buffers)
 
 
@@ -231,4 +231,9 @@ def _manifest_difference(arrays: Arrays, model: Arrays) -> str:
 
 def scalars_of(message: Leaving) -> Scalars:
     """The message without its arrays: what a log or a ledger shows of it."""
-    return {name: value for name, value in asdict(message).items() if name not in _ARRAY_FIELDS}
+    names = [entry.name for entry in fields(message) if entry.name not in _ARRAY_FIELDS]
+    return {name: _scalar(getattr(message, name)) for name in names}
+
+
+def _scalar(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value

@@ -7,10 +7,11 @@ is drawn as stored, without letters. Drawn at the site that holds the case.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeVar, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +42,7 @@ COLOURS: tuple[Colour, ...] = (
 )
 WHITE: Colour = (255, 255, 255)
 SIZE = 320  # pixels of the slice's longer side
+GAP = 4  # black pixels between panels
 MARGIN = 22  # pixels beside the slice, for the letters
 OUTLINE = 2  # pixels
 LINE = 20  # pixels of a line of text
@@ -97,6 +99,22 @@ def compare(case: Case, predicted: U8, form: CaseForm) -> Picture:
     where = "" if axis is None or index is None else f", slice {index + 1} of {case.grid[axis]}"
     side = f"{view.left} is on the left" if view.left else "as stored, sides unknown"
     return Picture(f"{case.ref.name}: {form.channels[channel]}{where}, {side}", panels)
+
+
+def side_by_side(picture: Picture) -> U8:
+    """The panels in one row, (H, W, 3); lower ones are filled up with black."""
+    height = max(panel.shape[0] for panel in picture.panels.values())
+    filled = [np.pad(panel, ((0, height - panel.shape[0]), (0, GAP), (0, 0))) for panel in picture.panels.values()]
+    return np.concatenate(filled, axis=1)
+
+
+def png_of(pixels: NDArray[Any]) -> bytes:
+    """(H, W) of 8 or 16 bits, or (H, W, 3), as a file's bytes."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, format="PNG")
+    return stream.getvalue()
 
 
 def slice_axis(case: Case, form: CaseForm) -> int | None:

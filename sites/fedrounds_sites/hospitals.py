@@ -16,7 +16,7 @@ from typing import Any, Literal, final
 import numpy as np
 
 from fedrounds_common.case import Case, CaseRef, Target
-from fedrounds_common.disk import write_json
+from fedrounds_common.disk import add_text, write_json
 from fedrounds_common.errors import CaseError, DataError
 from fedrounds_common.rng import share
 from fedrounds_common.study.canonical import study_from_canonical
@@ -262,7 +262,4 @@ def _shared(run: Path) -> tuple[Study, Simulation, Reader]:
 
 def _log_left_out(file: Path, left_out: Mapping[str, CaseError]) -> None:
     if left_out:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # an old file's name may hold bytes that are no text
-        with file.open("a", encoding="utf-8", errors="backslashreplace") as stream:
-            stream.writelines(f"left out {name}: {error}\n" for name, error in left_out.items())
+        add_text(file, "\n".join(f"left out {name}: {error}" for name, error in left_out.items()))

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fedrounds.showing import show, side_by_side
+from fedrounds.showing import show
 from fedrounds_common.errors import UsageError
+from fedrounds_common.pictures import side_by_side
 from fedrounds_common.task import Picture
 
 pytestmark = pytest.mark.slow
