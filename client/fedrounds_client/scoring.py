@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fedrounds_client.site import Parts
+from fedrounds_client.threads import threads
 from fedrounds_common.arrays import Arrays, into_module
 from fedrounds_common.case import Cases
 from fedrounds_common.disk import write_json, write_text, write_whole
@@ -38,7 +39,8 @@ def score_cases(
     scores: list[CaseScore] = []
     worst: list[tuple[float, int, Prediction]] = []
     for index, case in enumerate(cases):
-        predictions = [task.predict(net, case, study.cases, study.training, study.evaluation) for net in networks]
+        with threads(study.training.threads):
+            predictions = [task.predict(net, case, study.cases, study.training, study.evaluation) for net in networks]
         prediction = predictions[0] if len(predictions) == 1 else _mean(parts, predictions)
         score = task.score(prediction, case, study.cases, study.evaluation)
         scores.append(score)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fedrounds_client.threads import threads
 from fedrounds_common.arrays import Array, Arrays, into_module, of_module
 from fedrounds_common.case import Cases
 from fedrounds_common.errors import RoundError
@@ -97,7 +98,7 @@ def train(
     noise = torch_generator(piece.seed, "loss", *piece.labels)
     losses: list[float] = []
     # dropout draws from torch's global generator: it must not know what ran before in this process
-    with seeded(derive(piece.seed, "dropout", *piece.labels)):
+    with seeded(derive(piece.seed, "dropout", *piece.labels)), threads(training.threads):
         for step in range(piece.steps):
             rate = learning_rate(training, piece.first + step, piece.total)
             batch = _batch(task, cases, form, training, draws, network)
@@ -173,7 +174,7 @@ def _take_moments(optimiser: torch.optim.Optimizer, network: nn.Module, turn: st
 
 
 def _put_moments(optimiser: torch.optim.Optimizer, network: nn.Module, turn: str, moments: Arrays) -> None:
-    """Set the state that `_take_moments` took; entries of tensors this network lacks are an error upstream."""
+    """Set the state that `_take_moments` took; a tensor of which there is none starts afresh."""
     for name, parameter in zip(_names(network), optimiser.param_groups[0]["params"], strict=True):
         found = {
             key.split("/", 2)[1]: torch.from_numpy(np.array(value))

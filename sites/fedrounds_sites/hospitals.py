@@ -144,7 +144,7 @@ def assign(simulation: Simulation, study: Study, plugins: Sequence[Path] = ()) -
     """
     reader = simulation.build_reader(plugins)
     refs = reader.cases(study.cases)
-    partition = simulation.build_partition()
+    partition = simulation.build_partition(plugins)
     strata = _strata(reader, refs, study) if partition.needs_strata else None
     sites = partition.assign(refs, study.seed, strata)
     wanted = {*study.cohort.sites, *study.cohort.held_out, *study.cohort.initial_sites}

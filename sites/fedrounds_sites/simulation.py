@@ -51,8 +51,8 @@ class Simulation:
     def build_reader(self, plugins: Sequence[Path] = ()) -> Reader:
         return READERS.load(self.reader, plugins)
 
-    def build_partition(self) -> Partition:
-        return PARTITIONS.load(self.partition)
+    def build_partition(self, plugins: Sequence[Path] = ()) -> Partition:
+        return PARTITIONS.load(self.partition, plugins)
 
 
 def read_simulation(table: Table, folder: Path, plugins: Sequence[Path] = ()) -> tuple[Simulation | None, list[Fault]]:

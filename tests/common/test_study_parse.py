@@ -227,6 +227,36 @@ def test_a_strategy_that_reads_each_update_cannot_stand_beside_a_channel_that_hi
     }
 
 
+@pytest.mark.parametrize(
+    ("kind", "text", "table", "said"),
+    [
+        (
+            "channels",
+            "from dataclasses import dataclass\nfrom fedrounds_common.channel import Channel\n"
+            "@dataclass(frozen=True)\nclass Masked(Channel):\n"
+            "    def close(self, arrays):\n        return arrays\n    def open(self, arrays):\n        return arrays\n",
+            '[wire.channel]\nname = "own"\n',
+            r"wire\.channel\.name: 'own': this version sends by plain",
+        ),
+        (
+            "privacy",
+            "from dataclasses import dataclass\nfrom fedrounds_common.privacy import Privacy\n"
+            "@dataclass(frozen=True)\nclass Noise(Privacy):\n    unit = 'patient'\n"
+            "    def spent(self, sites_by_round):\n        return None\n",
+            '[[privacy]]\nname = "own"\n',
+            r"privacy\.0\.name: 'own': this version carries out no privacy measure",
+        ),
+    ],
+)
+def test_a_protection_that_no_round_carries_out_is_refused_and_not_left_out_in_silence(
+    tmp_path: Path, kind: str, text: str, table: str, said: str
+) -> None:
+    (tmp_path / kind).mkdir()
+    (tmp_path / kind / "own.py").write_text(text)
+    with pytest.raises(StudyError, match=said):
+        parse_study(HEAD + table, Path("study.toml"), plugins=[tmp_path])
+
+
 def test_a_plug_in_that_lacks_a_method_is_told_which(tmp_path: Path) -> None:
     (tmp_path / "strategies").mkdir()
     (tmp_path / "strategies/own.py").write_text(

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 
 from fedrounds_common.case import CaseRef
 from fedrounds_common.errors import DataError
+from fedrounds_common.study.parse import parse_study
+from fedrounds_sites.hospitals import assign
 from fedrounds_sites.partition import PARTITIONS, Assignment, Partition
+from fedrounds_sites.simulation import read_simulation
 
 
 def visits(patients: int, each: int = 1, site: str | None = None) -> list[CaseRef]:
@@ -288,3 +291,21 @@ def test_dirichlet_that_cannot_fill_its_sites_is_refused() -> None:
     # 20 sites of 5 from 100 patients in one stratum: hardly any draw is that even
     with pytest.raises(DataError, match="FR-D24"):
         build("dirichlet", sites=20, alpha=0.1, at_least=5).assign(visits(100), 0, kinds(100, 1))
+
+
+def test_a_partition_of_the_users_own_deals_the_cases_out(tmp_path: Path) -> None:
+    (tmp_path / "partitions").mkdir()
+    (tmp_path / "partitions" / "halves.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from fedrounds_sites.partition import Partition\n"
+        "@dataclass(frozen=True)\n"
+        "class Halves(Partition):\n"
+        "    def assign(self, refs, seed, strata=None):\n"
+        "        return {'even': tuple(refs[::2]), 'odd': tuple(refs[1::2])}\n"
+    )
+    table = {"reader": {"name": "phantom_glioma", "profile": "eight"}, "partition": {"name": "halves"}}
+    simulation, faults = read_simulation(table, tmp_path, [tmp_path])
+    assert simulation is not None, faults
+    text = 'format = 1\nname = "x"\n[cases]\nchannels = ["t1"]\nlabels = { oedema = 1 }\n'
+    sites = assign(simulation, parse_study(text, tmp_path / "x.toml").study, [tmp_path])
+    assert set(sites) == {"even", "odd"}

@@ -103,7 +103,10 @@ def _register_show(study: typer.Typer) -> None:
         rehearsal = plain(simulation)
         # each plug-in's own defaults too, as the agreed half has them
         rehearsal["reader"] = {"name": rehearsal["reader"]["name"], **plain(simulation.build_reader(plugins or ()))}
-        rehearsal["partition"] = {"name": rehearsal["partition"]["name"], **plain(simulation.build_partition())}
+        rehearsal["partition"] = {
+            "name": rehearsal["partition"]["name"],
+            **plain(simulation.build_partition(plugins or ())),
+        }
         text = resolved_toml(read.study, rehearsal, read.origins)
         values = agreed_tables(read.study) | {"simulation": rehearsal}
         return Answer({"study": values, "origins": dict(read.origins), "digest": digest(read.study)}, text)

@@ -37,6 +37,7 @@ AGREED = (
     "evaluation",
 )
 REHEARSAL = "simulation"
+CARRIED_OUT = ("plain",)  # channels that the rounds send by; a study must not name one and be sent plainly all the same
 
 
 @final
@@ -129,6 +130,11 @@ def _plugin_tables(gather: _Gathering) -> dict[str, Any]:
             f"{strategy['name']!r} reads each site's update, and wire.channel {wire['channel']['name']!r} hides them"
         )
         gather.faults.append(Fault("strategy.name", f"{found}; take a strategy that reads sums, or channel 'plain'"))
+    if channel is not None and wire["channel"]["name"] not in CARRIED_OUT:
+        carried = ", ".join(CARRIED_OUT)
+        gather.faults.append(
+            Fault("wire.channel.name", f"{wire['channel']['name']!r}: this version sends by {carried}")
+        )
     return {"task": task, "model": model, "strategy": strategy, "wire": wire, "privacy": _privacy(gather)}
 
 
@@ -137,7 +143,16 @@ def _privacy(gather: _Gathering) -> tuple[Table, ...]:
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         gather.faults.append(Fault("privacy", f"{entries!r}: must be a list of tables, [[privacy]]"))
         return ()
-    return tuple(gather.plugin(shelves.PRIVACY, entry, f"privacy.{number}")[0] for number, entry in enumerate(entries))
+    tables = []
+    for number, entry in enumerate(entries):
+        table, measure = gather.plugin(shelves.PRIVACY, entry, f"privacy.{number}")
+        if measure is not None:  # a plug-in of the user's own: to train without it in silence would be a breach
+            found = f"{table['name']!r}: this version carries out no privacy measure"
+            gather.faults.append(
+                Fault(f"privacy.{number}.name", f"{found}; take the entry out, and know what that means")
+            )
+        tables.append(table)
+    return tuple(tables)
 
 
 def _between(cases: CaseForm, training: Training) -> Iterator[Fault]:
