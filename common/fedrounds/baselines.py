@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, TypeVar, final
 
 import numpy as np
 from flwr.serverapp import Grid
@@ -23,14 +24,16 @@ from fedrounds_client.scoring import score_cases, write_scores
 from fedrounds_client.training import Piece, train
 from fedrounds_common.arrays import manifest, of_module, pack, unpack
 from fedrounds_common.case import Case
-from fedrounds_common.errors import DataError
+from fedrounds_common.disk import add_text
+from fedrounds_common.errors import DataError, code_of
 from fedrounds_common.leaving import Ask
 from fedrounds_common.metrics.rules import METRICS
 from fedrounds_common.rng import derive
 from fedrounds_common.task import CaseScore, Tally
 from fedrounds_server import history
+from fedrounds_server.app import Afterwards
 from fedrounds_server.cohort import Roster
-from fedrounds_server.engines.pool import Done, Job, Pool
+from fedrounds_server.engines.pool import Done, Job, Pool, Ticket
 from fedrounds_server.folder import RunFolder
 from fedrounds_server.judging import judge, score_file, table_rows
 from fedrounds_server.plan import Plan
@@ -38,7 +41,6 @@ from fedrounds_server.release import read_model, write_model
 from fedrounds_server.rounds import Outcome
 from fedrounds_server.tables import write_metrics
 from fedrounds_sites.hospitals import open_hospital
-from fedrounds_sites.phantom.rules import Rule
 from fedrounds_sites.phantom.rules import scores as rule_scores
 from fedrounds_sites.simulation import Simulation
 
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from fedrounds_client.site import Parts
 
 ALL = "all"
+Asked = TypeVar("Asked")
 
 
 @final
@@ -57,6 +60,10 @@ class Alone:
     trained_at: str
     sites: tuple[str, ...]
     steps: int
+
+    @property
+    def name(self) -> str:
+        return self.model if self.trained_at == ALL else f"{self.model} of {self.trained_at}"
 
     @property
     def file_name(self) -> str:
@@ -84,14 +91,15 @@ def planned(simulation: Simulation, outcome: Outcome, taken: Mapping[str, int]) 
     return tuple(wanted)
 
 
-def run_baselines(pool: Pool, grid: Grid, plan: Plan, outcome: Outcome, simulation: Simulation) -> dict[str, str]:
+def run_baselines(pool: Pool, grid: Grid, plan: Plan, outcome: Outcome, simulation: Simulation) -> Afterwards:
     """Train and judge what the rehearsal asks for; what is on disk from an interrupted run is kept.
 
     Returns:
-        Sites whose scores of some baseline are missing, with their state.
+        Sites whose scores of some model are missing, and models that could not be made, each with its state.
     """
     alone = planned(simulation, outcome, _steps_taken(plan.folder))
-    trained = _train_all(pool, plan, alone)
+    failed = _train_all(pool, plan, alone)
+    trained = [each for each in alone if each not in failed]
     missing: dict[str, str] = {}
     for each in trained:
         if each.model != "local-only" or "local-only" in simulation.baselines:
@@ -100,10 +108,10 @@ def run_baselines(pool: Pool, grid: Grid, plan: Plan, outcome: Outcome, simulati
             missing |= judge(grid, plan, sites, outcome.rounds, each.model, each.trained_at, arrays)
     if "ensemble" in simulation.baselines:
         members = [each for each in trained if each.model == "local-only"][: simulation.ensemble]
-        _judge_ensemble(pool, plan, outcome, members)
+        missing |= _judge_ensemble(pool, plan, outcome, members)
     if "floor" in simulation.baselines:
-        _judge_floor(pool, plan, outcome)
-    return missing
+        missing |= _judge_floor(pool, plan, outcome)
+    return Afterwards(missing, {each.name: state for each, state in failed.items()})
 
 
 def _steps_taken(folder: RunFolder) -> dict[str, int]:
@@ -118,10 +126,9 @@ def _folder(folder: RunFolder) -> Path:
     return folder.path / "baselines"
 
 
-def _train_all(pool: Pool, plan: Plan, alone: Sequence[Alone]) -> tuple[Alone, ...]:
-    """Those that were trained, in order; one that failed is named and left out of the tables."""
-    jobs = {}
-    failed: set[Alone] = set()
+def _train_all(pool: Pool, plan: Plan, alone: Sequence[Alone]) -> dict[Alone, str]:
+    """Those that failed, with their state: each is named, and left out of the tables."""
+    jobs: dict[Ticket, Alone] = {}
     for each in alone:
         file = _folder(plan.folder) / each.file_name
         if not (plan.resume and file.exists()):
@@ -132,15 +139,16 @@ def _train_all(pool: Pool, plan: Plan, alone: Sequence[Alone]) -> tuple[Alone, .
                 "file": str(file),
             }
             jobs[pool.submit(Job("train", scalars, lane=f"{each.model} {each.trained_at}"))] = each
+    failed: dict[Alone, str] = {}
     for each, done in _finished(pool, jobs):
         plan.listen("baseline", {"model": each.model, "site": each.trained_at, "state": done.error or "ok"})
         if done.error:
-            failed.add(each)
-            plan.listen("warning", {"text": f"{each.model} of {each.trained_at} failed: {done.error}"})
-    return tuple(each for each in alone if each not in failed)
+            failed[each] = f"error:{done.error}"
+            plan.listen("warning", {"text": f"{each.name} failed: {done.error}"})
+    return failed
 
 
-def _finished(pool: Pool, jobs: dict[int, Any]) -> Any:
+def _finished(pool: Pool, jobs: Mapping[Ticket, Asked]) -> Iterator[tuple[Asked, Done]]:
     """Each submitted thing with its result, as they come."""
     waiting = dict(jobs)
     while waiting:
@@ -164,49 +172,45 @@ def _judged_at(outcome: Outcome) -> list[tuple[str, str]]:
     return [(name, "local-val") for name in outcome.roster.training if hellos[name].validation_cases]
 
 
-def _judge_ensemble(pool: Pool, plan: Plan, outcome: Outcome, members: Sequence[Alone]) -> None:
+def _judge_ensemble(pool: Pool, plan: Plan, outcome: Outcome, members: Sequence[Alone]) -> dict[str, str]:
     if not members:
-        return
+        return {}
     files = [str(_folder(plan.folder) / each.file_name) for each in members]
     scalars = {"files": files, "model": "ensemble", "trained_at": ALL, "round": outcome.rounds}
-    _judge_by_jobs(pool, plan, outcome, "score", "ensemble", scalars, unpack_tally)
+    found, missing = _at_each_site(pool, plan, outcome, "score", "ensemble", scalars)
+    tallies = {where: unpack_tally(done) for where, done in found.items()}
+    rows = table_rows(plan.task, plan.study, tallies, outcome.rounds, "ensemble", ALL)
+    write_metrics(score_file(plan.folder, outcome.rounds, "ensemble", ALL), rows)
+    return missing
 
 
-def _judge_by_jobs(
-    pool: Pool,
-    plan: Plan,
-    outcome: Outcome,
-    kind: str,
-    model: str,
-    scalars: Mapping[str, Any],
-    read: Callable[[Done], Tally],
-) -> None:
+def _at_each_site(
+    pool: Pool, plan: Plan, outcome: Outcome, kind: str, model: str, scalars: Mapping[str, Any]
+) -> tuple[dict[tuple[str, str], Done], dict[str, str]]:
+    """Results by site and cohort, sorted: sums over them must not depend on who was done first; and who has none."""
     jobs = {
         pool.submit(Job(kind, {**scalars, "site": site, "cohort": cohort}, lane=site)): (site, cohort)
         for site, cohort in _judged_at(outcome)
     }
-    tallies: dict[tuple[str, str], Tally] = {}
+    found: dict[tuple[str, str], Done] = {}
+    missing: dict[str, str] = {}
     for where, done in _finished(pool, jobs):
         if done.error:
+            missing[where[0]] = f"error:{done.error}"
             plan.listen("warning", {"text": f"{where[0]} has no score of {model}: {done.error}"})
         else:
-            tallies[where] = read(done)
-    rows = table_rows(plan.task, plan.study, tallies, outcome.rounds, model, ALL)
-    write_metrics(score_file(plan.folder, outcome.rounds, model, ALL), rows)
+            found[where] = done
+    return dict(sorted(found.items())), missing
 
 
-def _judge_floor(pool: Pool, plan: Plan, outcome: Outcome) -> None:
+def _judge_floor(pool: Pool, plan: Plan, outcome: Outcome) -> dict[str, str]:
     """The best rule that learns nothing, chosen per region in hindsight over all judged cases: a bound in its favour."""
-    jobs = {
-        pool.submit(Job("floor", {"site": site, "cohort": cohort}, lane=site)): (site, cohort)
-        for site, cohort in _judged_at(outcome)
-    }
-    found = {where: done for where, done in _finished(pool, jobs) if not done.error}
+    found, missing = _at_each_site(pool, plan, outcome, "floor", "floor", {})
     if not found:
-        return
+        return missing
     dice = {where: unpack_tally(done)["dice"] for where, done in found.items()}
     best = np.concatenate(list(dice.values())).mean(axis=0).argmax(axis=0)
-    rules = {where: done.scalars["rules"] for where, done in found.items()}
+    rules = next(iter(found.values())).scalars["rules"]
     regions = list(plan.study.cases.scored)
     tallies = {}
     for where, values in dice.items():
@@ -216,8 +220,8 @@ def _judge_floor(pool: Pool, plan: Plan, outcome: Outcome) -> None:
         tallies[where] = plan.task.tally(scored, plan.study.cases, plan.study.evaluation, seed)
     rows = table_rows(plan.task, plan.study, tallies, outcome.rounds, "floor", ALL)
     write_metrics(score_file(plan.folder, outcome.rounds, "floor", ALL), rows)
-    names = next(iter(rules.values()))
-    plan.listen("floor", {region: names[best[index]] for index, region in enumerate(regions)})
+    plan.listen("floor", {region: rules[best[index]] for index, region in enumerate(regions)})
+    return missing
 
 
 def _floor_score(case: str, dice: Sequence[float], regions: Sequence[str]) -> CaseScore:
@@ -235,8 +239,7 @@ def train_job(run: Path, parts: Parts, job: Job) -> Done:
     study, scalars = parts.study, job.scalars
     cases: list[Case] = []
     for name in scalars["sites"]:
-        hospital = open_hospital(run, name)
-        cases += hospital.open_all().training
+        cases += _training_cases(run, name)
     if not cases:
         raise DataError("FR-H01", f"no case to train {scalars['name']} on", do="see the sites' own logs")
     network = parts.module()
@@ -246,6 +249,15 @@ def train_job(run: Path, parts: Parts, job: Job) -> Done:
     result = train(network, parts.task, cases, study.cases, study.training, piece, start)
     write_model(Path(scalars["file"]), result.arrays, study, "", 0)
     return Done({"loss": result.loss, "steps": steps, "cases": len(cases)})
+
+
+def _training_cases(run: Path, name: str) -> tuple[Case, ...]:
+    hospital = open_hospital(run, name)
+    try:
+        return hospital.open_all().training
+    except Exception as error:  # noqa: BLE001  (of several hospitals: what goes wrong at one is for its own log only)
+        add_text(hospital.folder / "log", "".join(traceback.format_exception(error)))
+        raise DataError(code_of(error), f"the cases of {name} cannot be opened", do="see its own log") from None
 
 
 def score_job(run: Path, parts: Parts, job: Job) -> Done:
@@ -267,11 +279,7 @@ def floor_job(run: Path, parts: Parts, job: Job) -> Done:
     """Dice (cases, rules, regions) of every untrained rule on one cohort of one site."""
     cases = open_hospital(run, job.scalars["site"]).cohort(job.scalars["cohort"])
     rules, dice = rule_scores(cases, parts.study.cases)
-    return packed({"dice": dice}, rules=[_rule_name(rule) for rule in rules])
-
-
-def _rule_name(rule: Rule) -> str:
-    return str(rule)
+    return packed({"dice": dice}, rules=[str(rule) for rule in rules])
 
 
 def packed(tally: Tally, **scalars: Any) -> Done:

@@ -11,11 +11,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from flwr.app import Context, RecordDict
+from flwr.serverapp import Grid
 
-from fedrounds import baselines as alone
+from fedrounds.baselines import run_baselines
 from fedrounds.layout import lay_out, lock, new_folder, refuse_other_study
 from fedrounds.manifest import write_manifest
 from fedrounds.run import Run
@@ -24,7 +24,7 @@ from fedrounds_client.scoring import assemble_cases_csv
 from fedrounds_common.case import CaseRef
 from fedrounds_common.disk import write_json
 from fedrounds_common.errors import DataError
-from fedrounds_server.app import Objects, ended_by, initial_weights, server_app
+from fedrounds_server.app import Afterwards, Objects, ended_by, initial_weights, server_app
 from fedrounds_server.engines.inline import SERVER_NODE, InlineGrid
 from fedrounds_server.engines.pool import InProcess, Job, Pool, Workers
 from fedrounds_server.folder import RunFolder
@@ -151,8 +151,10 @@ def _start_weights(prepared: Prepared, folder: RunFolder, pool: Pool, resume: bo
     return str(file)
 
 
-def _after(prepared: Prepared, pool: Pool, grid: Any, plan: Plan, outcome: Outcome) -> dict[str, str]:
-    return alone.run_baselines(pool, grid, plan, outcome, prepared.simulation) if prepared.simulation.baselines else {}
+def _after(prepared: Prepared, pool: Pool, grid: Grid, plan: Plan, outcome: Outcome) -> Afterwards:
+    if not prepared.simulation.baselines:
+        return Afterwards()
+    return run_baselines(pool, grid, plan, outcome, prepared.simulation)
 
 
 def _refuse_bad_cases(sites: Sequence[str], folder: RunFolder) -> None:

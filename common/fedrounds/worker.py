@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from fedrounds_client.app import client_app
 from fedrounds_client.permit import Permit
 from fedrounds_client.rehearsed import open_rehearsed
 from fedrounds_client.site import Parts, Site, parts_of_text
+from fedrounds_common.disk import add_text
 from fedrounds_common.errors import code_of
 from fedrounds_common.leaving import Ask
 from fedrounds_server.engines.inline import deliver
@@ -67,13 +69,13 @@ def _app(run: Path, parts: Parts | None) -> ClientApp:
 
 
 def _log(run: Path, job: Job, error: Exception) -> None:
-    """The detail stays where a site's own log is: it may name a case."""
-    import traceback
-
-    folder = run / "sites" / job.lane if job.lane and (run / "sites" / job.lane).is_dir() else run / "logs"
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "log").open("a", encoding="utf-8", errors="backslashreplace") as stream:
-        stream.write(f"{job.kind}\n{''.join(traceback.format_exception(error))}")
+    """What an error says may name a case, so it stands in its site's own log; of a job for several, where it was raised."""
+    site = run / "sites" / job.lane
+    if job.lane and site.is_dir():
+        add_text(site / "log", f"{job.kind}\n{''.join(traceback.format_exception(error))}")
+    else:
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        add_text(run / "logs" / "log", f"{job.kind} {job.lane}: {code_of(error)} {type(error).__name__}\n{frames}")
 
 
 def main(run: Path) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
@@ -26,7 +26,17 @@ from fedrounds_server.plan import Listener, Plan, nobody
 from fedrounds_server.release import read_model, write_model
 from fedrounds_server.rounds import Outcome, run
 
-After = Callable[[Grid, Plan, Outcome], dict[str, str]]
+
+@final
+@dataclass(frozen=True)
+class Afterwards:
+    """What was missing of what came after the rounds: sites, and models that could not be made; name → state."""
+
+    sites: Mapping[str, str] = field(default_factory=dict)
+    models: Mapping[str, str] = field(default_factory=dict)
+
+
+After = Callable[[Grid, Plan, Outcome], Afterwards]
 
 
 @final
@@ -38,7 +48,7 @@ class Objects:
     network: Network | None = None
     strategy: Strategy | None = None
     listen: Listener = nobody
-    after: After = lambda grid, plan, outcome: {}
+    after: After = lambda grid, plan, outcome: Afterwards()
 
 
 def server_app(objects: Objects | None = None) -> ServerApp:
@@ -89,8 +99,7 @@ def initial_weights(study: Study, task: Task, network: Network) -> Arrays:
 def carry_out(grid: Grid, plan: Plan, after: After) -> Outcome:
     """Run the rounds, write what a run leaves, and say in `status.json` how it ended, whatever happens.
 
-    `after` is called with the consensus written (a simulation trains its baselines there); it returns
-    the sites that failed in it.
+    `after` is called with the consensus written: a simulation trains its baselines there.
     """
     started = time.time()
     status: dict[str, Any] = {"format": 1, "state": "running", "study": plan.digest, "started": started}
@@ -98,9 +107,9 @@ def carry_out(grid: Grid, plan: Plan, after: After) -> Outcome:
     try:
         outcome = run(grid, plan)
         write_model(plan.folder.consensus, outcome.consensus.arrays, plan.study, plan.digest, outcome.rounds)
-        failed = {**after(grid, plan, outcome), **{n: s for n, s in outcome.states.items() if s != "ok"}}
+        afterwards = after(grid, plan, outcome)
         gather_metrics(plan.folder)
-        status |= _ended(outcome, failed)
+        status |= _ended(outcome, afterwards)
     except BaseException as error:
         status |= ended_by(error)
         raise
@@ -110,9 +119,10 @@ def carry_out(grid: Grid, plan: Plan, after: After) -> Outcome:
     return outcome
 
 
-def _ended(outcome: Outcome, failed: dict[str, str]) -> dict[str, Any]:
+def _ended(outcome: Outcome, afterwards: Afterwards) -> dict[str, Any]:
+    failed = {**afterwards.sites, **{name: state for name, state in outcome.states.items() if state != "ok"}}
     left_out = {name: dict(hello.left_out) for name, hello in outcome.roster.hellos.items() if hello.left_out}
-    whole = not failed and not left_out
+    whole = not failed and not left_out and not afterwards.models
     planned = sorted({*outcome.roster.planned, *outcome.roster.held_out, *outcome.roster.absent})
     return {
         "state": "done" if whole else "partial",
@@ -122,6 +132,7 @@ def _ended(outcome: Outcome, failed: dict[str, str]) -> dict[str, Any]:
         "finished": len(planned) - len(failed),
         "failed": dict(sorted(failed.items())),
         "left_out_cases": dict(sorted(left_out.items())),
+        **({"failed_models": dict(sorted(afterwards.models.items()))} if afterwards.models else {}),
         "consensus": digest(outcome.consensus.arrays),
     }
 

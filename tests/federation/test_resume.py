@@ -123,3 +123,19 @@ def test_going_back_to_the_oldest_checkpoint_changes_nothing(tmp_path: Path, cub
     for round_ in (3, 4):
         (run.folder.checkpoints / f"round-{round_:04d}.safetensors").write_bytes(b"cut short")
     assert run_of(study, resume=run.path).folder.consensus.read_bytes() == undisturbed
+
+
+@pytest.mark.slow
+def test_models_beside_the_consensus_say_the_same_after_a_stop_and_with_workers(tmp_path: Path, cubes: Cubes) -> None:
+    study = cubes(tmp_path, rounds=1)
+    baselines = 'simulation.baselines=["pooled", "local-only", "local-only-long", "ensemble", "floor"]'
+    run = run_of(study, baselines)
+    undisturbed = run.folder.metrics.read_bytes()
+    models = {row.model for row in run.metrics}
+    assert models == {"untrained", "consensus", "pooled", "local-only", "local-only-long", "ensemble", "floor"}
+    stopped_after(run, "0000-untrained-all.csv", "0001-consensus-all.csv", "0001-pooled-all.csv")
+    for file in (run.path / "baselines").glob("local-only-[BC].safetensors"):
+        file.unlink()
+    resumed = run_of(study, baselines, "simulation.workers=2", resume=run.path)
+    assert resumed.exit == 0
+    assert resumed.folder.metrics.read_bytes() == undisturbed

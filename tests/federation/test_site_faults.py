@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,9 @@ from safetensors.numpy import load_file
 
 from fedrounds.run import Run
 from fedrounds.series import simulate
-from fedrounds_common.errors import TooFewSites
+from fedrounds_common.errors import DataError, TooFewSites
+from fedrounds_server.report.folder import read_run
+from fedrounds_server.report.words import took_part
 
 Cubes = Callable[..., Path]
 MINE = Path(__file__).parents[1] / "data" / "cubes"
@@ -40,6 +42,35 @@ def test_a_patient_named_in_an_error_is_in_no_file_but_that_sites_log(tmp_path: 
     study = cubes(tmp_path, rounds=1, reader='raises = "A"')
     run = run_of(study)
     assert files_holding(run.path, b"DOE^JANE") == ["sites/A/log"]
+
+
+def test_nor_is_it_when_a_model_is_trained_on_the_cases_of_several_sites(tmp_path: Path, cubes: Cubes) -> None:
+    study = cubes(tmp_path, rounds=1, reader='raises = "A"')
+    with pytest.raises(DataError, match="FR-H05"):
+        run_of(study, 'cohort.initial_sites=["B", "A"]', "cohort.initial_steps=1")
+    folder = tmp_path / "runs" / "0001-cubes"
+    assert files_holding(folder, b"DOE^JANE") == ["sites/A/log"]
+    assert "FR-R01" in (folder / "logs" / "log").read_text()
+
+
+def test_a_model_beside_the_consensus_that_could_not_be_made_is_named_and_the_run_is_not_whole(
+    tmp_path: Path, cubes: Cubes
+) -> None:
+    # a file where the folder of these models should be: they are trained, and cannot be written
+    study = cubes(tmp_path, rounds=1)
+
+    def in_the_way(event: str, facts: Mapping[str, object]) -> None:
+        if event == "plan":
+            (tmp_path / "runs" / "0001-cubes" / "baselines").write_text("in the way")
+
+    run = simulate(
+        study, overrides=['simulation.baselines=["pooled"]'], plugins=[MINE], runs=tmp_path / "runs", listen=in_the_way
+    )
+    assert isinstance(run, Run)
+    assert run.exit == 9
+    assert run.status["failed_models"] == {"pooled": "error:FR-R01"}
+    assert (run.status["failed"], run.status["finished"]) == ({}, 4)
+    assert "Not made: pooled (error:FR-R01)." in took_part(read_run(run.path))
 
 
 def test_a_site_that_sends_nan_is_excluded_and_the_consensus_is_that_of_the_others(

@@ -62,8 +62,12 @@ def ended(run: RunView) -> str:
 
 def took_part(run: RunView) -> str:
     """Whether everything planned was there; the tables below name what was not."""
+    models = run.status.get("failed_models")
+    lost = f" Not made: {', '.join(f'{name} ({state})' for name, state in sorted(models.items()))}." if models else ""
     if run.status.get("failed") or run.status.get("left_out_cases"):
-        return "Not everything that was planned took part:"
+        return f"Not everything that was planned took part:{lost}"
+    if lost:
+        return f"Every hospital finished, and no case was left out.{lost}"
     if run.status.get("state") == "done":
         return "Every hospital finished, and no case was left out."
     # the message may hold a path of the machine it was raised on; a report is sent around
