@@ -14,13 +14,13 @@ from typing import final
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from fedrounds_common.errors import UpdateError
+from fedrounds_common.errors import CODE, UpdateError
 from fedrounds_common.leaving import Ask, Leaving, Refusal
 from fedrounds_common.wire import from_record, parts_of, to_record
 
 TYPES = {"hello": MessageType.QUERY, "train": MessageType.TRAIN, "score": MessageType.EVALUATE}
 POLL_S = 0.5
-LATE, LOST = "late", "FR-R03"
+LATE, LOST, FORGED = "late", "FR-R03", "FR-R17"
 
 
 @final
@@ -52,8 +52,12 @@ def ask_nodes(grid: Grid, asks: Mapping[int, Ask], deadline_s: float | None = No
     waiting: dict[str, int] = {}
     for node, ask in asks.items():
         message = Message(records[id(ask)], dst_node_id=node, message_type=TYPES[ask.kind], group_id=str(ask.round))
-        (message_id,) = grid.push_messages([message])
-        waiting[message_id] = node
+        # a message that was not taken has no number: Flower answers None, or nothing for one too large
+        message_id = next(iter(grid.push_messages([message])), None)
+        if message_id is None:
+            yield Answer(node, None, LOST)
+        else:
+            waiting[message_id] = node
     records.clear()
     end = None if deadline_s is None else time.monotonic() + deadline_s
     while waiting:
@@ -87,16 +91,19 @@ def _pull(grid: Grid, waiting: Mapping[str, int]) -> Iterator[tuple[str, Answer]
             continue
         for reply in replies:
             message_id = reply.metadata.reply_to_message_id
-            if message_id in waiting:
+            if alone and message_id != group[0]:
+                # what came for this node says it answers another's request: that other one has not answered yet
+                yield group[0], Answer(waiting[group[0]], None, FORGED)
+            elif message_id in waiting:
                 yield message_id, _read(reply, waiting[message_id])
 
 
 def _read(reply: Message, node: int) -> Answer:
     if reply.has_error():
-        code = reply.error.reason or ""
-        return Answer(node, None, code if code.startswith("FR-") else LOST)
+        code = CODE.search(reply.error.reason or "")  # and nothing of the text around it
+        return Answer(node, None, code[0] if code else LOST)
     if reply.metadata.src_node_id != node:
-        return Answer(node, None, "FR-R17")
+        return Answer(node, None, FORGED)
     try:
         header, buffer = parts_of(reply.content)
         leaving = from_record(reply.content)
