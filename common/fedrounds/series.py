@@ -106,7 +106,7 @@ def simulate(
         task, network, strategy: objects instead of what the study names; they need workers = 0.
         runs: folder in which each run's own folder is made.
         resume: an interrupted run's folder, to go on from its last checkpoint; without a study, with
-            the one that the folder holds.
+            the one that the folder holds, and then nothing else may be set.
         strict: refuse to start when a case cannot be used.
         listen: called with an event's name and its facts, for a live display.
 
@@ -119,7 +119,14 @@ def simulate(
     given = Given(task, network, strategy)
     if study is None:
         if resume is None:
-            raise UsageError("FR-U28", "no study", wanted="a study file, or a run to resume")
+            raise UsageError(
+                "FR-U28", "no study", wanted="a study file, or a run to resume", do="`fedrounds study new` writes one"
+            )
+        if any((seeds, sweep, folds, overrides, plugins, given.any)):
+            raise UsageError(
+                "FR-U13", "settings, and a run that goes on as its folder says", wanted="one of the two",
+                do="name the study too, to change what may be changed of a run that goes on, such as workers",
+            )  # fmt: skip
         return carry_out(prepared_of(Path(resume)), Path(runs), name, Path(resume), strict, listen)
     first = prepare(study, overrides, plugins, given)
     if seeds is None and not sweep and not folds:

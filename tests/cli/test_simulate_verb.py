@@ -93,6 +93,12 @@ def test_going_on_with_a_series_is_refused(fedrounds: Any, federation: Path) -> 
     fedrounds("simulate", federation, "-s", "training.rounds=1")
     assert fedrounds("simulate", federation, "--resume", "1", "--seeds", 2).status == 2
     assert fedrounds("simulate", federation, "--resume", "nothing").status == 2
+    # without the study, a run goes on as its folder says: a setting would be left out in silence
+    refused = fedrounds("simulate", "--resume", "1", "--workers", 2)
+    assert refused.status == 2
+    assert "FR-U13" in refused.err
+    assert fedrounds("simulate").status == 2
+    assert fedrounds("simulate", "--resume", "1", "--dry-run").status == 2
 
 
 def test_options_of_the_rehearsal_are_settings() -> None:

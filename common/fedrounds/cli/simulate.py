@@ -60,14 +60,10 @@ def register(app: typer.Typer) -> None:
     ) -> Answer:
         """Run a study on this machine: coordinator and hospitals, from the study file to the report."""
         overrides = [*(settings or ()), *rehearsal_settings(workers, baselines)]
-        if study is None and resume is not None:
-            return carried_out(None, runs=runs, resume=run_path(resume, runs), strict=strict)
-        if study is None:
-            raise UsageError(
-                "FR-U28", "no study", wanted="a study file, or --resume RUN", do="see `fedrounds study new`"
-            )
-        file = study_path(study)
-        if dry_run:
+        file = None if study is None else study_path(study)
+        if dry_run and file is None:
+            raise UsageError("FR-U28", "--dry-run without a study", wanted="the study to estimate")
+        if dry_run and file is not None:
             from fedrounds.dryrun import dry_run as estimate
             from fedrounds.simulation import prepare
 
