@@ -21,12 +21,13 @@ class Roster:
     hellos: Mapping[str, Hello]
     training: tuple[str, ...]
     held_out: tuple[str, ...]
-    absent: Mapping[str, str]  # planned, but not there: site → why
+    absent: Mapping[str, str]  # of the study, but not there: site → why
+    never_trains: frozenset[str] = frozenset()  # held out by the study, there or not
 
     @property
     def planned(self) -> tuple[str, ...]:
         """Every site that should train, there or not."""
-        return tuple(sorted({*self.training, *(name for name in self.absent if name not in self.held_out)}))
+        return tuple(sorted({*self.training, *self.absent} - self.never_trains))
 
 
 def roster(nodes: Mapping[str, int], hellos: Mapping[str, Hello], faults: Mapping[str, str], cohort: Cohort) -> Roster:
@@ -41,7 +42,7 @@ def roster(nodes: Mapping[str, int], hellos: Mapping[str, Hello], faults: Mappin
     absent = {name: faults.get(name, "absent") for name in sorted({*wanted, *cohort.held_out} - set(hellos))}
     absent |= {name: "error:FR-H01" for name in sorted(wanted & set(hellos)) if hellos[name].training_cases == 0}
     need(len(training), cohort.minimum, "are ready to train", absent)
-    return Roster(nodes, hellos, training, held_out, absent)
+    return Roster(nodes, hellos, training, held_out, absent, frozenset(cohort.held_out))
 
 
 def choose(training: Sequence[str], cohort: Cohort, seed: int, round_: int) -> tuple[str, ...]:

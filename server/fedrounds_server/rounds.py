@@ -104,7 +104,7 @@ def say_hello(grid: Grid, plan: Plan) -> Roster:
 
 def _begin(plan: Plan, sites: Roster) -> tuple[Consensus, int, dict[str, str]]:
     """The consensus to start from, the first round to do, and what is known of the sites."""
-    fresh = {name: sites.absent.get(name, "ok") for name in sites.planned}
+    fresh = {**dict.fromkeys(sites.planned, "ok"), **sites.absent}
     if plan.resume:
         found, damaged = newest_checkpoint(plan.folder.checkpoints, plan.digest)
         for line in damaged:

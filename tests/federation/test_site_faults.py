@@ -103,6 +103,15 @@ def test_when_all_sites_fail_there_is_no_consensus_and_the_exit_says_so(tmp_path
     assert Run(folder).exit == 11
 
 
+def test_a_held_out_site_that_is_not_there_has_failed_and_was_never_to_train(tmp_path: Path, cubes: Cubes) -> None:
+    from fedrounds_server import history
+
+    run = run_of(cubes(tmp_path, rounds=1, reader='raises = "D"'), 'cohort.held_out=["C", "D"]')
+    assert run.status["failed"] == {"D": "error:FR-R01"}
+    assert (run.status["planned"], run.status["finished"]) == (4, 3)
+    assert [site.site for line in history.read(run.folder.history) for site in line.sites] == ["A", "B"]
+
+
 def test_every_planned_site_stands_in_every_line_of_the_history(tmp_path: Path, cubes: Cubes) -> None:
     from fedrounds_server import history
 

@@ -61,6 +61,7 @@ def test_a_held_out_site_that_is_not_there_is_missed() -> None:
     found = roster_of(all_there("a"), held_out=("z",))
     assert dict(found.absent) == {"z": "absent"}
     assert found.held_out == ()
+    assert found.planned == ("a",)  # and never stands among those that should have trained
 
 
 def test_a_run_does_not_start_on_fewer_sites_than_the_study_says() -> None:
