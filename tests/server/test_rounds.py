@@ -1,0 +1,494 @@
+"""The rounds of a run, with hospitals that are Python functions: everything of the coordinator's is real."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Error, Message
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+
+from fedrounds_common.arrays import Array, Arrays, digest
+from fedrounds_common.codecs.float32 import Float32
+from fedrounds_common.errors import RunFileError, TooFewSites
+from fedrounds_common.leaving import Ask, Hello, Leaving, Refusal, Scores, Update
+from fedrounds_common.shelves import STRATEGIES
+from fedrounds_common.study.canonical import canonical_text, study_from_canonical
+from fedrounds_common.study.canonical import digest as digest_of_study
+from fedrounds_common.study.parse import read_study
+from fedrounds_common.tasks.segmentation import Segmentation
+from fedrounds_common.wire import from_record, to_record
+from fedrounds_server import history
+from fedrounds_server.app import Afterwards, carry_out
+from fedrounds_server.engines.inline import SERVER_NODE, identify
+from fedrounds_server.folder import RunFolder
+from fedrounds_server.plan import Plan
+from fedrounds_server.release import read_model
+from fedrounds_server.rounds import Outcome
+
+CUBES = Path(__file__).parents[1] / "data" / "cubes"
+START: dict[str, Array] = {"w": np.array([10.0, -1.0], np.float32), "seen": np.array(0, np.int64)}
+# site → training cases, and by how much it moves the weights in a round
+SITES = {"A": (1, 1.0), "B": (3, 5.0), "C": (4, -3.0)}
+
+Says = Leaving | Error | Exception | None
+Behaves = Callable[[str, Ask], Says]
+
+
+def well(site: str, ask: Ask) -> Says:
+    """What a site answers that has no trouble at all."""
+    cases, moves = SITES[site]
+    if ask.kind == "hello":
+        return Hello(site, {"torch": "2"}, cases, 1, 0, 10, {})
+    if ask.kind == "score":
+        study = study_from_canonical(ask.study)
+        tally = Segmentation().tally((), study.cases, study.evaluation, 0)
+        return Scores(site, ask.run, ask.round, ask.nonce, ask.model, ask.cohort, 1, tally)
+    # what a site moves by depends on where it starts, so that rounds cannot be exchanged
+    arrays = {"w": np.float32(moves) * np.cos(ask.arrays["w"]), "seen": np.asarray(np.int64(1))}
+    return Update(site, ask.run, ask.round, ask.nonce, ask.digest, cases, 10, 0.5, 1.0, "float32", arrays)
+
+
+@dataclass
+class Hospitals(Grid):
+    """A Grid of sites that are functions. None of `behaves` is no answer; an Exception is raised out of the grid."""
+
+    behaves: Mapping[str, Behaves]
+    reverse: bool = False
+    waits: bool = True
+    asked: list[tuple[str, Ask]] = field(default_factory=list)
+    names: dict[int, str] = field(default_factory=dict)
+    came: dict[str, Message] = field(default_factory=dict)
+    count: int = 0
+
+    def __post_init__(self) -> None:
+        identify(SERVER_NODE)
+        self.names = dict(enumerate(self.behaves, start=2))
+
+    def set_run(self, run: Run) -> None:
+        raise NotImplementedError
+
+    @property
+    def run(self) -> Run:
+        raise NotImplementedError
+
+    def create_message(self, *args: Any, **named: Any) -> Message:
+        raise NotImplementedError
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        raise NotImplementedError
+
+    def get_node_ids(self) -> Iterable[int]:
+        return list(self.names)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        (message,) = messages
+        self.count += 1
+        message.metadata.__dict__["_message_id"] = str(self.count)
+        self.came[str(self.count)] = message
+        return [str(self.count)]
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        found = []
+        for message_id in sorted(message_ids, key=int, reverse=self.reverse):
+            message = self.came.pop(message_id, None)
+            if message is not None:
+                reply = self._reply(message)
+                found += [] if reply is None else [reply]
+        return found
+
+    def abandon(self, message_ids: Iterable[str]) -> None:
+        for message_id in message_ids:
+            self.came.pop(message_id, None)
+
+    def _reply(self, message: Message) -> Message | None:
+        ask = from_record(message.content)
+        assert isinstance(ask, Ask)
+        name = self.names[message.metadata.dst_node_id]
+        self.asked.append((name, ask))
+        said = self.behaves[name](name, ask)
+        if said is None:
+            return None
+        if isinstance(said, BaseException):
+            raise said
+        return Message(said if isinstance(said, Error) else to_record(said), reply_to=message)
+
+
+@dataclass
+class Made:
+    """A plan on a folder, and what a run of it leaves."""
+
+    plan: Plan
+
+    @property
+    def folder(self) -> RunFolder:
+        return self.plan.folder
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return dict(json.loads(self.folder.status.read_text("utf-8")))
+
+    @property
+    def states(self) -> list[dict[str, str]]:
+        return [{site.site: site.state for site in line.sites} for line in history.read(self.folder.history)]
+
+    @property
+    def consensus(self) -> Arrays:
+        return read_model(self.folder.consensus, START)
+
+    def run(self, grid: Grid, resume: bool = False) -> Outcome:
+        plan = replace(self.plan, resume=resume)
+        return carry_out(grid, plan, lambda grid, plan, outcome: Afterwards())
+
+
+Make = Callable[..., Made]
+
+
+@pytest.fixture
+def made(tmp_path: Path, cubes: Callable[..., Path]) -> Make:
+    def make(*overrides: str, rounds: int = 3, strategy: str = "fedavg", name: str = "0001-run", **more: Any) -> Made:
+        study = read_study(cubes(tmp_path / "study", rounds=rounds), overrides, [CUBES]).study
+        folder = RunFolder(tmp_path / name)
+        folder.path.mkdir(exist_ok=True)
+        return Made(
+            Plan(
+                study, canonical_text(study), digest_of_study(study), folder, Segmentation(),
+                STRATEGIES.load({"name": strategy}), Float32(), dict(START), **more,
+            )
+        )  # fmt: skip
+
+    return make
+
+
+def hospitals(behaves: Mapping[str, Behaves] | None = None, sites: Sequence[str] = "ABC", **more: Any) -> Hospitals:
+    """All sites well, but for those of `behaves`."""
+    return Hospitals({**dict.fromkeys(sites, well), **(behaves or {})}, **more)
+
+
+def only(kind: str, round_: int, says: Behaves) -> Behaves:
+    """Well, but for one kind of request in one round."""
+    return lambda site, ask: says(site, ask) if (ask.kind, ask.round) == (kind, round_) else well(site, ask)
+
+
+def by_hand(sites_by_round: Sequence[str]) -> Array:
+    """FedAvg of the sites' moves, weighted by their cases, over so many rounds."""
+    w = START["w"].astype(np.float64)
+    for sites in sites_by_round:
+        cases = sum(SITES[site][0] for site in sites)
+        start = w.astype(np.float32)
+        step = sum(SITES[s][0] * (np.float32(SITES[s][1]) * np.cos(start)).astype(np.float64) for s in sites) / cases
+        w = start.astype(np.float64) + step
+    return w.astype(np.float32)
+
+
+def refusal(code: str, refused: bool = False) -> Behaves:
+    return lambda site, ask: Refusal(site, ask.run, ask.round, ask.nonce, code, "0123abcdef", refused)
+
+
+def changed(**fields: Any) -> Behaves:
+    """Its good update, with other fields."""
+
+    def says(site: str, ask: Ask) -> Says:
+        update = well(site, ask)
+        assert isinstance(update, Update)
+        return replace(update, **fields)
+
+    return says
+
+
+# ---------------------------------------------------------------- a run in which nothing goes wrong
+
+
+def test_a_run_is_federated_averaging_by_hand(made: Make) -> None:
+    run = made()
+    outcome = run.run(hospitals())
+    np.testing.assert_array_equal(run.consensus["w"], by_hand(["ABC"] * 3))
+    # a counter that each site moves by 1, three times
+    assert int(run.consensus["seen"]) == 3
+    assert outcome.states == {"A": "ok", "B": "ok", "C": "ok"}
+    assert run.states == [{"A": "ok", "B": "ok", "C": "ok"}] * 3
+    status = run.status
+    assert (status["state"], status["exit"], status["planned"], status["finished"]) == ("done", 0, 3, 3)
+    assert status["consensus"] == digest(run.consensus)
+    assert history.read(run.folder.history)[-1].digest == digest(run.consensus)
+    assert sorted(file.name for file in run.folder.checkpoints.iterdir()) == [
+        f"round-000{n}.safetensors" for n in (1, 2, 3)
+    ]
+
+
+def test_sites_get_the_consensus_of_the_round_before_and_a_new_nonce_each_round(made: Make) -> None:
+    run, grid = made(), hospitals()
+    run.run(grid)
+    train = [ask for _, ask in grid.asked if ask.kind == "train"]
+    assert [ask.round for ask in train] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    lines = history.read(run.folder.history)
+    assert digest(train[0].arrays) == digest(START)
+    assert [digest(train[index].arrays) for index in (3, 6)] == [line.digest for line in lines[:2]]
+    assert len({ask.nonce for ask in train}) == 3
+    assert {(ask.run, ask.study, ask.digest) for ask in train} == {("0001-run", run.plan.text, run.plan.digest)}
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedavgm", "fedprox"])
+def test_who_answers_first_and_where_updates_lie_changes_no_bit(strategy: str, made: Make) -> None:
+    digests = set()
+    for number, (reverse, budget) in enumerate([(False, 2**30), (True, 2**30), (True, 0), (False, 16)]):
+        run = made(strategy=strategy, name=f"{number}", update_budget_bytes=budget)
+        run.run(hospitals(reverse=reverse))
+        digests.add(run.folder.consensus.read_bytes())
+        assert not list(run.folder.path.glob("rounds/*/updates"))
+    assert len(digests) == 1
+
+
+def test_a_line_of_the_history_holds_the_numbers_behind_it(made: Make) -> None:
+    run = made(rounds=1)
+    run.run(hospitals())
+    (line,) = history.read(run.folder.history)
+    a, b, c = line.sites
+    assert [(s.site, s.cases, s.steps, s.loss, s.seconds) for s in (a, b, c)] == [
+        ("A", 1, 10, 0.5, 1.0), ("B", 3, 10, 0.5, 1.0), ("C", 4, 10, 0.5, 1.0),
+    ]  # fmt: skip
+    assert a.norm == pytest.approx(float(np.linalg.norm(np.cos(START["w"]))), rel=1e-6)
+    # A: 1, B: 15, C: -12 of 8 cases: the step points where A and B point, and C the other way
+    assert [s.cosine for s in (a, b, c)] == pytest.approx([1, 1, -1])
+    assert a.bytes_down == 2 * 4 + 8
+    assert a.bytes_up > 16
+
+
+# ---------------------------------------------------------------- a run in which things go wrong
+
+TROUBLES: dict[str, tuple[Behaves, str]] = {
+    "raises": (refusal("FR-D12"), "error:FR-D12"),
+    "says no": (refusal("FR-C02", refused=True), "refused:FR-C02"),
+    "hangs": (lambda site, ask: None, "late"),
+    "dies": (lambda site, ask: Error(1, "FR-R02"), "error:FR-R02"),
+    "not a number": (changed(arrays={"w": np.array([np.nan, 0], np.float32), "seen": np.array(1)}), "error:FR-R12"),
+    "a thousand times too large": (changed(arrays={"w": np.array([1e5, 0], np.float32), "seen": np.array(1)}), "error:FR-R13"),
+    "one shape for all": (changed(arrays={"w": np.array([1], np.float32), "seen": np.array(1)}), "error:FR-R11"),
+    "float64": (changed(arrays={"w": np.zeros(2), "seen": np.array(1)}), "error:FR-R11"),
+    "a tensor more": (changed(arrays={"w": np.zeros(2, np.float32), "seen": np.array(1), "x": np.zeros(1)}), "error:FR-R11"),
+    "no case": (changed(cases=0), "error:FR-R14"),
+    "more cases than agreed": (changed(cases=500), "error:FR-R19"),
+    "no loss": (changed(loss=float("nan")), "error:FR-R15"),
+    "another's name": (changed(site="A"), "error:FR-R17"),
+    "another study": (changed(study="0" * 64), "error:FR-R16"),
+    "an old answer": (changed(nonce="of another round"), "error:FR-R18"),
+    "another round": (changed(round=1), "error:FR-R18"),
+    "scores": (lambda site, ask: Scores(site, ask.run, ask.round, ask.nonce, "consensus", "local-val", 1, {}), "error:FR-R10"),
+    "hello": (lambda site, ask: Hello(site, {}, 3, 1, 0, 10, {}), "error:FR-R10"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("trouble", TROUBLES)
+def test_a_site_in_trouble_for_a_round_is_named_and_the_consensus_is_that_of_the_others(
+    trouble: str, made: Make
+) -> None:
+    says, state = TROUBLES[trouble]
+    run = made("cohort.deadline_s=0.2")
+    run.run(hospitals({"B": only("train", 2, says)}))
+    assert run.states == [
+        {"A": "ok", "B": "ok", "C": "ok"},
+        {"A": "ok", "B": state, "C": "ok"},
+        {"A": "ok", "B": "ok", "C": "ok"},
+    ]
+    np.testing.assert_array_equal(run.consensus["w"], by_hand(["ABC", "AC", "ABC"]))
+    status = run.status
+    assert (status["state"], status["exit"], status["failed"]) == ("partial", 9, {"B": state})
+    assert (status["planned"], status["finished"]) == (3, 2)
+    assert len(list(run.folder.checkpoints.iterdir())) == 3
+
+
+def test_a_refusals_reference_is_in_the_history(made: Make) -> None:
+    run = made(rounds=1)
+    run.run(hospitals({"B": only("train", 1, refusal("FR-D12"))}))
+    assert [site.reference for site in history.read(run.folder.history)[0].sites] == ["", "0123abcdef", ""]
+
+
+def test_a_site_that_is_never_there_is_absent_in_every_round(made: Make) -> None:
+    run = made('cohort.sites=["A", "B", "Z"]', rounds=2)
+    grid = hospitals(sites="ABC")
+    run.run(grid)
+    assert run.states == [{"A": "ok", "B": "ok", "Z": "absent"}] * 2
+    assert run.status["failed"] == {"Z": "absent"}
+    # C is there, and not of this study
+    assert "C" not in {name for name, ask in grid.asked if ask.kind != "hello"}
+    np.testing.assert_array_equal(run.consensus["w"], by_hand(["AB", "AB"]))
+
+
+def test_a_site_that_fails_at_hello_is_named_by_what_it_said(made: Make) -> None:
+    run = made(rounds=1)
+    run.run(hospitals({"B": only("hello", 0, refusal("FR-D12"))}))
+    assert run.states == [{"A": "ok", "B": "error:FR-D12", "C": "ok"}]
+    assert run.status["failed"] == {"B": "error:FR-D12"}
+
+
+def test_two_nodes_of_one_name_are_both_left_out(made: Make) -> None:
+    run = made(rounds=1)
+    grid = hospitals({"D": lambda site, ask: well("B", ask)})
+    run.run(grid)
+    assert run.states == [{"A": "ok", "B": "error:FR-R41", "C": "ok"}]
+    assert {name for name, ask in grid.asked if ask.kind == "train"} == {"A", "C"}
+
+
+def test_a_held_out_site_that_does_not_answer_has_failed(made: Make) -> None:
+    run = made('cohort.held_out=["C"]', "cohort.deadline_s=0.2", rounds=1)
+    run.run(hospitals({"C": lambda site, ask: None}))
+    assert run.status["failed"] == {"C": "late"}
+    assert run.status["exit"] == 9
+
+
+def test_a_held_out_site_never_trains(made: Make) -> None:
+    run = made('cohort.held_out=["C"]', rounds=2)
+    held_out = only("hello", 0, lambda site, ask: Hello(site, {}, 0, 0, 4, 0, {}))
+    grid = hospitals({"C": held_out})
+    run.run(grid)
+    assert run.states == [{"A": "ok", "B": "ok"}] * 2
+    assert {(ask.kind, ask.cohort) for name, ask in grid.asked if name == "C"} == {("hello", ""), ("score", "held-out")}
+    assert run.status["planned"] == 3
+
+
+def test_with_a_few_a_round_the_drawn_ones_train_and_the_others_have_not_failed(made: Make) -> None:
+    run, grid = made("cohort.per_round=2", rounds=6), hospitals()
+    run.run(grid)
+    drawn = [sorted(name for name, ask in grid.asked if (ask.kind, ask.round) == ("train", r)) for r in range(1, 7)]
+    assert all(len(names) == 2 for names in drawn)
+    assert len({tuple(names) for names in drawn}) > 1
+    assert run.states == [{name: "ok" if name in names else "absent" for name in "ABC"} for names in drawn]
+    assert (run.status["exit"], run.status["failed"]) == (0, {})
+    np.testing.assert_array_equal(run.consensus["w"], by_hand(["".join(names) for names in drawn]))
+
+
+# ---------------------------------------------------------------- a run that cannot go on
+
+
+def test_a_run_with_too_few_sites_makes_no_consensus(made: Make) -> None:
+    run = made("cohort.minimum=3")
+    with pytest.raises(TooFewSites, match=r"FR-R40 2 sites are ready to train; at least 3"):
+        run.run(hospitals({"B": only("hello", 0, refusal("FR-D12"))}))
+    assert not run.folder.consensus.exists()
+    assert (run.status["state"], run.status["exit"], run.status["code"]) == ("failed", 11, "FR-R40")
+
+
+def test_a_round_with_too_few_updates_makes_no_consensus_and_the_run_can_go_on_later(made: Make) -> None:
+    undisturbed = made("cohort.minimum=2", name="undisturbed")
+    undisturbed.run(hospitals())
+    run = made("cohort.minimum=2", name="stopped")
+    dead = only("train", 2, refusal("FR-D12"))
+    with pytest.raises(
+        TooFewSites, match=r"1 sites sent an update fit for round 2; at least 2 .*A \(error:FR-D12\), C"
+    ):
+        run.run(hospitals({"A": dead, "C": dead}))
+    assert not run.folder.consensus.exists()
+    assert run.status["exit"] == 11
+    assert len(run.states) == 1
+    run.run(hospitals(), resume=True)
+    assert digest(run.consensus) == digest(undisturbed.consensus)
+    assert [line.round for line in history.read(run.folder.history)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedavgm"])
+@pytest.mark.parametrize("at", [1, 2, 4])
+def test_an_interrupted_run_goes_on_to_the_same_bits(at: int, strategy: str, made: Make) -> None:
+    undisturbed = made(rounds=4, strategy=strategy, name="undisturbed")
+    undisturbed.run(hospitals())
+    run = made(rounds=4, strategy=strategy, name="interrupted")
+
+    def interrupt(site: str, ask: Ask) -> Says:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.run(hospitals({"B": only("train", at, interrupt)}))
+    assert (run.status["state"], run.status["exit"]) == ("interrupted", 130)
+    assert not run.folder.consensus.exists()
+    run.run(hospitals(), resume=True)
+    assert run.folder.consensus.read_bytes() == undisturbed.folder.consensus.read_bytes()
+    assert run.states == undisturbed.states
+    assert (run.status["exit"], run.status["rounds"]) == (0, 4)
+
+
+def test_what_failed_before_an_interruption_is_not_forgotten(made: Make) -> None:
+    run = made()
+
+    def stop(site: str, ask: Ask) -> Says:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run.run(hospitals({"A": only("train", 3, stop), "B": only("train", 1, refusal("FR-D12"))}))
+    run.run(hospitals(), resume=True)
+    assert run.status["failed"] == {"B": "error:FR-D12"}
+    assert run.status["exit"] == 9
+
+
+def test_a_finished_run_gone_on_with_does_nothing_again(made: Make) -> None:
+    run = made()
+    run.run(hospitals())
+    before = run.folder.consensus.read_bytes()
+    grid = hospitals()
+    run.run(grid, resume=True)
+    assert run.folder.consensus.read_bytes() == before
+    assert {ask.kind for _, ask in grid.asked} == {"hello"}
+
+
+def test_another_study_cannot_go_on_with_a_run(made: Make) -> None:
+    made().run(hospitals())
+    with pytest.raises(RunFileError, match="FR-F12"):
+        made("seed=99").run(hospitals(), resume=True)
+
+
+def test_a_damaged_checkpoint_is_told_and_its_round_done_again(made: Make) -> None:
+    told: list[str] = []
+    undisturbed = made(name="undisturbed")
+    undisturbed.run(hospitals())
+    run = made(name="damaged", listen=lambda event, facts: told.append(f"{event} {facts.get('text', '')}"))
+    run.run(hospitals())
+    newest = run.folder.checkpoints / "round-0003.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-3])
+    run.folder.consensus.unlink()
+    grid = hospitals()
+    run.run(grid, resume=True)
+    assert digest(run.consensus) == digest(undisturbed.consensus)
+    assert sorted({ask.round for _, ask in grid.asked if ask.kind == "train"}) == [3]
+    assert any(line.startswith("warning") and "round-0003" in line for line in told)
+
+
+# ---------------------------------------------------------------- judging
+
+
+def test_the_consensus_is_judged_when_the_study_says_and_at_the_end(made: Make) -> None:
+    run, grid = made("evaluation.every=2", rounds=5), hospitals()
+    run.run(grid)
+    judged = sorted({(ask.round, ask.model) for _, ask in grid.asked if ask.kind == "score"})
+    assert judged == [(0, "untrained"), (2, "consensus"), (4, "consensus"), (5, "consensus")]
+    assert run.folder.metrics.exists()
+
+
+@pytest.mark.parametrize("trouble", ["raises", "hangs", "sums of another form"])
+def test_a_site_that_cannot_judge_is_missing_from_the_table_and_named(trouble: str, made: Make) -> None:
+    def other(site: str, ask: Ask) -> Says:
+        return Scores(site, ask.run, ask.round, ask.nonce, ask.model, ask.cohort, 1, {"sum": np.zeros(3)})
+
+    says, state = {
+        "raises": (refusal("FR-D12"), "error:FR-D12"),
+        "hangs": (TROUBLES["hangs"][0], "late"),
+        "sums of another form": (other, "error:FR-R04"),
+    }[trouble]
+    run = made("cohort.deadline_s=0.2", rounds=1)
+    run.run(hospitals({"B": only("score", 1, says)}))
+    assert run.status["failed"] == {"B": state}
+    assert run.status["exit"] == 9
+    np.testing.assert_array_equal(run.consensus["w"], by_hand(["ABC"]))
+    table = run.folder.metrics.read_text("utf-8").splitlines()
+    assert {line.split(",")[3] for line in table if line.startswith("1,")} == {"A", "C", "all"}
+
+
+def test_events_come_in_the_order_of_the_run(made: Make) -> None:
+    told: list[str] = []
+    run = made("cohort.deadline_s=0.2", rounds=2, listen=lambda event, facts: told.append(event))
+    run.run(hospitals())
+    one = ["round-start", "site", "site", "site", "round"]
+    assert told == ["hello"] * 3 + ["plan"] + ["score"] * 3 + one * 2 + ["score"] * 3 + ["end"]
