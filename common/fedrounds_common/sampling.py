@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar, final
+from typing import Any, TypeVar, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,10 +23,16 @@ class Index:
     """Of one case: the content box, and for each label value its voxels as flat positions in the grid."""
 
     box: tuple[slice, ...]
-    voxels: dict[int, NDArray[np.int64]]
+    voxels: dict[int, NDArray[np.integer[Any]]]
+
+    @property
+    def bytes(self) -> int:
+        return sum(places.nbytes for places in self.voxels.values())
 
 
-# Searching a 240 x 240 x 155 case takes longer than a training step on a GPU; an entry lives as long as its case.
+# Searching a 240 x 240 x 155 case takes longer than a training step on a GPU; an entry lives as long as its case,
+# or until newer ones need its place: cases lie on disk, and a process may train thousands of them.
+HELD_BYTES = 2**30
 _indices: dict[int, tuple[weakref.ref[Case], Index]] = {}
 
 
@@ -36,13 +42,18 @@ def index_of(case: Case) -> Index:
         return held[1]
     index = Index(content_box(case.image), _voxels(case.target.voxels) if case.target is not None else {})
     key = id(case)
+    held_bytes = index.bytes + sum(entry.bytes for _, entry in _indices.values())
+    for other in list(_indices):
+        if held_bytes <= HELD_BYTES:
+            break
+        held_bytes -= _indices.pop(other)[1].bytes
     _indices[key] = (weakref.ref(case, lambda _: _indices.pop(key, None)), index)
     return index
 
 
-def _voxels(labels: U8) -> dict[int, NDArray[np.int64]]:
+def _voxels(labels: U8) -> dict[int, NDArray[np.integer[Any]]]:
     flat = labels.ravel()
-    places = np.flatnonzero(flat)
+    places = np.flatnonzero(flat).astype(np.int32 if flat.size < 2**31 else np.int64)
     values = flat[places]
     return {int(value): places[values == value] for value in np.unique(values)}
 

@@ -126,3 +126,16 @@ def test_a_cut_has_the_patchs_size_and_the_images_voxels(
         assert image[(0, *voxel)] in part
     # no more padding than there must be
     assert (part > 0).sum() == min(grid[0], patch[0]) * min(grid[1], patch[1])
+
+
+def test_what_is_remembered_of_cases_stays_within_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.ones((4, 4, 4), np.uint8)  # 64 positions of 4 bytes
+    cases = [
+        Case(CaseRef(str(n), str(n)), np.zeros((1, 4, 4, 4), np.float32), LabelMap(labels), np.eye(4)) for n in range(9)
+    ]
+    monkeypatch.setattr(sampling, "HELD_BYTES", 3 * 256)
+    monkeypatch.setattr(sampling, "_indices", {})
+    for case in cases:
+        sampling.index_of(case)
+    assert list(sampling._indices) == [id(case) for case in cases[-3:]]
+    assert sampling.index_of(cases[0]).voxels[1].tolist() == list(range(64))
