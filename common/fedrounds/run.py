@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -88,8 +87,3 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({self.path.name}: {self.status.get('state')})"
-
-
-def runs_in(folder: Path) -> Sequence[Run]:
-    """Every run below `folder`, oldest first."""
-    return [Run(entry.parent) for entry in sorted(folder.glob("*/status.json")) if not entry.parent.is_symlink()]

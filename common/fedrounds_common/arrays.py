@@ -38,10 +38,6 @@ def difference(trained: Arrays, start: Arrays) -> dict[str, Array]:
     return {name: trained[name] - start[name] for name in start}
 
 
-def zeros_like(arrays: Arrays) -> dict[str, Array]:
-    return {name: np.zeros_like(array) for name, array in arrays.items()}
-
-
 def norm(arrays: Arrays) -> float:
     """The L2 norm over all float entries together, in float64."""
     squares = (float(np.sum(np.square(a, dtype=np.float64))) for a in arrays.values() if is_float(a))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, final
 
-from fedrounds_common.arrays import Arrays
+from fedrounds_common.arrays import Arrays, difference
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -76,8 +76,7 @@ class Strategy(ABC):
 
     def send(self, trained: Trained, consensus: Consensus, kept: Arrays) -> tuple[Arrays, Arrays]:
         """Site: (the difference that leaves, the state that stays for its next round)."""
-        leaving = {name: trained.arrays[name] - trained.start[name] for name in trained.start}
-        return leaving, kept
+        return difference(trained.arrays, trained.start), kept
 
     @abstractmethod
     def aggregate(self, consensus: Consensus, updates: Updates) -> Consensus:

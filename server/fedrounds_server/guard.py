@@ -12,7 +12,7 @@ from typing import final
 
 import numpy as np
 
-from fedrounds_common.arrays import Arrays, manifest
+from fedrounds_common.arrays import manifest
 from fedrounds_common.codec import Codec
 from fedrounds_common.errors import UpdateError
 from fedrounds_common.leaving import Ask, Leaving, Scores, Update, check_update
@@ -91,8 +91,3 @@ def check_tally(tally: Tally, like: Tally) -> None:
     for name, array in tally.items():
         if not np.isfinite(array).all():
             raise UpdateError("FR-R04", f"{name} holds numbers that are not finite", wanted="finite sums")
-
-
-def same_tensors(arrays: Arrays, model: Arrays) -> bool:
-    """Whether two state dicts have the same names, shapes and dtypes."""
-    return {n: (a.shape, a.dtype) for n, a in arrays.items()} == {n: (a.shape, a.dtype) for n, a in model.items()}

@@ -99,15 +99,6 @@ def write_metrics(path: Path, rows: Iterable[MetricRow]) -> None:
     write_text(path, buffer.getvalue())
 
 
-def add_metrics(path: Path, rows: Iterable[MetricRow]) -> None:
-    """Write `rows` into an existing or new file; a line about the same thing is replaced.
-
-    A round that is judged again after a resume therefore stands in the file once.
-    """
-    kept = {row.key: row for row in (read_metrics(path) if path.is_file() else ())}
-    write_metrics(path, {**kept, **{row.key: row for row in rows}}.values())
-
-
 def read_metrics(path: Path) -> tuple[MetricRow, ...]:
     """Every line, in the file's order.
 

@@ -16,10 +16,10 @@ import os
 import struct
 import weakref
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final, overload
+from typing import Any, final
 
 import numpy as np
 
@@ -114,44 +114,8 @@ class CaseStore:
             parts.append(np.ascontiguousarray(case.target.voxels, np.uint8).data.cast("B"))
         write_whole(self._file(key), *parts)
 
-    def cases(self, keys: Sequence[str]) -> StoredCases:
-        """A sequence that opens each case when it is asked for and holds none."""
-        return StoredCases(self, tuple(keys))
-
-    def size_bytes(self) -> int:
-        """What the folder's cases take on disk."""
-        return sum(file.stat().st_size for file in self.folder.glob("*.case"))
-
     def _file(self, key: str) -> Path:
         return self.folder / f"{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()[:40]}.case"
-
-
-@final
-@dataclass(frozen=True)
-class StoredCases(Sequence[Case]):
-    """Cases of a store, in the order of `keys`."""
-
-    store: CaseStore
-    keys: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __iter__(self) -> Iterator[Case]:
-        return (self[index] for index in range(len(self)))
-
-    @overload
-    def __getitem__(self, index: int) -> Case: ...
-    @overload
-    def __getitem__(self, index: slice) -> StoredCases: ...
-    def __getitem__(self, index: int | slice) -> Case | StoredCases:
-        """Raises LookupError: the case is not in the store (any more)."""
-        if isinstance(index, slice):
-            return StoredCases(self.store, self.keys[index])
-        case = self.store.get(self.keys[index])
-        if case is None:
-            raise LookupError(f"case {index} of {len(self)} is no longer in {self.store.folder}: prepare it again")
-        return case
 
 
 def _header(lead: bytes, read: Any) -> dict[str, Any] | None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedrounds_common.case import F32, F64, CaseRef
 from fedrounds_common.errors import CaseError
@@ -80,23 +79,3 @@ def same_grid(
             do="register or resample it, or copy the right header",
             where=str(path),
         )
-
-
-def whole_values(voxels: F32, path: Path, case: str) -> NDArray[np.int32]:
-    """A mask's voxels as whole numbers.
-
-    Raises:
-        CaseError: FR-D11 they are none, or far too large for labels.
-    """
-    whole = np.rint(voxels)
-    worst = float(np.max(np.abs(voxels - whole), initial=0))
-    if worst > 1e-3 or float(np.max(np.abs(whole), initial=0)) > 65535:
-        raise CaseError(
-            "FR-D11",
-            f"values from {float(voxels.min()):g} to {float(voxels.max()):g}, some not whole",
-            case=case,
-            wanted="whole label values within ±65535",
-            do="take the label map, not an image or a map resampled linearly",
-            where=str(path),
-        )
-    return whole.astype(np.int32)

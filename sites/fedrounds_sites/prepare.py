@@ -94,37 +94,6 @@ def prepared_grid(case: Case, form: CaseForm) -> tuple[tuple[int, ...], F64]:
     return grid, affine
 
 
-def content_box(image: F32) -> tuple[slice, ...]:
-    """The smallest box outside of which every channel is constant, i.e. background.
-
-    A channel's background is the value its corners share (0 under "zscore-nonzero"); where corners
-    differ, that channel has none and the box is the whole grid; so it is for a constant image.
-
-    Args:
-        image: (C, *grid), prepared.
-
-    Returns:
-        One slice a grid axis, with start and stop.
-    """
-    grid = image.shape[1:]
-    corners = image.reshape(len(image), -1)[
-        :, np.ravel_multi_index(np.ix_(*((0, size - 1) for size in grid)), grid).ravel()
-    ]
-    everything = tuple(slice(0, size) for size in grid)
-    if not bool((corners == corners[:, :1]).all()):
-        return everything
-    content = np.zeros(grid, bool)
-    for channel, corner in zip(image, corners[:, 0], strict=True):
-        content |= channel != corner
-    box = []
-    for axis in range(content.ndim):
-        found = np.flatnonzero(content.any(axis=tuple(other for other in range(content.ndim) if other != axis)))
-        if not len(found):
-            return everything
-        box.append(slice(int(found[0]), int(found[-1]) + 1))
-    return tuple(box)
-
-
 @overload
 def restore(array: U8, prepared: Case, original: Case) -> U8: ...
 @overload

@@ -11,7 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from fedrounds_common.errors import RunFileError
 from fedrounds_server.report import summary, table_of_runs, write_report
@@ -20,7 +19,7 @@ from fedrounds_server.report.honesty import limits, privacy, what_left
 from fedrounds_server.report.page import page
 from fedrounds_server.report.results import models_table, regions_table
 from fedrounds_server.report.sites import failures_table, hospital_tables, left_out_table, measures_table, traffic_table
-from fedrounds_server.report.table import Table, as_lines, as_rich
+from fedrounds_server.report.table import Table, as_lines
 from fedrounds_server.report.words import ended, in_short, took_part
 from fedrounds_server.tables import read_metrics, write_metrics
 
@@ -353,11 +352,6 @@ def test_a_table_is_the_same_on_any_terminal() -> None:
         "  pooled   0.80 [0.70, 0.90]",
         "  ours                   0.7",
     ]
-    console = Console(width=60, record=True, file=None, quiet=False, force_terminal=False)
-    with console.capture() as captured:
-        console.print(as_rich(table))
-    # the brackets of an interval are no markup
-    assert "0.80 [0.70, 0.90]" in captured.get()
 
 
 def test_seeds_give_mean_and_deviation(fake_run: Write) -> None:

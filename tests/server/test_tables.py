@@ -17,7 +17,6 @@ from fedrounds_server import tables
 from fedrounds_server.tables import (
     COLUMNS,
     MetricRow,
-    add_metrics,
     cohort_to_show,
     final_rows,
     metric_rows,
@@ -83,13 +82,6 @@ def test_two_values_for_one_thing_are_refused_and_the_old_file_stays(tmp_path: P
         write_metrics(file, [ROW, replace(ROW, value=0.9)])
     assert file.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["metrics.csv"]
-
-
-def test_a_round_judged_again_stands_once_with_its_later_value(tmp_path: Path) -> None:
-    file = tmp_path / "metrics.csv"
-    add_metrics(file, [ROW, replace(ROW, round=2)])
-    add_metrics(file, [replace(ROW, value=0.9)])
-    assert [(row.round, row.value) for row in read_metrics(file)] == [(2, ROW.value), (3, 0.9)]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from scipy.spatial.transform import Rotation
 
 from fedrounds_common.case import Case, CaseRef, LabelMap
 from fedrounds_common.errors import CaseError, DataError
+from fedrounds_common.sampling import content_box
 from fedrounds_common.study.tables import CaseForm
 from fedrounds_sites.geometry import onto, respaced, turned
-from fedrounds_sites.prepare import content_box, prepare, prepared_grid, refuse_blank, restore
+from fedrounds_sites.prepare import prepare, prepared_grid, refuse_blank, restore
 
 F64 = NDArray[np.float64]
 
@@ -303,7 +304,6 @@ def test_a_constant_channel_stays_finite(intensity: str, value: float) -> None:
     prepared = prepare(case_of(np.full((1, 5, 5, 5), value)), form(intensity=intensity)).image
     assert np.isfinite(prepared).all()
     assert np.ptp(prepared) == 0
-    assert content_box(prepared) == (slice(0, 5),) * 3
 
 
 def test_each_channel_is_normalised_alone() -> None:
@@ -311,24 +311,6 @@ def test_each_channel_is_normalised_alone() -> None:
     image = np.stack([rng.normal(100, 5, (6, 6, 6)), rng.normal(3, 0.1, (6, 6, 6))])
     prepared = prepare(case_of(image), form(channels=("t1", "t2"), intensity="zscore")).image
     np.testing.assert_allclose(prepared.std(axis=(1, 2, 3)), 1, atol=1e-4)
-
-
-def test_the_content_box_holds_every_channels_content() -> None:
-    image = np.zeros((2, 9, 8, 7), np.float32)
-    image[0, 2, 3, 4], image[1, 5, 1, 4] = 1, -1
-    assert content_box(image) == (slice(2, 6), slice(1, 4), slice(4, 5))
-
-
-def test_a_background_that_is_not_zero_is_still_background() -> None:
-    image = np.full((1, 9, 9, 9), -0.8, np.float32)
-    image[0, 3:5, 3:5, 3:5] = 2
-    assert content_box(image) == (slice(3, 5),) * 3
-
-
-def test_an_image_that_fills_its_corners_is_all_content() -> None:
-    image = np.zeros((2, 9, 9, 9), np.float32)
-    image[1] = np.random.default_rng(0).normal(size=(9, 9, 9))
-    assert content_box(image) == (slice(0, 9),) * 3
 
 
 def test_a_picture_is_resampled_by_rows_and_columns_and_never_turned() -> None:

@@ -1,4 +1,4 @@
-"""A table of words, once: for the page, for the terminal, and for a terminal without colours."""
+"""A table of words, once: for the page and for the terminal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import final
 
 from rich.cells import cell_len
-from rich.table import Table as RichTable
 
 
 @final
@@ -41,16 +40,3 @@ def _line(row: Sequence[str], widths: Sequence[int], words: frozenset[int]) -> s
         space = " " * (width - cell_len(text))
         cells.append(text + space if column in words else space + text)
     return "   ".join(cells).rstrip()
-
-
-def as_rich(table: Table) -> RichTable:
-    """The same for a terminal."""
-    made = RichTable(
-        title=table.caption, title_justify="left", caption=table.note or None, caption_justify="left", box=None
-    )
-    for column, name in enumerate(table.columns):
-        made.add_column(name, justify="left" if column in table.words else "right", overflow="fold")
-    for index, row in enumerate(table.rows):
-        # plain Text would be safest; brackets of an interval must not be read as markup
-        made.add_row(*(text.replace("[", r"\[") for text in row), style="bold" if index in table.strong else None)
-    return made

@@ -14,9 +14,9 @@ from fedrounds_common.case import F64, U8, Case, CaseRef, LabelMap
 from fedrounds_common.errors import CaseError
 from fedrounds_common.study.tables import CaseForm
 from fedrounds_sites import listing
-from fedrounds_sites.fitting import only_file, same_grid, stacked, whole_values
+from fedrounds_sites.fitting import only_file, same_grid, stacked
 from fedrounds_sites.geometry import labels_onto, onto, turned
-from fedrounds_sites.masks import map_labels, study_values
+from fedrounds_sites.masks import map_labels, study_values, whole
 from fedrounds_sites.nifti import LIMIT_VOXELS, Volume, read_volume
 from fedrounds_sites.reader import Reader
 from fedrounds_sites.readers._layouts import LAYOUTS, Layout
@@ -178,7 +178,7 @@ class NiftiFolder(Reader):
                 where=str(path),
             )
         same_grid(grid, affine, mask.voxels.shape, mask.affine, path, name, self.tolerance_mm)
-        return map_labels(whole_values(mask.voxels, path, name), self._label_values(form), name, str(path))
+        return map_labels(whole(mask.voxels, name, str(path)), self._label_values(form), name, str(path))
 
 
 def _label_map(voxels: U8 | None) -> LabelMap | None:
