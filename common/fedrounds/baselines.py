@@ -85,10 +85,17 @@ def planned(simulation: Simulation, outcome: Outcome, taken: Mapping[str, int]) 
         wanted.append(Alone("pooled", ALL, tuple(training), total))
     if "local-only-long" in simulation.baselines:
         wanted.append(Alone("local-only-long", largest[0], (largest[0],), total))
-    if {"local-only", "ensemble"} & set(simulation.baselines):
-        count = max(simulation.local_only_sites or len(largest), simulation.ensemble)
-        wanted += [Alone("local-only", name, (name,), taken[name]) for name in largest[:count]]
+    by_itself = (simulation.local_only_sites or len(largest)) if "local-only" in simulation.baselines else 0
+    members = simulation.ensemble if "ensemble" in simulation.baselines else 0
+    wanted += [Alone("local-only", name, (name,), taken[name]) for name in largest[: max(by_itself, members)]]
     return tuple(wanted)
+
+
+def judged_by_itself(simulation: Simulation, alone: Sequence[Alone]) -> tuple[Alone, ...]:
+    """Those of `planned` that have lines of their own in the tables; the others are only members of the ensemble."""
+    own = [each for each in alone if each.model == "local-only"]
+    shown = own[: simulation.local_only_sites or None] if "local-only" in simulation.baselines else []
+    return tuple(each for each in alone if each.model != "local-only" or each in shown)
 
 
 def run_baselines(pool: Pool, grid: Grid, plan: Plan, outcome: Outcome, simulation: Simulation) -> Afterwards:
@@ -101,8 +108,8 @@ def run_baselines(pool: Pool, grid: Grid, plan: Plan, outcome: Outcome, simulati
     failed = _train_all(pool, plan, alone)
     trained = [each for each in alone if each not in failed]
     missing: dict[str, str] = {}
-    for each in trained:
-        if each.model != "local-only" or "local-only" in simulation.baselines:
+    for each in judged_by_itself(simulation, alone):
+        if each not in failed:
             arrays = read_model(_folder(plan.folder) / each.file_name, plan.initial)
             sites = _judges(outcome.roster, each)
             missing |= judge(grid, plan, sites, outcome.rounds, each.model, each.trained_at, arrays)
