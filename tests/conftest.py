@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -27,6 +28,10 @@ for _name, _value in {
 
 # Tests that run in the background inherit an ignored interrupt, and so would every program they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# No test depends on idle cores: how long an example takes says nothing about the code.
+settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")
