@@ -175,9 +175,15 @@ def test_functions_and_files_stay_short_enough_to_read() -> None:
         source = file.read_text("utf-8")
         long += [place(file)] if len(source.splitlines()) > 400 else []
         for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.FunctionDef) and (node.end_lineno or 0) - node.lineno > 60:
+            if isinstance(node, ast.FunctionDef) and lines_of_code(node) > 60:
                 long.append(f"{place(file)}:{node.name}")
     assert long == []
+
+
+def lines_of_code(function: ast.FunctionDef) -> int:
+    """From the first line to the last, without the docstring: a long one is no fault."""
+    said = ast.get_docstring(function)
+    return (function.end_lineno or 0) - function.lineno - (len(said.splitlines()) if said else 0)
 
 
 def test_plugins_of_the_coordinator_name_common_packages_only() -> None:
