@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 from fedrounds_common.codec import Codec
+from fedrounds_common.leaving import MAX_NORM
 from fedrounds_common.network import Network
 from fedrounds_common.rng import derive, seeded
 from fedrounds_common.strategy import Strategy
@@ -19,9 +20,6 @@ from fedrounds_sites.hospitals import Hospital
 
 if TYPE_CHECKING:
     from torch import nn
-
-# An update of a healthy round moves weights by a few units; a thousandfold is a fault or an attack.
-MAX_NORM = 1e4
 
 
 @final

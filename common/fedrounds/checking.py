@@ -7,7 +7,7 @@ at a hospital its own.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -16,12 +16,11 @@ import numpy as np
 from fedrounds.simulation import Prepared
 from fedrounds_common.case import CaseRef
 from fedrounds_common.errors import DONE, CaseError, DataError
-from fedrounds_sites.hospitals import Role, assign, leave_one_out
+from fedrounds_server.plan import Listener, nobody
+from fedrounds_sites.hospitals import Role, acquired, assign, leave_one_out
 from fedrounds_sites.prepare import prepare
 from fedrounds_sites.reader import Reader
 from fedrounds_sites.splits import SMALLEST
-
-Listener = Callable[[str, Mapping[str, Any]], None]
 
 
 @final
@@ -145,7 +144,7 @@ class DataCheck:
         }
 
 
-def check_data(prepared: Prepared, listen: Listener = lambda event, facts: None) -> DataCheck:
+def check_data(prepared: Prepared, listen: Listener = nobody) -> DataCheck:
     """Build the network, then read and prepare every case, one in memory at a time.
 
     Args:
@@ -180,11 +179,9 @@ class _Seen:
 
 def _look(prepared: Prepared, reader: Reader, site: str, ref: CaseRef) -> _Seen | CaseError:
     """What one case looks like, as its site would acquire it; or why it cannot be used."""
-    study, unlike = prepared.study, prepared.simulation.unlike
+    study = prepared.study
     try:
-        case = reader.load(ref, study.cases)
-        if unlike is not None:
-            case = unlike.apply(case, site, study.seed)
+        case = acquired(ref, reader, prepared.simulation, study, site)
         target = prepare(case, study.cases).target
         if target is None:
             raise CaseError("FR-D04", "an image without a mask", case=ref.name, wanted="a mask of the same case")

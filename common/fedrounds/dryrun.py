@@ -6,15 +6,14 @@ left on disk.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fedrounds.baselines import Alone, planned
+from fedrounds.baselines import Alone, judged_by_itself, planned
 from fedrounds.forecast import DryRun, SitePlan
-from fedrounds.health import free_memory_bytes
+from fedrounds.health import free_memory_bytes, usable_cores
 from fedrounds.measure import Measured, finished_after, measure
 from fedrounds.simulation import Prepared
 from fedrounds_client.state import KEPT_FILES
@@ -102,7 +101,7 @@ def _steps_taken(study: Study, training: Sequence[SitePlan]) -> dict[str, int]:
 
 def _estimate(prepared: Prepared, plans: tuple[SitePlan, ...], one: Measured, alone: Sequence[Alone]) -> DryRun:
     study, simulation = prepared.study, prepared.simulation
-    rounds, cores = study.training.rounds, _cores()
+    rounds, cores = study.training.rounds, usable_cores()
     at_once = max(min(simulation.workers, cores), 1)
     models = _models(prepared, alone)
     drawn = len(choose([plan.name for plan in plans if plan.steps], study.cohort, study.seed, 1))
@@ -139,8 +138,7 @@ def _models(prepared: Prepared, alone: Sequence[Alone]) -> tuple[str, ...]:
     models = [first, *(f"consensus of round {round_}" for round_ in judged)]
     models += [
         each.model if each.trained_at == "all" else f"{each.model} of {each.trained_at}"
-        for each in alone
-        if each.model != "local-only" or "local-only" in simulation.baselines
+        for each in judged_by_itself(simulation, alone)
     ]
     return (*models, *(name for name in ("ensemble", "floor") if name in simulation.baselines))
 
@@ -162,7 +160,7 @@ def _seconds(
         finished_after([one.message_s + cases * per_case.get(model, one.predict_s) for cases in judged], at_once)
         for model in models
     )
-    waves = max(1.0, simulation.workers / _cores())  # starting is work too
+    waves = max(1.0, simulation.workers / usable_cores())  # starting is work too
     return {
         "starting": one.start_s * waves,
         "reading": finished_after([plan.cases * one.load_s for plan in plans], at_once),
@@ -172,7 +170,3 @@ def _seconds(
         "judging": judging,
         "report": REPORT_S,
     }
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,9 @@ from fedrounds_common.study.tables import Table
 from fedrounds_common.task import CaseScore, Task
 from fedrounds_server.folder import RunFolder, read_json
 from fedrounds_server.judging import table_rows
+from fedrounds_server.plan import Listener, nobody
 from fedrounds_server.tables import ALL, COHORTS, final_rows
 from fedrounds_sites.guess import has_root, placed_at, reader_for
-
-Listener = Callable[[str, Mapping[str, Any]], None]
 
 
 def evaluate(
@@ -40,7 +39,7 @@ def evaluate(
     name: str | None = None,
     out: Path | str | None = None,
     force: bool = False,
-    listen: Listener = lambda event, facts: None,
+    listen: Listener = nobody,
 ) -> Evaluation:
     """Judge a model on the cases of a folder, or show how its own run judged it.
 

@@ -23,6 +23,7 @@ from fedrounds_common.errors import CaseError
 from fedrounds_common.leaving import Ask, Update, to_wire
 from fedrounds_common.strategy import Trained
 from fedrounds_sites.cache import estimate_bytes
+from fedrounds_sites.hospitals import acquired
 from fedrounds_sites.phantom.rules import scores as rule_scores
 from fedrounds_sites.prepare import prepare
 from fedrounds_sites.reader import Reader
@@ -126,9 +127,7 @@ def _read(prepared: Prepared, site: str, refs: Sequence[CaseRef]) -> tuple[list[
 
 
 def _prepared(prepared: Prepared, reader: Reader, site: str, ref: CaseRef) -> Case:
-    study, unlike = prepared.study, prepared.simulation.unlike
-    case = reader.load(ref, study.cases)
-    return prepare(case if unlike is None else unlike.apply(case, site, study.seed), study.cases)
+    return prepare(acquired(ref, reader, prepared.simulation, prepared.study, site), prepared.study.cases)
 
 
 def _judge(parts: Parts, network: Any, case: Case) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, final
 
 from fedrounds.evaluation import faults_as_dicts
-from fedrounds.judge import Listener, open_cases
+from fedrounds.judge import open_cases
 from fedrounds.model import Model, Source, open_model
 from fedrounds_client.output import write_label_file, write_prediction
 from fedrounds_client.outside import Folder, none_usable, predict_each
@@ -18,6 +18,7 @@ from fedrounds_common.errors import DONE, PARTIAL, CaseError, UsageError
 from fedrounds_common.network import Network
 from fedrounds_common.study.tables import Table
 from fedrounds_common.task import Task
+from fedrounds_server.plan import Listener, nobody
 
 FORMAT = 1
 
@@ -74,7 +75,7 @@ def predict(
     network: Network | None = None,
     probabilities: bool = True,
     force: bool = False,
-    listen: Listener = lambda event, facts: None,
+    listen: Listener = nobody,
 ) -> Predictions:
     """Predict every case of a folder; references are not needed and not looked at.
 

@@ -5,13 +5,13 @@ Only a run's own folder can tell, and only in a simulation, where the hospitals'
 
 from __future__ import annotations
 
-import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
+from fedrounds.manifest import sha256_of
 from fedrounds_client.output import files_of
 from fedrounds_client.outside import Folder
 from fedrounds_common.case import CaseRef
@@ -103,10 +103,5 @@ class _Bytes:
         if size not in self._by_size:
             return False
         if size not in self._digests:
-            self._digests[size] = {_sha256(other) for other in self._by_size[size]}
-        return _sha256(file) in self._digests[size]
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+            self._digests[size] = {sha256_of(other) for other in self._by_size[size]}
+        return sha256_of(file) in self._digests[size]

@@ -15,7 +15,7 @@ from fedrounds_common.errors import DONE, PARTIAL, UsageError
 from fedrounds_common.network import Network
 from fedrounds_common.strategy import Strategy
 from fedrounds_common.task import Task
-from fedrounds_server.plan import Listener
+from fedrounds_server.plan import Listener, nobody
 from fedrounds_server.report import table_of_runs
 from fedrounds_server.report.table import Table
 from fedrounds_server.tables import MetricRow
@@ -93,7 +93,7 @@ def simulate(
     name: str | None = None,
     resume: Path | str | None = None,
     strict: bool = False,
-    listen: Listener = lambda event, facts: None,
+    listen: Listener = nobody,
 ) -> Run | Series:
     """Run a study from its file to its report, once or as a series.
 
@@ -116,22 +116,17 @@ def simulate(
     Raises:
         FedroundsError: the study, the data, or too few sites; the run's `status.json` says how far it came.
     """
-    given = Given(task, network, strategy)
+    given, again = Given(task, network, strategy), None if resume is None else Path(resume)
     if study is None:
-        if resume is None:
-            raise UsageError(
-                "FR-U28", "no study", wanted="a study file, or a run to resume", do="`fedrounds study new` writes one"
-            )
         if any((seeds, sweep, folds, overrides, plugins, given.any)):
             raise UsageError(
                 "FR-U13", "settings, and a run that goes on as its folder says", wanted="one of the two",
                 do="name the study too, to change what may be changed of a run that goes on, such as workers",
             )  # fmt: skip
-        return carry_out(prepared_of(Path(resume)), Path(runs), name, Path(resume), strict, listen)
-    first = prepare(study, overrides, plugins, given)
+        return carry_out(_of_folder(again), Path(runs), name, again, strict, listen)
     if seeds is None and not sweep and not folds:
-        return carry_out(first, Path(runs), name, None if resume is None else Path(resume), strict, listen)
-    if resume is not None:
+        return carry_out(prepare(study, overrides, plugins, given), Path(runs), name, again, strict, listen)
+    if again is not None:
         raise UsageError("FR-U26", "--resume with --seeds, --sweep or --folds", wanted="one run to go on with")
     finished: list[Run] = []
     labels: list[str] = []
@@ -142,6 +137,14 @@ def simulate(
             finished.append(carry_out(one, Path(runs), name, None, strict, listen))
             labels.append(" ".join(setting))
     return Series(tuple(finished), tuple(labels))
+
+
+def _of_folder(run: Path | None) -> Prepared:
+    if run is None:
+        raise UsageError(
+            "FR-U28", "no study", wanted="a study file, or a run to resume", do="`fedrounds study new` writes one"
+        )
+    return prepared_of(run)
 
 
 def _variants(prepared: Prepared, seeds: int, folds: bool) -> Iterator[Prepared]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
@@ -23,9 +22,8 @@ from fedrounds_common.study.parse import parse_study
 from fedrounds_server import history
 from fedrounds_server.checkpoint import load_arrays
 from fedrounds_server.folder import RunFolder, read_json
+from fedrounds_server.plan import Listener, nobody
 from fedrounds_sites.simulation import Simulation
-
-Listener = Callable[[str, Mapping[str, Any]], None]
 
 
 @final
@@ -114,7 +112,7 @@ class Verification:
         }
 
 
-def verify(run: Run | Path | str, again: bool = False, listen: Listener = lambda event, facts: None) -> Verification:
+def verify(run: Run | Path | str, again: bool = False, listen: Listener = nobody) -> Verification:
     """Recompute every digest of a run's folder.
 
     Args:
@@ -184,7 +182,7 @@ def _resolved_digest(run: Path, plugins: tuple[Path, ...]) -> str:
         return ""
 
 
-def run_again(run: Path, listen: Listener = lambda event, facts: None) -> Again:
+def run_again(run: Path, listen: Listener = nobody) -> Again:
     """The same study with the same workers in a temporary folder, without baselines and pictures.
 
     Neither of those touches the consensus, and they take most of the time.

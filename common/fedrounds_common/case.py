@@ -18,6 +18,8 @@ F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
 U8 = NDArray[np.uint8]
 
+OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))  # of each anatomical direction
+
 
 @final
 @dataclass(frozen=True, order=True)

@@ -24,6 +24,7 @@ from fedrounds_common.errors import CODE, UpdateError
 
 FORMAT = 1
 MAX_CASES = 10_000_000
+MAX_NORM = 1e4  # an update of a healthy round moves weights by a few units; a thousandfold is a fault or an attack
 Kind = Literal["hello", "train", "score"]
 Scalars = dict[str, Any]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrounds_common.case import F32, U8, Case
+from fedrounds_common.case import F32, OPPOSITE, U8, Case
 from fedrounds_common.metrics.overlap import Mask
 from fedrounds_common.metrics.surface import bounding_box
 from fedrounds_common.sampling import content_box
@@ -48,8 +48,6 @@ OUTLINE = 2  # pixels
 LINE = 20  # pixels of a line of text
 SQUARE = 8  # pixels of a colour's sample in the legend
 FILL = 0.3  # of the colour inside an outline
-
-OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
 
 
 @final

@@ -12,6 +12,7 @@ from fedrounds_common.strategy import Strategy
 from fedrounds_common.study.study import Study
 from fedrounds_common.task import Task
 from fedrounds_server.folder import RunFolder
+from fedrounds_server.updates import BUDGET_BYTES
 
 Listener = Callable[[str, Mapping[str, Any]], None]
 
@@ -39,4 +40,4 @@ class Plan:
     start_model: str = "untrained"
     resume: bool = False
     listen: Listener = nobody
-    update_budget_bytes: int = 512 * 2**20
+    update_budget_bytes: int = BUDGET_BYTES

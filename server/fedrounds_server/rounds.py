@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 
 from fedrounds_common.arrays import Arrays, digest, is_float, norm
 from fedrounds_common.errors import UpdateError
-from fedrounds_common.leaving import Ask, Hello, Update
+from fedrounds_common.leaving import MAX_NORM, Ask, Hello, Update
 from fedrounds_common.strategy import Consensus
 from fedrounds_server import history
 from fedrounds_server.checkpoint import Checkpoint, newest_checkpoint, write_checkpoint
@@ -29,7 +29,6 @@ from fedrounds_server.judging import judge
 from fedrounds_server.plan import Plan
 from fedrounds_server.updates import UpdateStore
 
-MAX_NORM = 1e4
 HELLO_DEADLINE_S = 24 * 3600.0
 
 

@@ -14,11 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
-from fedrounds_common.case import F32, F64, U8, orientation_of, spacing_of
+from fedrounds_common.case import F32, F64, OPPOSITE, U8, orientation_of, spacing_of
 from fedrounds_common.errors import DataError
 
-_OPPOSITE = dict(zip("RLAPSI", "LRPAIS", strict=True))
-_FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
+FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
 _WHOLE = 1e-3  # voxels: positions this close to whole numbers are copied, not interpolated
 _DRIFT = 0.02  # voxels over the whole axis: a spacing this close to the wanted one is left alone
 
@@ -35,7 +34,7 @@ def turned(grid: Sequence[int], affine: F64, orientation: str) -> tuple[tuple[in
     move[3, 3] = 1.0
     shape = []
     for new, code in enumerate(orientation):
-        old = here.index(code) if code in here else here.index(_OPPOSITE[code])
+        old = here.index(code) if code in here else here.index(OPPOSITE[code])
         flipped = here[old] != code
         move[old, new] = -1.0 if flipped else 1.0
         move[old, 3] = grid[old] - 1 if flipped else 0.0
@@ -141,7 +140,7 @@ def _onto(image: F32, axes: tuple[int, ...], positions: tuple[F64, ...], smooth:
 def _along(image: F32, axis: int, position: F64, smooth: bool) -> F32:
     step = abs(float(position[1] - position[0])) if len(position) > 1 else float(image.shape[axis])
     if smooth and step > 1 + _WHOLE:
-        sigma = math.sqrt(step**2 - 1) / _FWHM_PER_SIGMA
+        sigma = math.sqrt(step**2 - 1) / FWHM_PER_SIGMA
         image = gaussian_filter1d(image, sigma, axis=axis, mode="nearest", truncate=3.0)
     if _is_whole(position):
         return _picked(image, axis, np.rint(position))

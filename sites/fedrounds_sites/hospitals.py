@@ -77,9 +77,7 @@ class Hospital:
         ref = next((ref for ref in self.refs if ref.name == name), None)
         if ref is None:
             raise DataError("FR-H02", f"{self.name} holds no case of that name")
-        case = self.reader.load(ref, self.study.cases)
-        unlike = self.simulation.unlike
-        return case if unlike is None else unlike.apply(case, self.name, self.study.seed)
+        return acquired(ref, self.reader, self.simulation, self.study, self.name)
 
     def _open(self) -> Opened:
         store = CaseStore(self.folder / "cache")
@@ -121,6 +119,12 @@ class Hospital:
         return split(
             usable, self.name, self.study.seed, rule.local_validation, folds=folds, fold=rule.fold, written=kept
         )
+
+
+def acquired(ref: CaseRef, reader: Reader, simulation: Simulation, study: Study, site: str) -> Case:
+    """A case as this hospital acquired it: as read, and changed where the rehearsal makes hospitals unlike."""
+    case = reader.load(ref, study.cases)
+    return case if simulation.unlike is None else simulation.unlike.apply(case, site, study.seed)
 
 
 @final

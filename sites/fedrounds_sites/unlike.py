@@ -13,9 +13,8 @@ from scipy.ndimage import gaussian_filter, zoom
 
 from fedrounds_common import rng
 from fedrounds_common.case import F32, Case, LabelMap
-from fedrounds_sites.geometry import labels_onto, onto, respaced
-
-_FWHM_PER_SIGMA = 2 * math.sqrt(2 * math.log(2))
+from fedrounds_common.plugins import STRICT
+from fedrounds_sites.geometry import FWHM_PER_SIGMA, labels_onto, onto, respaced
 
 
 @final
@@ -48,7 +47,7 @@ class Unlike:
         bias: the largest swing of a smooth field over the image (0.3: from about 0.74 to 1.35).
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     gain: Annotated[float, Field(ge=0)] = 0.3
     gamma: Annotated[float, Field(ge=0)] = 0.25
@@ -108,7 +107,7 @@ def _field(grid: tuple[int, ...], draws: np.random.Generator) -> F32:
 def _blurred(image: F32, case: Case, fwhm_mm: float) -> F32:
     if fwhm_mm == 0:
         return image
-    sigmas = [0.0, *(fwhm_mm / _FWHM_PER_SIGMA / spacing for spacing in case.spacing_mm)]
+    sigmas = [0.0, *(fwhm_mm / FWHM_PER_SIGMA / spacing for spacing in case.spacing_mm)]
     blurred: F32 = gaussian_filter(image, sigmas, mode="nearest")
     return blurred
 

@@ -11,9 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, final
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from fedrounds_common.plugins import RulesBroken
-
-STRICT = ConfigDict(extra="forbid")
+from fedrounds_common.plugins import STRICT, RulesBroken
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
@@ -93,7 +91,9 @@ class CaseForm:
         order, because a site reads the study from its canonical text, which has sorted keys.
         """
         if self.regions:
-            return {region: tuple(self.labels[name] for name in self.regions[region]) for region in sorted(self.regions)}
+            return {
+                region: tuple(self.labels[name] for name in self.regions[region]) for region in sorted(self.regions)
+            }
         return {name: (value,) for name, value in sorted(self.labels.items(), key=lambda item: item[1])}
 
 

@@ -14,6 +14,7 @@ from pydantic import ConfigDict
 
 from fedrounds_common.case import CaseRef
 from fedrounds_common.errors import DataError
+from fedrounds_common.plugins import STRICT
 from fedrounds_sites.partition import Assignment, Partition, by_patient, checked_names, gathered
 
 SITE, SUBJECT = "Partition_ID", "Subject_ID"
@@ -31,7 +32,7 @@ class CsvFile(Partition):
         unnamed: what to do about patients that the table does not name ("leave": no site gets them).
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     file: Path
     missing: Literal["refuse", "skip"] = "refuse"

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field
 from fedrounds_common import rng
 from fedrounds_common.case import CaseRef
 from fedrounds_common.errors import DataError
+from fedrounds_common.plugins import STRICT
 from fedrounds_sites.partition import Assignment, Partition, by_patient, gathered, numbered, shuffled, too_few
 
 _DRAWS = 1000
@@ -32,7 +33,7 @@ class Dirichlet(Partition):
         at_least: patients a site.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
     needs_strata: ClassVar[bool] = True
 
     sites: Annotated[int, Field(ge=1)] = 8

@@ -11,6 +11,7 @@ from pydantic import ConfigDict
 
 from fedrounds_common.case import CaseRef
 from fedrounds_common.errors import DataError
+from fedrounds_common.plugins import STRICT
 from fedrounds_sites.partition import Assignment, Partition, by_patient, checked_names, gathered
 
 
@@ -19,7 +20,7 @@ from fedrounds_sites.partition import Assignment, Partition, by_patient, checked
 class Natural(Partition):
     """The reader's own groups; where it names no site at all, everything is one site called `only`."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     only: str = "site"
 

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, final
 from pydantic import ConfigDict, Field
 
 from fedrounds_common.case import CaseRef
+from fedrounds_common.plugins import STRICT
 from fedrounds_sites.partition import Assignment, Partition, by_patient, gathered, shuffled, too_few
 
 
@@ -23,7 +24,7 @@ class ByProfile(Partition):
         at_least: patients a site.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     profile: str = "fets71"
     patients: Annotated[int, Field(ge=0)] = 0

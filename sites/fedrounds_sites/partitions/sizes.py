@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, final
 from pydantic import ConfigDict, Field, model_validator
 
 from fedrounds_common.case import CaseRef
+from fedrounds_common.plugins import STRICT
 from fedrounds_sites.partition import Assignment, Partition, by_patient, gathered, numbered, shuffled, too_few
 
 
@@ -23,7 +24,7 @@ class Sizes(Partition):
         names: of the sites, as many; otherwise s01, s02, ...
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     sizes: tuple[Annotated[int, Field(ge=1)], ...]
     names: tuple[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")], ...] = ()

@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field
 
 from fedrounds_common.case import F64, U8, Case, CaseRef, LabelMap
 from fedrounds_common.errors import CaseError
+from fedrounds_common.plugins import STRICT
 from fedrounds_common.study.tables import CaseForm
 from fedrounds_sites import listing
 from fedrounds_sites.fitting import only_file, same_grid, stacked
@@ -46,7 +47,7 @@ class NiftiFolder(Reader):
         follow_links: True reads through symbolic links to files.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     root: Path
     layout: Literal["pattern", "msd", "nnunet", "brats", "brats-gli"] = "pattern"
