@@ -65,7 +65,8 @@ def ask_nodes(grid: Grid, asks: Mapping[int, Ask], deadline_s: float | None = No
         for message_id, answer in came:
             if waiting.pop(message_id, None) is not None:
                 yield answer
-        if end is not None and time.monotonic() > end:
+        # not while answers lie there: they may have come in time, while the one before was being read
+        if end is not None and time.monotonic() > end and not came:
             break
         if not came and not getattr(grid, "waits", False):
             time.sleep(POLL_S)

@@ -7,9 +7,11 @@ import time
 from flwr.app import Context, Message, MessageType
 from flwr.clientapp import ClientApp
 
+from fedrounds_common.leaving import Ask
 from fedrounds_common.wire import parts_of, record_of
 from fedrounds_server.engines.inline import FIRST_SITE_NODE, SERVER_NODE, InlineGrid, deliver
 from fedrounds_server.engines.pool import Done, InProcess, Job, Workers
+from fedrounds_server.grid import ask_nodes
 
 HANGS = """
 import sys, time
@@ -59,6 +61,17 @@ def test_send_and_receive_ends_at_its_timeout_with_what_has_come() -> None:
         started = time.monotonic()
         assert list(InlineGrid(pool, ["a"], {}).send_and_receive([hello_to(FIRST_SITE_NODE)], timeout=0.5)) == []
         assert time.monotonic() - started < 20
+
+
+def test_without_workers_a_deadline_gives_up_on_nobody() -> None:
+    # sites are played one after another: to be late is no fault of theirs
+    app = shouting()
+    with InProcess(lambda job: deliver(app, job)) as pool:
+        grid = InlineGrid(pool, ["a", "b", "c"], {})
+        ask = Ask("hello", "run", 0, "n", "text", "d" * 64)
+        found = list(ask_nodes(grid, dict.fromkeys(grid.get_node_ids(), ask), deadline_s=0.0))
+        # what this app answers is no message of ours, and yet it is an answer
+        assert [answer.fault for answer in found] == ["FR-R10"] * 3
 
 
 def test_the_scalars_of_a_job_are_plain_enough_for_a_pipe() -> None:

@@ -142,6 +142,8 @@ class Cohort:
 
     `per_round`: how many of them are drawn each round (by name and seed); 0 is all. A round with
     updates from fewer than `minimum` sites makes no consensus.
+    `deadline_s`: seconds from asking to giving up on whoever has not answered (hello, round, scores).
+    A simulation counts with it the time that sites wait for a worker; without workers it waits for all.
     `initial_sites` (public data) train the initial model for `initial_steps` before round 1.
     """
 
