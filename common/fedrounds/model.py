@@ -80,6 +80,8 @@ def open_model(
         RunFileError: missing, damaged, of another network, or trained on cases of another form.
         UsageError: a file by itself, and no study.
     """
+    if isinstance(source, Run):
+        task, network = task or source.task, network or source.network
     path = source.path if isinstance(source, Run) else Path(source)
     if not path.exists():
         raise RunFileError(

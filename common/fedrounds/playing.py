@@ -93,7 +93,7 @@ def _finished(prepared: Prepared, folder: RunFolder, sites: Mapping[str, Sequenc
     for site in sites:
         assemble_cases_csv(folder.path / "sites" / site)
         shutil.rmtree(folder.path / "sites" / site / "cache", ignore_errors=True)
-    run = Run(folder.path)
+    run = Run(folder.path, prepared.given.task, prepared.given.network)
     if prepared.simulation.report:
         run.write_report()
     write_manifest(run.path)

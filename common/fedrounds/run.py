@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from fedrounds_common.arrays import into_module
+from fedrounds_common.network import Network
 from fedrounds_common.study.canonical import study_from_canonical
 from fedrounds_common.study.study import Study
+from fedrounds_common.task import Task
 from fedrounds_server.folder import RunFolder, read_json
 from fedrounds_server.tables import MetricRow, read_metrics
 
@@ -20,9 +22,14 @@ if TYPE_CHECKING:
 @final
 @dataclass(frozen=True)
 class Run:
-    """A run's folder, e.g. `runs/0007-chest`."""
+    """A run's folder, e.g. `runs/0007-chest`.
+
+    `task`, `network`: the objects it was run with, where it was run with any; no folder holds them.
+    """
 
     path: Path
+    task: Task | None = None
+    network: Network | None = None
 
     @property
     def folder(self) -> RunFolder:
@@ -75,7 +82,8 @@ class Run:
         from fedrounds_server.release import read_model
 
         study = self.study
-        module = study.build_task(self.plugins).network(study.build_network(self.plugins), study.cases)
+        task, network = self.task or study.build_task(self.plugins), self.network or study.build_network(self.plugins)
+        module = task.network(network, study.cases)
         into_module(module, read_model(file, of_module(module)))
         return module.eval()
 

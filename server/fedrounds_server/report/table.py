@@ -24,6 +24,9 @@ class Table:
     strong: frozenset[int] = frozenset()
     note: str = ""
 
+    def __str__(self) -> str:
+        return "\n".join(as_lines(self))
+
 
 def as_lines(table: Table) -> list[str]:
     """Plain text in columns, caption first and note last; for pipes, logs and screen readers."""
