@@ -215,6 +215,7 @@ def stopped(run: Run, *without: str) -> None:
     run.folder.status.write_text('{"format": 1, "state": "running"}', encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_trains_no_baseline_twice(tmp_path: Path, cubes: Cubes) -> None:
     def run_of(study: Path, resume: Path | None = None) -> tuple[Run, list[str]]:
         trained: list[str] = []

@@ -84,6 +84,7 @@ def quiet_environment(home: Path) -> dict[str, str]:
     return {**os.environ, **places, "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 
+@pytest.mark.slow
 def test_a_program_of_ones_own_runs_a_study_with_a_strategy_of_its_own(elsewhere: Path) -> None:
     (elsewhere / "my_study.py").write_text(PROGRAM, encoding="utf-8")
     done = subprocess.run(
