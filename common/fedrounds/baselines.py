@@ -111,7 +111,7 @@ def run_baselines(pool: Pool, grid: Grid, plan: Plan, outcome: Outcome, simulati
     for each in judged_by_itself(simulation, alone):
         if each not in failed:
             arrays = read_model(_folder(plan.folder) / each.file_name, plan.initial)
-            sites = _judges(outcome.roster, each)
+            sites = judges(outcome.roster, each)
             missing |= judge(grid, plan, sites, outcome.rounds, each.model, each.trained_at, arrays)
     if "ensemble" in simulation.baselines:
         members = [each for each in trained if each.model == "local-only"][: simulation.ensemble]
@@ -164,14 +164,14 @@ def _finished(pool: Pool, jobs: Mapping[Ticket, Asked]) -> Iterator[tuple[Asked,
             yield waiting.pop(found[0]), found[1]
 
 
-def _judges(roster: Roster, each: Alone) -> Roster:
+def judges(roster: Roster, each: Alone) -> Roster:
     """Who judges a model: one hospital's own is judged at home and at the held-out hospitals, where there are
     any; every other pair of hospitals would cost more than the training and answers no question."""
     alone = each.trained_at != ALL and roster.held_out
     return replace(roster, training=(each.trained_at,)) if alone else roster
 
 
-def _judged_at(outcome: Outcome) -> list[tuple[str, str]]:
+def judged_at(outcome: Outcome) -> list[tuple[str, str]]:
     """Site and cohort of every judgement by jobs: the held-out hospitals, or without any the local validation."""
     hellos = outcome.roster.hellos
     if outcome.roster.held_out:
@@ -197,7 +197,7 @@ def _at_each_site(
     """Results by site and cohort, sorted: sums over them must not depend on who was done first; and who has none."""
     jobs = {
         pool.submit(Job(kind, {**scalars, "site": site, "cohort": cohort}, lane=site)): (site, cohort)
-        for site, cohort in _judged_at(outcome)
+        for site, cohort in judged_at(outcome)
     }
     found: dict[tuple[str, str], Done] = {}
     missing: dict[str, str] = {}

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, final
 
-from fedrounds.baselines import Alone, judged_by_itself, planned
+from fedrounds.baselines import Alone, judged_at, judged_by_itself, judges, planned
 from fedrounds.forecast import DryRun, SitePlan
 from fedrounds.health import free_memory_bytes, usable_cores
 from fedrounds.measure import Measured, finished_after, measure
@@ -46,8 +46,9 @@ def dry_run(prepared: Prepared) -> DryRun:
     training = [plan for plan in plans if plan.steps]
     need(len(training), study.cohort.minimum, "would train", {})
     measured = _measure_one(prepared, sites, training)
-    alone = planned(prepared.simulation, _outcome(study, plans), _steps_taken(study, training))
-    return _estimate(prepared, plans, measured, alone)
+    outcome = _outcome(study, plans)
+    alone = planned(prepared.simulation, outcome, _steps_taken(study, training))
+    return _estimate(prepared, plans, measured, alone, _judgings(prepared, outcome, alone))
 
 
 def _plan(study: Study, name: str, refs: Sequence[Any]) -> SitePlan:
@@ -99,13 +100,44 @@ def _steps_taken(study: Study, training: Sequence[SitePlan]) -> dict[str, int]:
     return {plan.name: drawn[plan.name] * plan.steps for plan in training}
 
 
-def _estimate(prepared: Prepared, plans: tuple[SitePlan, ...], one: Measured, alone: Sequence[Alone]) -> DryRun:
+@final
+@dataclass(frozen=True)
+class _Judging:
+    """One model, how many cases each of its judges scores, and whether it is sent to them."""
+
+    model: str
+    cases: tuple[int, ...]
+    sent: bool = True
+
+
+def _judgings(prepared: Prepared, outcome: Outcome, alone: Sequence[Alone]) -> tuple[_Judging, ...]:
+    """In order; a model judged twice stands twice."""
+    study, simulation, hellos = prepared.study, prepared.simulation, outcome.roster.hellos
+
+    def of(roster: Roster) -> tuple[int, ...]:
+        names = (*roster.training, *roster.held_out)
+        return tuple(cases for name in names if (cases := hellos[name].validation_cases + hellos[name].held_out_cases))
+
+    rounds, every = study.training.rounds, study.evaluation.every
+    first = "initial" if simulation.initial_weights or study.cohort.initial_sites else "untrained"
+    judged = [round_ for round_ in range(1, rounds + 1) if round_ == rounds or (every and round_ % every == 0)]
+    names = [first, *(f"consensus of round {round_}" for round_ in judged)]
+    found = [_Judging(name, of(outcome.roster)) for name in names]
+    found += [_Judging(each.name, of(judges(outcome.roster, each))) for each in judged_by_itself(simulation, alone)]
+    places = replace(
+        outcome.roster, training=tuple(name for name, cohort in judged_at(outcome) if cohort == "local-val")
+    )
+    found += [_Judging(name, of(places), False) for name in ("ensemble", "floor") if name in simulation.baselines]
+    return tuple(found)
+
+
+def _estimate(
+    prepared: Prepared, plans: tuple[SitePlan, ...], one: Measured, alone: Sequence[Alone], judgings: Sequence[_Judging]
+) -> DryRun:
     study, simulation = prepared.study, prepared.simulation
     rounds, cores = study.training.rounds, usable_cores()
     at_once = max(min(simulation.workers, cores), 1)
-    models = _models(prepared, alone)
     drawn = len(choose([plan.name for plan in plans if plan.steps], study.cohort, study.seed, 1))
-    judges = sum(plan.judged > 0 for plan in plans)
     update_store = min(drawn * one.up_bytes, Plan.update_budget_bytes)
     memory = one.process_bytes * max(simulation.workers, 1) + update_store + 4 * one.model_bytes
     training_sites = sum(plan.steps > 0 for plan in plans)
@@ -116,36 +148,22 @@ def _estimate(prepared: Prepared, plans: tuple[SitePlan, ...], one: Measured, al
         drawn=drawn,
         workers=simulation.workers,
         cores=cores,
-        models=models,
+        models=tuple(each.model for each in judgings),
         measured=one,
         down_bytes=drawn * one.down_bytes,
         up_bytes=drawn * one.up_bytes,
-        judging_bytes=len(models) * judges * one.down_bytes,
+        judging_bytes=sum(len(each.cases) for each in judgings if each.sent) * one.down_bytes,
         memory_bytes=memory + (one.base_bytes if simulation.workers else 0),
         free_memory_bytes=free_memory_bytes(),
         disk_bytes=left + one.case_bytes * sum(plan.cases for plan in plans),
         left_bytes=left,
-        seconds=_seconds(prepared, plans, one, alone, at_once, models),
+        seconds=_seconds(prepared, plans, one, alone, at_once, judgings),
     )
-
-
-def _models(prepared: Prepared, alone: Sequence[Alone]) -> tuple[str, ...]:
-    """Each model that every site would score, in order; a model judged twice stands twice."""
-    study, simulation = prepared.study, prepared.simulation
-    rounds, every = study.training.rounds, study.evaluation.every
-    first = "initial" if simulation.initial_weights or study.cohort.initial_sites else "untrained"
-    judged = [round_ for round_ in range(1, rounds + 1) if round_ == rounds or (every and round_ % every == 0)]
-    models = [first, *(f"consensus of round {round_}" for round_ in judged)]
-    models += [
-        each.model if each.trained_at == "all" else f"{each.model} of {each.trained_at}"
-        for each in judged_by_itself(simulation, alone)
-    ]
-    return (*models, *(name for name in ("ensemble", "floor") if name in simulation.baselines))
 
 
 def _seconds(
     prepared: Prepared, plans: Sequence[SitePlan], one: Measured, alone: Sequence[Alone], at_once: int,
-    models: Sequence[str],
+    judgings: Sequence[_Judging],
 ) -> dict[str, float]:  # fmt: skip
     study, simulation = prepared.study, prepared.simulation
     training = {plan.name: plan for plan in plans if plan.steps}
@@ -153,12 +171,11 @@ def _seconds(
     for round_ in range(1, study.training.rounds + 1):
         names = choose(list(training), study.cohort, study.seed, round_)
         rounds += finished_after([one.message_s + training[name].steps * one.step_s for name in names], at_once)
-    judged = [plan.judged for plan in plans if plan.judged]
     members = min(simulation.ensemble, sum(each.model == "local-only" for each in alone))
     per_case = {"ensemble": max(members, 1) * one.predict_s, "floor": one.floor_s}
     judging = sum(
-        finished_after([one.message_s + cases * per_case.get(model, one.predict_s) for cases in judged], at_once)
-        for model in models
+        finished_after([one.message_s + n * per_case.get(each.model, one.predict_s) for n in each.cases], at_once)
+        for each in judgings
     )
     waves = max(1.0, simulation.workers / usable_cores())  # starting is work too
     return {

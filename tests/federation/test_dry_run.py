@@ -53,6 +53,18 @@ def test_baselines_and_rounds_in_which_models_are_judged_are_counted(tmp_path: P
     assert found.judging_bytes > plain.judging_bytes
 
 
+def test_one_hospitals_own_model_is_judged_at_home_and_at_held_out_hospitals_only(tmp_path: Path, balls: Any) -> None:
+    study = balls.lay_out_study(tmp_path)
+    few = ["training.local_steps=2"]
+    plain = dry_run(prepare(study, few))
+    own = dry_run(prepare(study, [*few, 'simulation.baselines=["local-only"]']))
+    # A's model at A and C, B's at B and C: four messages where every hospital for each would be six
+    assert own.judging_bytes - plain.judging_bytes == 4 * plain.down_bytes // plain.drawn
+    # ensemble and floor are judged by jobs on files that are there already
+    local = dry_run(prepare(study, [*few, 'simulation.baselines=["ensemble", "floor"]']))
+    assert local.judging_bytes == plain.judging_bytes
+
+
 def test_fewer_sites_a_round_send_fewer_bytes(tmp_path: Path, balls: Any) -> None:
     study = balls.lay_out_study(tmp_path)
     one, two = dry_run(prepare(study, ["cohort.per_round=1"])), dry_run(prepare(study))
