@@ -24,7 +24,8 @@ class Cubes(Reader):
     def cases(self, form):
         return tuple(
             CaseRef(f"{site}{number}", f"{site}{number}", site)
-            for site in self.sites for number in range(self.cases_a_site)
+            for site in self.sites
+            for number in range(self.cases_a_site)
         )
 
     def load(self, ref, form):
@@ -36,6 +37,6 @@ class Cubes(Reader):
         image = rng.normal(0, 1, (1, 16, 16, 16)).astype(np.float32)
         labels = np.zeros((16, 16, 16), np.uint8)
         x, y, z = rng.integers(2, 9, 3)
-        labels[x:x + 5, y:y + 5, z:z + 5] = 1
+        labels[x : x + 5, y : y + 5, z : z + 5] = 1
         image[0][labels == 1] += 3
         return Case(ref, image, LabelMap(labels), np.eye(4))
