@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -37,12 +38,16 @@ def new_folder(runs: Path, name: str) -> Path:
 def _point_latest(runs: Path, folder: Path) -> None:
     link = runs / "latest"
     if link.is_symlink() or not link.exists():
-        link.unlink(missing_ok=True)
-        link.symlink_to(folder.name)
+        # put in its place in one step: of two runs that start together neither finds it half made
+        fresh = runs / f".latest.{secrets.token_hex(4)}"
+        fresh.symlink_to(folder.name)
+        fresh.replace(link)
 
 
 def lay_out(prepared: Prepared, folder: RunFolder, sites: Mapping[str, Sequence[CaseRef]]) -> None:
     """Write what the run is, before anything of it happens; of a run that is resumed, what may have changed."""
+    for left in folder.path.rglob(".*.part"):
+        left.unlink(missing_ok=True)  # what a process was writing when it was killed
     held_out = set(prepared.study.cohort.held_out)
     roles: dict[str, Role] = {name: "held-out" if name in held_out else "train" for name in sites}
     if not (folder.path / "study.toml").exists():

@@ -12,7 +12,7 @@ from typing import final
 
 import numpy as np
 
-from fedrounds_common.arrays import manifest
+from fedrounds_common.arrays import Arrays, manifest
 from fedrounds_common.codec import Codec
 from fedrounds_common.errors import UpdateError
 from fedrounds_common.leaving import Ask, Leaving, Scores, Update, check_update
@@ -44,7 +44,7 @@ class Guard:
         self._check_answers(answer.site, answer.run, answer.round, answer.nonce, ask, site)
         if answer.study != ask.digest:
             raise UpdateError("FR-R16", f"{site} trained another study", wanted=ask.digest[:12])
-        decoded = replace(answer, arrays=self.codec.decode(answer.arrays))
+        decoded = replace(answer, arrays=self._decoded(answer.arrays, site))
         check_update(decoded, ask.arrays, self.max_norm)
         cap = self.agreed_cases.get(site, 0)
         if answer.cases > cap:
@@ -60,6 +60,16 @@ class Guard:
         if (answer.model, answer.cohort) != (ask.model, ask.cohort):
             raise UpdateError("FR-R16", f"{site} scored {answer.model} on {answer.cohort}", wanted=ask.model)
         return answer
+
+    def _decoded(self, arrays: Arrays, site: str) -> Arrays:
+        try:
+            return self.codec.decode(arrays)
+        except UpdateError:
+            raise
+        except Exception as error:
+            # a codec that stumbles over what one site sent must not end the run for all
+            found = f"what {site} sent cannot be decoded ({type(error).__name__})"
+            raise UpdateError("FR-R11", found, wanted="arrays as the study's codec makes them") from error
 
     def _check_answers(self, name: str, run: str, round_: int, nonce: str, ask: Ask, site: str) -> None:
         if name != site:

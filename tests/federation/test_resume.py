@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from fedrounds.layout import lock
+from fedrounds.layout import lock, new_folder
 from fedrounds.run import Run
 from fedrounds.series import simulate
 from fedrounds_common.errors import DataError, RunFileError, UsageError
@@ -112,6 +113,21 @@ def test_a_run_that_ends_before_its_first_round_says_so_and_names_no_file(tmp_pa
         simulate(study, plugins=[MINE], runs=tmp_path / "runs", strict=True)
     status = json.loads((tmp_path / "runs" / "0001-cubes" / "status.json").read_text())
     assert (status["state"], status["exit"], status["code"], status["message"]) == ("failed", 4, "FR-H06", "")
+
+
+def test_what_a_killed_process_left_half_written_is_gone(tmp_path: Path, cubes: Cubes) -> None:
+    run = run_of(cubes(tmp_path, rounds=1))
+    half = run.folder.checkpoints / ".round-0002.safetensors.0123abcd.part"
+    half.write_bytes(b"half")
+    simulate(resume=run.path)
+    assert not half.exists()
+
+
+def test_runs_that_start_together_have_folders_of_their_own_and_a_latest(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        folders = list(threads.map(lambda _: new_folder(tmp_path, "x"), range(80)))
+    assert sorted(folder.name for folder in folders) == [f"{number:04d}-x" for number in range(1, 81)]
+    assert (tmp_path / "latest").resolve() in folders
 
 
 def test_going_back_to_the_oldest_checkpoint_changes_nothing(tmp_path: Path, cubes: Cubes) -> None:

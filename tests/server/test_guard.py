@@ -204,3 +204,16 @@ def test_scores_of_another_model_or_cohort_are_refused(changed: dict[str, Any]) 
     given = scores(**changed)
     with pytest.raises(UpdateError, match=f"FR-R16 a scored {given.model} on {given.cohort}; pooled"):
         guard().admit_scores(given, SCORE, "a")
+
+
+class Stumbling(Codec):
+    def encode(self, arrays: Arrays, residual: Arrays) -> tuple[Arrays, Arrays]:
+        return arrays, {}
+
+    def decode(self, arrays: Arrays) -> Arrays:
+        raise KeyError("scale")
+
+
+def test_a_codec_that_stumbles_over_what_came_costs_that_site() -> None:
+    with pytest.raises(UpdateError, match=r"FR-R11 what a sent cannot be decoded \(KeyError\)"):
+        guard(codec=Stumbling()).admit(update(), ASK, "a")

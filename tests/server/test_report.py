@@ -344,6 +344,19 @@ def test_the_terminal_shows_models_by_region_and_what_to_open(fake_run: Write) -
     assert "\x1b" not in "".join(lines)
 
 
+def test_where_this_machine_keeps_its_files_is_not_on_the_page(fake_run: Write) -> None:
+    path = fake_run("0001-places")
+    with (path / "study.resolved.toml").open("a") as file:
+        file.write(
+            '[simulation.reader]\nroot = "/pacs/ward \\"7\\"/MUELLER"  # line 9\nlayout = "msd"\nkey_file = "/etc/key"\n'
+        )
+    page = write_report(path).read_text()
+    assert "MUELLER" not in page
+    assert "/etc/key" not in page
+    assert "layout = &#34;msd&#34;" in page
+    assert "root = &#34;…&#34;  # line 9" in page
+
+
 def test_a_table_is_the_same_on_any_terminal() -> None:
     table = Table("Dice", ("Model", "Mean"), (("pooled", "0.80 [0.70, 0.90]"), ("ours", "0.7")), strong=frozenset({1}))
     assert as_lines(table) == [
