@@ -15,7 +15,7 @@ from fedrounds_client.site import Site
 from fedrounds_client.state import SiteState, read_state
 from fedrounds_client.training import Correct, Piece, steps_per_round, train
 from fedrounds_common.arrays import Arrays
-from fedrounds_common.errors import DataError
+from fedrounds_common.errors import DataError, code_of
 from fedrounds_common.leaving import Ask, Hello, Scores, Update
 from fedrounds_common.rng import derive
 from fedrounds_common.strategy import Consensus, Trained
@@ -37,7 +37,7 @@ def greet(ask: Ask, site: Site) -> Hello:
         validation_cases=len(cases.validation),
         held_out_cases=len(cases.held_out),
         steps=steps_per_round(site.parts.study.training, training) if training else 0,
-        left_out=dict(sorted(Counter(error.code for error in cases.left_out.values()).items())),
+        left_out=dict(sorted(Counter(code_of(error) for error in cases.left_out.values()).items())),
     )
 
 

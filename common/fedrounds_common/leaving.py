@@ -216,8 +216,9 @@ def check_update(update: Update, model: Arrays, max_norm: float) -> None:
         raise UpdateError("FR-R13", f"the update's norm is {size:.4g}", wanted=f"at most {max_norm:.4g}")
     if isinstance(update.cases, bool) or not isinstance(update.cases, int) or not 1 <= update.cases <= MAX_CASES:
         raise UpdateError("FR-R14", f"cases = {update.cases!r}", wanted="a whole number of 1 or more")
-    if not isinstance(update.loss, float | int) or not math.isfinite(update.loss):
-        raise UpdateError("FR-R15", f"loss = {update.loss!r}", wanted="a finite number")
+    for name, number in (("loss", update.loss), ("seconds", update.seconds)):
+        if not isinstance(number, float | int) or not math.isfinite(number):
+            raise UpdateError("FR-R15", f"{name} = {number!r}", wanted="a finite number")
 
 
 def _manifest_difference(arrays: Arrays, model: Arrays) -> str:

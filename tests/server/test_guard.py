@@ -102,6 +102,12 @@ def test_the_loss_must_be_a_finite_number(loss: object) -> None:
         guard().admit(update(loss=loss), ASK, "a")
 
 
+@pytest.mark.parametrize("seconds", [np.nan, np.inf])
+def test_so_must_the_seconds_it_took_or_the_history_would_be_no_json(seconds: float) -> None:
+    with pytest.raises(UpdateError, match="FR-R15 seconds = .*; a finite number"):
+        guard().admit(update(seconds=seconds), ASK, "a")
+
+
 def test_a_site_counts_no_more_cases_than_it_agreed_to() -> None:
     assert guard(a=12).admit(update(), ASK, "a").cases == 12
     with pytest.raises(UpdateError, match="FR-R19 a claims 12 cases; at most the 11 it agreed to"):
