@@ -98,9 +98,11 @@ class Killed:
 
 
 @pytest.mark.slow
-def test_killing_a_run_at_five_moments_and_going_on_changes_nothing(tmp_path: Path, cubes: Cubes) -> None:
-    study = cubes(tmp_path, rounds=4, strategy='name = "fedavgm"')
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killing_a_run_at_five_moments_and_going_on_changes_nothing(tmp_path: Path, cubes: Cubes, workers: int) -> None:
+    study = cubes(tmp_path, rounds=4, workers=workers, strategy='name = "fedavgm"')
     undisturbed = digest_of(study)
+    metrics = (tmp_path / "runs" / "0001-cubes" / "metrics.csv").read_bytes()
     moments = ["state-1", "checkpoint-1", f"update-{random.Random(1).randint(3, 5)}", "checkpoint-3", "state-4"]
     killed = Killed(study)
     resume: Path | None = None
@@ -110,6 +112,7 @@ def test_killing_a_run_at_five_moments_and_going_on_changes_nothing(tmp_path: Pa
     assert killed.start(resume).wait() == 0
     status = json.loads((killed.folder / "status.json").read_text())
     assert status["consensus"] == undisturbed
+    assert (killed.folder / "metrics.csv").read_bytes() == metrics
     rounds = [json.loads(line)["round"] for line in (killed.folder / "history.jsonl").read_text().splitlines()]
     assert rounds == [1, 2, 3, 4]
 
