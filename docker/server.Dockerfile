@@ -13,7 +13,7 @@ WORKDIR /src
 # torch first and alone: the layer stays when only our code changes
 COPY constraints.txt ./
 RUN pip install -q ${PIP_FLAGS} -c constraints.txt torch
-COPY pyproject.toml LICENSE NOTICE ./
+COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY common common
 COPY sites sites
 COPY client client
