@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 import numpy as np
@@ -68,10 +68,14 @@ class SiteCheck:
 @final
 @dataclass(frozen=True)
 class DataCheck:
-    """What was found. `parameters` of the network; one entry a site, by name."""
+    """What was found. `parameters` of the network; one entry a site, by name.
+
+    `passed_over`: why a file belongs to no case → how many such files there are.
+    """
 
     parameters: int
     sites: tuple[SiteCheck, ...]
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def bad(self) -> tuple[tuple[str, CaseError], ...]:
@@ -102,6 +106,7 @@ class DataCheck:
             said.append(f"fewer than {SMALLEST} patients, so nothing is kept to validate: {', '.join(small)}")
         regions = self.sites[0].holding if self.sites else ()
         said += [f"no case holds {name}" for name in regions if not any(site.holding[name] for site in self.sites)]
+        said += [f"{count} files passed over: {why}" for why, count in self.passed_over.items()]
         turned = {code for site in self.sites for code in site.orientations}
         if len(turned) > 1:
             said.append(f"axes run differently ({', '.join(sorted(turned))}); they are turned to the study's")
@@ -139,6 +144,7 @@ class DataCheck:
             "parameters": self.parameters,
             "sites": sites,
             "bad": bad,
+            "passed_over": dict(self.passed_over),
             "advice": list(self.advice()),
             "exit": self.exit,
         }
@@ -165,7 +171,7 @@ def check_data(prepared: Prepared, listen: Listener = nobody) -> DataCheck:
             state = f"error:{results[-1].code}" if isinstance(results[-1], CaseError) else "ok"
             listen("case", {"number": number, "of": total, "case": ref.name, "site": name, "state": state})
         checks.append(_site(prepared, name, "held-out" if name in held_out else "train", refs, results))
-    return DataCheck(parameters, tuple(checks))
+    return DataCheck(parameters, tuple(checks), reader.passed_over)
 
 
 @final

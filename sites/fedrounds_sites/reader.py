@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from fedrounds_common.case import Case, CaseRef
@@ -22,6 +23,11 @@ class Reader(ABC):
     def version(self) -> str:
         """What a run's record says of the data itself, e.g. a generator's version and digest."""
         return ""
+
+    @property
+    def passed_over(self) -> Mapping[str, int]:
+        """Why a file below the root belongs to no case → how many such files there are, once `cases` was asked."""
+        return {}
 
     @abstractmethod
     def cases(self, form: CaseForm) -> tuple[CaseRef, ...]:

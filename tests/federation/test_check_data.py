@@ -173,3 +173,15 @@ def test_strict_refuses_to_start_and_names_each_case(
     assert status == 4
     assert envelope["error"]["code"] == "FR-H06"
     assert "label 7" in envelope["error"]["found"]
+
+
+def test_files_that_belong_to_no_case_are_told(tmp_path: Path, cubes: Callable[..., Path]) -> None:
+    made = Path(__file__).parents[1] / "data" / "cubes" / "readers" / "cubes.py"
+    own = tmp_path / "own" / "readers"
+    own.mkdir(parents=True)
+    counting = '\n    @property\n    def passed_over(self):\n        return {"no DICOM image": 4}\n'
+    (own / "cubes.py").write_text(made.read_text("utf-8") + counting, encoding="utf-8")
+    found = check_data(prepare(cubes(tmp_path), plugins=[tmp_path / "own"]))
+    assert "4 files passed over: no DICOM image" in found.advice()
+    assert found.as_dict()["passed_over"] == {"no DICOM image": 4}
+    assert found.exit == 0

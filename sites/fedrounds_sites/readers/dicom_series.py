@@ -105,7 +105,6 @@ class DicomSeries(Reader):
 
     @property
     def passed_over(self) -> Mapping[str, int]:
-        """Why a file belongs to no case → how many such files there are."""
         return self._index[1]
 
     def load(self, ref: CaseRef, form: CaseForm) -> Case:
