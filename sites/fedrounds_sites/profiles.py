@@ -18,8 +18,8 @@ from typing import Annotated, Any, Literal, final
 from pydantic import Field, TypeAdapter, ValidationError
 
 from fedrounds_common.errors import DataError
-from fedrounds_common.plugins import choice_message
-from fedrounds_common.study.tables import STRICT, Count, Name
+from fedrounds_common.plugins import STRICT, choice_message
+from fedrounds_common.study.tables import Count, Name
 from fedrounds_sites.places import profiles_folder
 
 Role = Literal["train", "initial", "held-out"]

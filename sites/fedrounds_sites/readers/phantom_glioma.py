@@ -14,8 +14,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from fedrounds_common.case import U8, Case, CaseRef, LabelMap
 from fedrounds_common.errors import CaseError, DataError
-from fedrounds_common.plugins import choice_message
-from fedrounds_common.study.tables import STRICT, CaseForm
+from fedrounds_common.plugins import STRICT, choice_message
+from fedrounds_common.study.tables import CaseForm
 from fedrounds_sites import profiles
 from fedrounds_sites.phantom import VERSION
 from fedrounds_sites.phantom.faults import spoil
