@@ -41,7 +41,7 @@ class Run:
 
     @property
     def exit(self) -> int:
-        """How it ended, as an exit status: 0 done, 9 not with all sites or cases."""
+        """How it ended, as an exit status: 0 done, 9 not with all sites, cases or models."""
         return int(self.status.get("exit", 1))
 
     @cached_property

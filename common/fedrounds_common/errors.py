@@ -14,8 +14,8 @@
         ├── UpdateError           one site's update is not fit to be averaged
         └── TooFewSites       11  fewer sites than the study's minimum: no consensus
 
-The number is the exit status. Statuses without an error: 0 done, 9 finished but not with all sites
-or cases, 10 stopped by a limit, 130 interrupted with a checkpoint written.
+The number is the exit status. Statuses without an error: 0 done, 9 finished but not with all sites,
+cases or models, 10 stopped by a limit, 130 interrupted with a checkpoint written.
 """
 
 from __future__ import annotations

@@ -219,7 +219,7 @@ def test_what_was_asked_is_stated(report: str) -> None:
         "11 held-out, 68 local-val",
         "Dice, mean over the regions of a case",
         "as many steps as all sites together",
-        "Partial (exit status 9: finished, but not with all hospitals or cases). 8 hospitals planned, 7 finished, 1 failed; 4 rounds.",
+        "Partial (exit status 9: finished, but not with all hospitals, cases or models). 8 hospitals planned, 7 finished, 1 failed; 4 rounds.",
     ):
         assert fact in text
 

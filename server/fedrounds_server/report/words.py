@@ -28,7 +28,7 @@ ENDS = {
     6: "a fault of the network",
     7: "a hospital refused",
     8: "the privacy budget would be passed",
-    9: "finished, but not with all hospitals or cases",
+    9: "finished, but not with all hospitals, cases or models",
     10: "stopped by a limit",
     11: "fewer hospitals than the minimum: no consensus was made",
     130: "interrupted; a checkpoint was written",
