@@ -15,7 +15,7 @@ from typing import final
 import numpy as np
 from flwr.serverapp import Grid
 
-from fedrounds_common.arrays import Arrays, digest, is_float, norm
+from fedrounds_common.arrays import Arrays, digest, is_float, norm, size_bytes
 from fedrounds_common.errors import UpdateError
 from fedrounds_common.leaving import MAX_NORM, Ask, Hello, Update
 from fedrounds_common.strategy import Consensus
@@ -131,12 +131,13 @@ def one_round(
         arrays=consensus.arrays, shared=consensus.shared,
     )  # fmt: skip
     names = {sites.nodes[name]: name for name in chosen}
+    sent = size_bytes(ask.arrays) + size_bytes(ask.shared)  # to every site that is asked, whatever it then does
     store = UpdateStore(plan.folder.updates(round_), plan.update_budget_bytes)
     lines = {name: SiteLine(name, sites.absent.get(name, "absent")) for name in sites.planned}
     plan.listen("round-start", {"round": round_, "sites": len(chosen)})
     for answer in ask_nodes(grid, dict.fromkeys(names, ask), plan.study.cohort.deadline_s):
         name = names[answer.node]
-        lines[name] = _take(answer, ask, name, guard, store)
+        lines[name] = replace(_take(answer, ask, name, guard, store), bytes_down=sent)
         plan.listen("site", {"round": round_, "site": name, "state": lines[name].state, "loss": lines[name].loss})
     need(len(store), plan.study.cohort.minimum, f"sent an update fit for round {round_}",
          {name: lines[name].state for name in chosen if lines[name].state != "ok"})  # fmt: skip
@@ -158,9 +159,8 @@ def _take(answer: Answer, ask: Ask, name: str, guard: Guard, store: UpdateStore)
     assert isinstance(answer.leaving, Update)
     said = answer.leaving
     return SiteLine(
-        name, "ok", update.cases, said.steps, said.loss, said.seconds, answer.bytes_up,
-        sum(array.nbytes for array in ask.arrays.values()), norm(update.arrays),
-    )  # fmt: skip
+        name, "ok", update.cases, said.steps, said.loss, said.seconds, answer.bytes_up, norm=norm(update.arrays)
+    )
 
 
 def _with_cosines(lines: dict[str, SiteLine], store: UpdateStore, before: Arrays, after: Arrays) -> dict[str, SiteLine]:

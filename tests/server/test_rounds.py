@@ -291,6 +291,8 @@ def test_a_site_in_trouble_for_a_round_is_named_and_the_consensus_is_that_of_the
     says, state = TROUBLES[trouble]
     run = made("cohort.deadline_s=0.2")
     run.run(hospitals({"B": only("train", 2, says)}))
+    # the consensus went to it all the same
+    assert {site.bytes_down for line in history.read(run.folder.history) for site in line.sites} == {2 * 4 + 8}
     assert run.states == [
         {"A": "ok", "B": "ok", "C": "ok"},
         {"A": "ok", "B": state, "C": "ok"},
