@@ -230,15 +230,19 @@ def forget() -> None:
 
 @lru_cache(maxsize=4)
 def read_rehearsal(file: Path) -> Rehearsal:
-    table = json.loads(file.read_text(encoding="utf-8"))
-    return Rehearsal(
-        file.parent,
-        table["study"],
-        table["digest"],
-        table["simulation"],
-        tuple(Path(folder) for folder in table["plugins"]),
-        table["sites"],
-    )
+    """Raises DataError FR-H04: it is not there, or not as a run writes it."""
+    try:
+        table = json.loads(file.read_text(encoding="utf-8"))
+        return Rehearsal(
+            file.parent,
+            table["study"],
+            table["digest"],
+            table["simulation"],
+            tuple(Path(folder) for folder in table["plugins"]),
+            table["sites"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unusable(file, error) from error
 
 
 @lru_cache(maxsize=4096)
@@ -247,7 +251,10 @@ def open_hospital(run: Path, name: str) -> Hospital:
     rehearsal = read_rehearsal(run / "rehearsal.json")
     study, simulation, reader = _shared(run)
     folder = run / "sites" / name
-    refs = tuple(CaseRef(**entry) for entry in json.loads((folder / "cases.json").read_text(encoding="utf-8")))
+    try:
+        refs = tuple(CaseRef(**entry) for entry in json.loads((folder / "cases.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise _unusable(folder / "cases.json", error) from error
     return Hospital(name, rehearsal.sites[name], folder, refs, reader, simulation, study)
 
 
@@ -262,6 +269,13 @@ def _shared(run: Path) -> tuple[Study, Simulation, Reader]:
         simulation,
         simulation.build_reader(rehearsal.plugins),
     )
+
+
+def _unusable(file: Path, error: Exception) -> DataError:
+    return DataError(
+        "FR-H04", f"cannot be read ({type(error).__name__})", wanted="the file as the run wrote it",
+        do="restore it, or start the run anew", where=str(file),
+    )  # fmt: skip
 
 
 def _log_left_out(file: Path, left_out: Mapping[str, CaseError]) -> None:
