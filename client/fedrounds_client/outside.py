@@ -16,7 +16,7 @@ import numpy as np
 
 from fedrounds_client.site import Parts
 from fedrounds_common.case import F32, Case, CaseRef
-from fedrounds_common.errors import CaseError, DataError
+from fedrounds_common.errors import CaseError, DataError, to_keep
 from fedrounds_common.study.tables import CaseForm, Table
 from fedrounds_common.task import Prediction
 from fedrounds_sites.listing import plain
@@ -80,7 +80,7 @@ def predict_each(network: nn.Module, parts: Parts, folder: Folder, *, labelled: 
                 )  # fmt: skip
             yield Outside(ref, case, predict(network, parts, case))
         except CaseError as error:
-            yield Outside(ref, fault=error)
+            yield Outside(ref, fault=to_keep(error))
 
 
 def predict(network: nn.Module, parts: Parts, case: Case) -> Prediction:

@@ -15,7 +15,7 @@ import numpy as np
 
 from fedrounds.simulation import Prepared
 from fedrounds_common.case import CaseRef
-from fedrounds_common.errors import DONE, CaseError, DataError
+from fedrounds_common.errors import DONE, CaseError, DataError, to_keep
 from fedrounds_server.plan import Listener, nobody
 from fedrounds_sites.hospitals import Role, acquired, assign, leave_one_out
 from fedrounds_sites.prepare import prepare
@@ -192,7 +192,7 @@ def _look(prepared: Prepared, reader: Reader, site: str, ref: CaseRef) -> _Seen 
         if target is None:
             raise CaseError("FR-D04", "an image without a mask", case=ref.name, wanted="a mask of the same case")
     except CaseError as error:
-        return error
+        return to_keep(error)
     values = set(np.unique(target.voxels).tolist())
     regions = frozenset(region for region, members in study.cases.scored.items() if values & set(members))
     spacing = tuple(round(size, 3) for size in case.spacing_mm)

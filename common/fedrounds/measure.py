@@ -19,7 +19,7 @@ from fedrounds_client.site import Parts
 from fedrounds_client.training import Piece, train
 from fedrounds_common.arrays import Arrays, of_module, size_bytes
 from fedrounds_common.case import Case, CaseRef
-from fedrounds_common.errors import CaseError
+from fedrounds_common.errors import CaseError, to_keep
 from fedrounds_common.leaving import Ask, Update, to_wire
 from fedrounds_common.strategy import Trained
 from fedrounds_sites.cache import estimate_bytes
@@ -114,7 +114,7 @@ def _read(prepared: Prepared, site: str, refs: Sequence[CaseRef]) -> tuple[list[
         try:
             cases.append(_prepared(prepared, reader, site, ref))
         except CaseError as error:
-            bad[ref.name] = error
+            bad[ref.name] = to_keep(error)
             continue
         seconds.append(time.perf_counter() - started)
         if len(cases) == CASES:

@@ -114,6 +114,12 @@ class CaseError(DataError):
         super().__init__(code, found, wanted=wanted, do=do, where=where or case)
 
 
+def to_keep(error: CaseError) -> CaseError:
+    """The error without its traceback, which holds every array of every frame on its way for as long as the error is kept."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
+
+
 @final
 class MachineError(FedroundsError):
     exit_status = 5

@@ -17,7 +17,7 @@ import numpy as np
 
 from fedrounds_common.case import Case, CaseRef, Target
 from fedrounds_common.disk import add_text, write_json
-from fedrounds_common.errors import CaseError, DataError
+from fedrounds_common.errors import CaseError, DataError, to_keep
 from fedrounds_common.rng import share
 from fedrounds_common.study.canonical import study_from_canonical
 from fedrounds_common.study.study import Study
@@ -87,7 +87,7 @@ class Hospital:
             try:
                 usable[ref] = self._prepared(ref, store)
             except CaseError as error:
-                left_out[ref.name] = error
+                left_out[ref.name] = to_keep(error)
         _log_left_out(self.folder / "log", left_out)
         if self.role == "held-out":
             return Opened((), (), tuple(usable.values()), left_out)
