@@ -12,7 +12,7 @@ STUDIES = Path(__file__).parents[2] / "studies"
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_with_another_seed_of_the_phantom_the_models_stand_in_the_same_order(tmp_path: Path) -> None:
-    from fedrounds.simulation import simulate
+    from fedrounds.series import simulate
 
     other = ["simulation.reader.seed=2", "simulation.report=false", "simulation.pictures=0"]
     run = simulate(STUDIES / "demo.toml", overrides=other, runs=tmp_path)

@@ -12,7 +12,7 @@ STUDIES = Path(__file__).parents[2] / "studies"
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_the_consensus_on_real_hippocampi_comes_close_to_pooling_them(tmp_path: Path, shared_data: Path) -> None:
-    from fedrounds.simulation import simulate
+    from fedrounds.series import simulate
 
     root = f'simulation.reader.root="{shared_data / "data" / "msd_hippocampus"}"'
     settings = [root, 'simulation.baselines=["pooled"]', "simulation.report=false", "evaluation.every=0"]
