@@ -157,6 +157,11 @@ class Cohort:
     initial_sites: tuple[Name, ...] = ()
     initial_steps: Count = 100
 
+    def __post_init__(self) -> None:
+        # the order in which sites are listed means nothing, so it must not change the study's digest
+        for name in ("sites", "held_out", "initial_sites"):
+            object.__setattr__(self, name, tuple(sorted(getattr(self, name))))
+
     @model_validator(mode="after")
     def _apart(self) -> Cohort:
         rules = _twice("sites", self.sites) + _twice("held_out", self.held_out)
