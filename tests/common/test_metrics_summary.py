@@ -49,7 +49,7 @@ def test_sums_and_counts_by_hand() -> None:
     np.testing.assert_array_equal(total["state"], [[1, 1, 1, 1], [4, 0, 0, 0], [5, 1, 1, 1]])
 
 
-def test_shapes_and_types_are_as_promised() -> None:
+def test_sums_and_counts_leave_with_these_shapes_and_types_and_nothing_else() -> None:
     for scores in (SCORES, []):
         total = tally(scores)
         assert {name: array.shape for name, array in total.items()} == {
@@ -60,7 +60,6 @@ def test_shapes_and_types_are_as_promised() -> None:
             "state": (3, 4),
             "replicate_sum": (50, 3, 5),
             "replicate_count": (50, 3, 5),
-            "histogram": (3, 100),
         }
         assert all(array.dtype == np.float64 for array in total.values())
         assert all(np.isfinite(array).all() for array in total.values())
@@ -99,14 +98,6 @@ def test_the_tallies_of_two_sites_add_to_that_of_both(rows: list[tuple[int, floa
     assert added.keys() == together.keys()
     for name in together:
         np.testing.assert_allclose(added[name], together[name], rtol=0, atol=1e-12)
-
-
-def test_the_histogram_counts_each_dice_once_and_1_in_the_last_bin() -> None:
-    cases = [score(f"p{i}", value, nan) for i, value in enumerate((0.0, 0.005, 0.505, 0.995, 1.0))]
-    counts = tally(cases)["histogram"]
-    assert counts[0].sum() == 5
-    assert (counts[0, 0], counts[0, 50], counts[0, 99]) == (2, 1, 2)
-    assert counts[1].sum() == 0
 
 
 # ---------------------------------------------------------------- the table
@@ -172,27 +163,6 @@ def test_the_interval_is_as_wide_as_the_standard_error_says() -> None:
     error = values.std() / 10
     assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.15 * error)
     assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
-
-
-# ---------------------------------------------------------------- quantiles
-
-
-@given(st.lists(st.integers(0, 100), min_size=1, max_size=40))
-def test_the_histograms_quantiles_are_right_to_within_a_bin(percent: list[int]) -> None:
-    values = np.array(percent) / 100
-    total = tally([score(f"p{i}", value, nan) for i, value in enumerate(values)], resamples=0)
-    for share in (0.1, 0.25, 0.5, 0.9):
-        low = np.quantile(values, share, method="inverted_cdf")
-        assert low - 0.011 <= summary.quantile(total, 0, share) <= low + 0.011
-
-
-def test_the_median_by_hand() -> None:
-    total = tally([score(f"p{i}", value, nan) for i, value in enumerate((0.105, 0.505, 0.905))], resamples=0)
-    # the bin from 0.50 to 0.51 holds the middle case; half of it is passed
-    assert summary.quantile(total, 0, 0.5) == pytest.approx(0.505)
-    assert summary.quantile(total, 0, 0.0) == pytest.approx(0.10)
-    assert summary.quantile(total, 0, 1.0) == pytest.approx(0.91)
-    assert isnan(summary.quantile(total, 1, 0.5))
 
 
 def test_states_are_those_of_the_written_rule() -> None:

@@ -19,8 +19,6 @@ from fedrounds_common.metrics.rules import METRICS, STATES
 from fedrounds_common.task import CaseScore, Metric
 
 MEAN = "mean"  # the row of a case's mean over its regions
-BINS = 100
-EDGES: F64 = np.linspace(0.0, 1.0, BINS + 1)
 INTERVAL = (2.5, 97.5)
 
 
@@ -36,8 +34,7 @@ def tally(scores: Sequence[CaseScore], regions: Sequence[str], resamples: int, s
     Returns:
         cases (1,): how many; sum, count, patients (R, M): of values, of cases and of patients with one;
         state (R, 4): cases per entry of STATES ("mean": their sum over regions);
-        replicate_sum, replicate_count (resamples, R, M): as sum and count, patients weighed;
-        histogram (R, BINS): of Dice, the last bin holds 1.
+        replicate_sum, replicate_count (resamples, R, M): as sum and count, patients weighed.
     """
     rows = [*regions, MEAN]
     values = np.array([[[score.values[r][m] for m in METRICS] for r in rows] for score in scores], np.float64)
@@ -54,7 +51,6 @@ def tally(scores: Sequence[CaseScore], regions: Sequence[str], resamples: int, s
         "state": _states(scores, regions),
         "replicate_sum": np.einsum("nb,nrm->brm", weights, filled),
         "replicate_count": np.einsum("nb,nrm->brm", weights, defined),
-        "histogram": _histogram(values[:, :, METRICS.index("dice")]),
     }
 
 
@@ -90,20 +86,6 @@ def replicate_means(total: Mapping[str, F64], row: int, column: int) -> F64:
     return means
 
 
-def quantile(total: Mapping[str, F64], row: int, share: float) -> float:
-    """The Dice below which `share` of the cases lie, to within a bin (0.01); nan without cases."""
-    counts = total["histogram"][row]
-    if not counts.sum():
-        return nan
-    occupied = np.flatnonzero(counts)
-    below = np.cumsum(counts)[occupied]
-    wanted = share * below[-1]
-    # the bin in which the wanted case lies, and how far into it, as if its cases were evenly spread
-    place = int(np.searchsorted(below, wanted))
-    inside = 1 - (below[place] - wanted) / counts[occupied[place]]
-    return float(EDGES[occupied[place]] + inside / BINS)
-
-
 def _weights(patients: Sequence[str], resamples: int, seed: int) -> F64:
     """(cases, resamples): how often each case's patient counts in each replicate."""
     known: dict[str, NDArray[np.int64]] = {}
@@ -130,11 +112,4 @@ def _states(scores: Sequence[CaseScore], regions: Sequence[str]) -> F64:
         for r, region in enumerate(regions):
             counts[r, STATES.index(score.state[region])] += 1
     counts[-1] = counts[:-1].sum(axis=0)
-    return counts
-
-
-def _histogram(dice: F64) -> F64:
-    counts = np.zeros((dice.shape[1], BINS), np.float64)
-    for row, column in zip(counts, dice.T, strict=True):
-        row += np.histogram(column[~np.isnan(column)], EDGES)[0]
     return counts
