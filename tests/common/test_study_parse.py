@@ -48,11 +48,8 @@ def test_a_name_alone_is_short_for_a_table_with_that_name() -> None:
 def test_a_study_builds_what_it_names() -> None:
     study = parsed(HEAD + '[strategy]\nname = "fedprox"\nmu = 0.5\n').study
     built = (study.build_task(), study.build_network(), study.build_strategy(), study.build_codec())
-    assert [type(part).__name__ for part in (*built, study.build_channel())] == [
-        "Segmentation", "UNet", "FedProx", "Float32", "Plain",
-    ]  # fmt: skip
+    assert [type(part).__name__ for part in built] == ["Segmentation", "UNet", "FedProx", "Float32"]
     assert getattr(built[2], "mu") == 0.5  # noqa: B009  (the base class has no such field)
-    assert study.build_privacy() == ()
 
 
 NINE = """\

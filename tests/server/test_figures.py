@@ -14,7 +14,7 @@ from PIL import Image
 
 from fedrounds_common.errors import RunFileError
 from fedrounds_server.report.curves import band, draw_curves, losses, scores
-from fedrounds_server.report.figures import draw_figures, drawings
+from fedrounds_server.report.figures import drawings, save_all
 from fedrounds_server.report.folder import RunView, read_run
 from fedrounds_server.report.hospitals import draw_hospitals, places
 from fedrounds_server.report.models import draw_models, draw_regions
@@ -48,14 +48,17 @@ def drawn(drawing: Drawing | None) -> Drawing:
     return drawing
 
 
-def test_the_same_folder_gives_the_same_files_of_two_columns_width(default_run: Path) -> None:
-    first = {file: file.read_bytes() for file in draw_figures(default_run)}
-    assert [file.stem for file in first] == ALL_FIGURES
-    for file in first:
-        with Image.open(file) as picture:
+def test_the_same_folder_gives_the_same_files_of_two_columns_width(default_run: Path, tmp_path: Path) -> None:
+    def drawn_to(folder: Path) -> dict[str, bytes]:
+        return {file.name: file.read_bytes() for file in save_all(drawings(read_run(default_run)), folder)}
+
+    first = drawn_to(tmp_path / "first")
+    assert [Path(name).stem for name in first] == ALL_FIGURES
+    for name in first:
+        with Image.open(tmp_path / "first" / name) as picture:
             assert picture.width == 1440  # 7.2 inches at 200 dots
             assert "Software" not in picture.info
-    assert {file: file.read_bytes() for file in draw_figures(default_run)} == first
+    assert drawn_to(tmp_path / "second") == first
 
 
 def test_a_phantoms_figures_say_so_and_a_real_runs_do_not(made: dict[str, Drawing], fake_run: Write) -> None:

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import final
 
 from fedrounds_common import shelves
-from fedrounds_common.channel import Channel
 from fedrounds_common.codec import Codec
 from fedrounds_common.network import Network
-from fedrounds_common.privacy import Privacy
 from fedrounds_common.strategy import Strategy
 from fedrounds_common.study.tables import CaseForm, Cohort, Evaluation, Table, Training
 from fedrounds_common.task import Task
@@ -61,9 +59,3 @@ class Study:
 
     def build_codec(self, folders: Sequence[Path] = ()) -> Codec:
         return shelves.CODECS.load({key: value for key, value in self.wire.items() if key != "channel"}, folders)
-
-    def build_channel(self, folders: Sequence[Path] = ()) -> Channel:
-        return shelves.CHANNELS.load(self.wire["channel"], folders)
-
-    def build_privacy(self, folders: Sequence[Path] = ()) -> tuple[Privacy, ...]:
-        return tuple(shelves.PRIVACY.load(table, folders) for table in self.privacy)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedrounds_server.report.curves import draw_curves
-from fedrounds_server.report.folder import RunView, read_run
+from fedrounds_server.report.folder import RunView
 from fedrounds_server.report.hospitals import draw_hospitals
 from fedrounds_server.report.models import draw_models, draw_regions
 from fedrounds_server.report.rounds import draw_participation, draw_traffic
@@ -39,12 +39,3 @@ def save_all(drawn: Sequence[Drawing], folder: Path) -> list[Path]:
     for name in set(NAMES) - {drawing.name for drawing in drawn}:
         (folder / f"{name}.png").unlink(missing_ok=True)
     return [save(drawing, folder) for drawing in drawn]
-
-
-def draw_figures(run: Path, with_sites: bool = True) -> list[Path]:
-    """Write `figures/*.png` of a run folder; with_sites lets scores and pictures of single cases in.
-
-    Raises:
-        RunFileError: not a run folder, or a file in it cannot be read.
-    """
-    return save_all(drawings(read_run(run, with_sites)), run / "figures")
