@@ -22,16 +22,18 @@ from flwr.serverapp import Grid
 
 from fedrounds_client.scoring import score_cases, write_scores
 from fedrounds_client.training import Piece, train
-from fedrounds_common.arrays import manifest, of_module, pack, unpack
+from fedrounds_common.arrays import Arrays, manifest, of_module, pack, unpack
+from fedrounds_common.arrays import digest as arrays_digest
 from fedrounds_common.case import Case
 from fedrounds_common.disk import add_text
-from fedrounds_common.errors import DataError, code_of
+from fedrounds_common.errors import DataError, RunFileError, code_of
 from fedrounds_common.leaving import Ask
 from fedrounds_common.metrics.rules import METRICS
 from fedrounds_common.rng import derive
 from fedrounds_common.task import CaseScore, Tally
 from fedrounds_server import history
 from fedrounds_server.app import Afterwards
+from fedrounds_server.checkpoint import load_arrays
 from fedrounds_server.cohort import Roster
 from fedrounds_server.engines.pool import Done, Job, Pool, Ticket
 from fedrounds_server.folder import RunFolder
@@ -69,6 +71,15 @@ class Alone:
     def file_name(self) -> str:
         return f"{self.model}-{self.trained_at}.safetensors"
 
+    def made_of(self, study: str, start: Arrays) -> dict[str, Any]:
+        """What its weights follow from; a file that says otherwise is another model, whatever it is called.
+
+        Args:
+            study: the study's digest.
+            start: the weights it is trained from.
+        """
+        return {"study": study, "start": arrays_digest(start), "steps": self.steps, "sites": list(self.sites)}
+
 
 def planned(simulation: Simulation, outcome: Outcome, taken: Mapping[str, int]) -> tuple[Alone, ...]:
     """The models that the rehearsal asks for, longest first so that no worker is left with it at the end.
@@ -99,13 +110,14 @@ def judged_by_itself(simulation: Simulation, alone: Sequence[Alone]) -> tuple[Al
 
 
 def run_baselines(pool: Pool, grid: Grid, plan: Plan, outcome: Outcome, simulation: Simulation) -> Afterwards:
-    """Train and judge what the rehearsal asks for; what is on disk from an interrupted run is kept.
+    """Train and judge what the rehearsal asks for; what is on disk from an interrupted run is kept where it is
+    what would be trained now.
 
     Returns:
         Sites whose scores of some model are missing, and models that could not be made, each with its state.
     """
     alone = planned(simulation, outcome, _steps_taken(plan.folder))
-    failed = _train_all(pool, plan, alone)
+    failed = _train_all(pool, plan, outcome.rounds, alone)
     trained = [each for each in alone if each not in failed]
     missing: dict[str, str] = {}
     for each in judged_by_itself(simulation, alone):
@@ -133,17 +145,21 @@ def _folder(folder: RunFolder) -> Path:
     return folder.path / "baselines"
 
 
-def _train_all(pool: Pool, plan: Plan, alone: Sequence[Alone]) -> dict[Alone, str]:
+def _train_all(pool: Pool, plan: Plan, rounds: int, alone: Sequence[Alone]) -> dict[Alone, str]:
     """Those that failed, with their state: each is named, and left out of the tables."""
     jobs: dict[Ticket, Alone] = {}
     for each in alone:
         file = _folder(plan.folder) / each.file_name
-        if not (plan.resume and file.exists()):
+        made_of = each.made_of(plan.digest, plan.initial)
+        if not (plan.resume and _is_made_of(file, made_of)):
+            # the scores on disk, if any, are of the model that is trained anew
+            score_file(plan.folder, rounds, each.model, each.trained_at).unlink(missing_ok=True)
             scalars = {
                 "sites": each.sites,
                 "steps": each.steps,
                 "name": f"{each.model}/{each.trained_at}",
                 "file": str(file),
+                "made_of": made_of,
             }
             jobs[pool.submit(Job("train", scalars, lane=f"{each.model} {each.trained_at}"))] = each
     failed: dict[Alone, str] = {}
@@ -153,6 +169,14 @@ def _train_all(pool: Pool, plan: Plan, alone: Sequence[Alone]) -> dict[Alone, st
             failed[each] = f"error:{done.error}"
             plan.listen("warning", {"text": f"{each.name} failed: {done.error}"})
     return failed
+
+
+def _is_made_of(file: Path, made_of: Mapping[str, Any]) -> bool:
+    """Whether the file holds this very model: the rounds may have gone otherwise than before the interruption."""
+    try:
+        return bool(load_arrays(file)[1].get("made_of") == made_of)
+    except RunFileError:
+        return False
 
 
 def _finished(pool: Pool, jobs: Mapping[Ticket, Asked]) -> Iterator[tuple[Asked, Done]]:
@@ -254,7 +278,7 @@ def train_job(run: Path, parts: Parts, job: Job) -> Done:
     steps = int(scalars["steps"])
     piece = Piece(steps, 0, steps, study.seed, ("baseline", str(scalars["name"])))
     result = train(network, parts.task, cases, study.cases, study.training, piece, start)
-    write_model(Path(scalars["file"]), result.arrays, study, "", 0)
+    write_model(Path(scalars["file"]), result.arrays, study, "", 0, scalars.get("made_of"))
     return Done({"loss": result.loss, "steps": steps, "cases": len(cases)})
 
 

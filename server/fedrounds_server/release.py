@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fedrounds_common.arrays import Array, Arrays, manifest
 from fedrounds_common.disk import write_whole
@@ -14,8 +16,14 @@ from fedrounds_server.checkpoint import load_arrays, save_arrays
 FORMAT = 1
 
 
-def write_model(file: Path, arrays: Arrays, study: Study, digest: str, rounds: int) -> None:
-    """No time, host or run number goes in: two runs of one study give one digest."""
+def write_model(
+    file: Path, arrays: Arrays, study: Study, digest: str, rounds: int, made_of: Mapping[str, Any] | None = None
+) -> None:
+    """No time, host or run number goes in: two runs of one study give one digest.
+
+    Args:
+        made_of: of a model trained outside the federation, what it was trained from.
+    """
     tables = agreed_tables(study)
     says = {
         "format": FORMAT,
@@ -25,6 +33,7 @@ def write_model(file: Path, arrays: Arrays, study: Study, digest: str, rounds: i
         "model": tables["model"],
         "cases": tables["cases"],
         "order": list(arrays),
+        **({} if made_of is None else {"made_of": dict(made_of)}),
     }
     write_whole(file, save_arrays(arrays, says))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from fedrounds_common.tasks.segmentation import Segmentation
 from fedrounds_server import history
 from fedrounds_server.cohort import Roster
 from fedrounds_server.rounds import Outcome
+from fedrounds_server.tables import read_metrics, write_metrics
 from fedrounds_sites.simulation import Simulation
 
 Cubes = Callable[..., Path]
@@ -247,6 +249,29 @@ def test_a_run_that_goes_on_trains_no_baseline_twice(tmp_path: Path, cubes: Cube
     assert trained == ["pooled all"]
     assert files(third) == whole
     assert third.folder.metrics.read_bytes() == table
+
+
+def test_a_baseline_on_disk_that_took_other_steps_is_trained_and_judged_anew(tmp_path: Path, cubes: Cubes) -> None:
+    study = cubes(tmp_path, rounds=1)
+    baselines = ('simulation.baselines=["local-only", "pooled"]', "simulation.local_only_sites=0")
+    first = counted(study, *baselines).run
+    taken = counted(study, *baselines, resume=first.path).of("pooled")
+    assert taken == {}
+    # the same run, had site A taken five steps more in its round; -1 is a score that no model has
+    stale = first.folder.scores / "0001-pooled-all.csv"
+    rows = [replace(row, value=-1.0) for row in read_metrics(stale)]
+    stopped(first)
+    write_metrics(stale, rows)
+    history_file = first.folder.history
+    lines = [json.loads(line) for line in history_file.read_text("utf-8").splitlines()]
+    at_a = next(site for site in lines[0]["sites"] if site["site"] == "A")
+    steps, total = at_a["steps"] + 5, sum(site["steps"] for site in lines[0]["sites"]) + 5
+    at_a["steps"] = steps
+    history_file.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+    again = counted(study, *baselines, resume=first.path)
+    assert again.of("pooled") == {"all": total}
+    assert again.of("local-only") == {"A": steps}
+    assert all(row.value != -1.0 for row in read_metrics(stale))
 
 
 def test_baselines_begin_where_round_one_begins_and_go_their_own_ways(tmp_path: Path, cubes: Cubes) -> None:
