@@ -38,6 +38,9 @@ def greet(ask: Ask, site: Site) -> Hello:
         held_out_cases=len(cases.held_out),
         steps=steps_per_round(site.parts.study.training, training) if training else 0,
         left_out=dict(sorted(Counter(code_of(error) for error in cases.left_out.values()).items())),
+        run=ask.run,
+        nonce=ask.nonce,
+        study=ask.digest,
     )
 
 
@@ -61,7 +64,7 @@ def take_part(ask: Ask, site: Site) -> tuple[Update, SiteState]:
     moments = state.moments if study.training.moments == "keep" else {}
     result = train(
         parts.module(), parts.task, cases, study.cases, study.training, piece, start, moments,
-        _correction(site, ask.arrays, state.kept),
+        _correction(site, ask.arrays, state.kept), site.pieces,
     )  # fmt: skip
     leaving, kept = parts.strategy.send(Trained(start, result.arrays, len(cases), steps), consensus, state.kept)
     travelling, residual = parts.codec.encode(leaving, state.residual)
@@ -92,4 +95,4 @@ def judge(ask: Ask, site: Site) -> Scores:
     # a seed of the site's own: patient "1" here and patient "1" elsewhere must not be resampled together
     seed = derive(study.seed, "bootstrap", site.name)
     tally = site.parts.task.tally(scores, study.cases, study.evaluation, seed)
-    return Scores(site.name, ask.run, ask.round, ask.nonce, ask.model, ask.cohort, len(scores), tally)
+    return Scores(site.name, ask.run, ask.round, ask.nonce, ask.model, ask.cohort, len(scores), tally, ask.digest)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+BLOCK = 8192
 
 
 def write_whole(file: Path, *parts: bytes | memoryview) -> None:
@@ -27,6 +32,16 @@ def write_whole(file: Path, *parts: bytes | memoryview) -> None:
         os.fsync(folder)  # the rename itself is on disk only after its folder is
     finally:
         os.close(folder)
+
+
+def write_private(file: Path, data: bytes) -> None:
+    """Write a file that only its owner may open, from its first byte on. Raises FileExistsError: it is there."""
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
 def write_text(file: Path, text: str) -> None:
@@ -54,3 +69,49 @@ def add_text(file: Path, text: str) -> None:
     # an old file's name may hold bytes that are no text
     with file.open("a", encoding="utf-8", errors="backslashreplace") as stream:
         stream.write(text.rstrip() + "\n")
+
+
+def cut_short(file: Path) -> int:
+    """Take away a last line without its end, as a crash leaves it; returns how many bytes it had."""
+    if not file.exists():
+        return 0
+    size = file.stat().st_size
+    whole = _after_last_newline(file, size)
+    if whole < size:
+        os.truncate(file, whole)
+    return size - whole
+
+
+def last_line(file: Path) -> bytes:
+    """The last whole line without its end, read from the file's end; empty if there is none."""
+    if not file.exists() or not (end := _after_last_newline(file, file.stat().st_size)):
+        return b""
+    start = _after_last_newline(file, end - 1)
+    with file.open("rb") as stream:
+        stream.seek(start)
+        return stream.read(end - 1 - start)
+
+
+def _after_last_newline(file: Path, end: int) -> int:
+    """Where the line begins that `end` is in: just after the newline before it, or 0."""
+    with file.open("rb") as stream:
+        while end > 0:
+            start = max(0, end - BLOCK)
+            stream.seek(start)
+            found = stream.read(end - start).rfind(b"\n")
+            if found >= 0:
+                return start + found + 1
+            end = start
+    return 0
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Within, no other process of ours that asks the same is in here: for files that grow line by line."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(file.with_name(f".{file.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)  # which lets go of the lock

@@ -9,6 +9,7 @@ what is on the wire can be listed, measured and written down (`fedrounds_client.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -23,6 +24,7 @@ from fedrounds_common.case import F64
 from fedrounds_common.errors import CODE, UpdateError
 
 FORMAT = 1
+SIGNED_AS = b"fedrounds-message-1\0"  # so that nothing else these keys sign can be taken for a message
 MAX_CASES = 10_000_000
 MAX_NORM = 1e4  # an update of a healthy round moves weights by a few units; a thousandfold is a fault or an attack
 Kind = Literal["hello", "train", "score"]
@@ -59,6 +61,9 @@ class Hello:
     held_out_cases: int
     steps: int
     left_out: Mapping[str, int]
+    run: str = ""
+    nonce: str = ""
+    study: str = ""
     kind: ClassVar[str] = "hello"
 
 
@@ -94,6 +99,7 @@ class Scores:
     cohort: str
     cases: int
     tally: Mapping[str, F64]
+    study: str = ""
     kind: ClassVar[str] = "scores"
 
 
@@ -124,6 +130,8 @@ _MAPPINGS = {"Mapping[str, str]": "str", "Mapping[str, int]": "int"}
 _TEXTS = {
     "kind": re.compile(r"hello|train|score"),
     "site": re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"),
+    "run": re.compile(r"|[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"),
+    "nonce": re.compile(r"[\w.-]{0,64}"),
     "code": CODE,
     "reference": re.compile(r"\w{0,64}"),
 }
@@ -164,6 +172,11 @@ def from_wire(header: str, buffer: bytes) -> Ask | Leaving:
         raise UpdateError(
             "FR-R10", f"a message that cannot be read ({type(error).__name__})", wanted="one of leaving.py"
         ) from error
+
+
+def signed_bytes(header: str, buffer: bytes) -> bytes:
+    """What a signature of a message is made over: the header names run, round, nonce, study and sender."""
+    return SIGNED_AS + hashlib.sha256(header.encode()).digest() + hashlib.sha256(buffer).digest()
 
 
 def _fits(name: str, value: object, wanted: str) -> bool:

@@ -7,16 +7,20 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 from fedrounds_common.errors import UpdateError
 from fedrounds_common.leaving import Ask, Leaving, from_wire, to_wire
 
-TEXT, BUFFER = "fedrounds", "arrays"
+TEXT, BUFFER, SIGNATURE = "fedrounds", "arrays", "signature"
 
 
 def to_record(message: Ask | Leaving) -> RecordDict:
     return record_of(*to_wire(message))
 
 
-def record_of(header: str, buffer: bytes) -> RecordDict:
+def record_of(header: str, buffer: bytes, signature: bytes = b"") -> RecordDict:
+    """One message as Flower carries it; in a simulation nobody signs."""
+    texts: dict[str, str | bytes] = {"header": header}
+    if signature:
+        texts[SIGNATURE] = signature
     array = Array(dtype="uint8", shape=(len(buffer),), stype="fedrounds.flat", data=buffer)
-    return RecordDict({TEXT: ConfigRecord({"header": header}), BUFFER: ArrayRecord({"flat": array})})
+    return RecordDict({TEXT: ConfigRecord(dict(texts)), BUFFER: ArrayRecord({"flat": array})})
 
 
 def parts_of(record: RecordDict) -> tuple[str, bytes]:
@@ -32,6 +36,13 @@ def parts_of(record: RecordDict) -> tuple[str, bytes]:
     if not isinstance(header, str) or flat is None or not isinstance(flat.data, bytes):
         raise UpdateError("FR-R10", "a record of other types", wanted="text and bytes")
     return header, flat.data
+
+
+def signature_of(record: RecordDict) -> bytes:
+    """The signature of a message, over `leaving.signed_bytes`; empty if it has none."""
+    texts = record.get(TEXT)
+    found = texts.get(SIGNATURE, b"") if isinstance(texts, ConfigRecord) else b""
+    return found if isinstance(found, bytes) else b""
 
 
 def from_record(record: RecordDict) -> Ask | Leaving:

@@ -35,6 +35,8 @@ from fedrounds_common.wire import from_record, parts_of, record_of, to_record
 
 words = st.text(max_size=12)
 sites = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", fullmatch=True)
+runs = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}|", fullmatch=True)
+nonces = st.text("0123456789abcdef", max_size=64)
 codes, references = st.from_regex(r"FR-[A-Z][0-9]{2}", fullmatch=True), st.text("0123456789abcdef", max_size=20)
 counts = st.integers(0, 10**6)
 floats = st.floats(allow_nan=False, allow_infinity=False)
@@ -48,9 +50,9 @@ tallies = st.dictionaries(
 asks = st.builds(
     Ask,
     st.sampled_from(["hello", "train", "score"]),
-    words,
+    runs,
     counts,
-    words,
+    nonces,
     words,
     words,
     words,
@@ -62,11 +64,11 @@ asks = st.builds(
 leavings = st.one_of(
     st.builds(
         Hello, sites, st.dictionaries(words, words, max_size=3), counts, counts, counts, counts,
-        st.dictionaries(words, counts, max_size=3),
+        st.dictionaries(words, counts, max_size=3), runs, nonces, words,
     ),
-    st.builds(Update, sites, words, counts, words, words, counts, counts, floats, floats, words, tensors),
-    st.builds(Scores, sites, words, counts, words, words, words, counts, tallies),
-    st.builds(Refusal, sites, words, counts, words, codes, references, st.booleans()),
+    st.builds(Update, sites, runs, counts, nonces, words, counts, counts, floats, floats, words, tensors),
+    st.builds(Scores, sites, runs, counts, nonces, words, words, counts, tallies, words),
+    st.builds(Refusal, sites, runs, counts, nonces, codes, references, st.booleans()),
 )  # fmt: skip
 
 

@@ -277,7 +277,7 @@ TROUBLES: dict[str, tuple[Behaves, str]] = {
     "no loss": (changed(loss=float("nan")), "error:FR-R15"),
     "another's name": (changed(site="A"), "error:FR-R17"),
     "another study": (changed(study="0" * 64), "error:FR-R16"),
-    "an old answer": (changed(nonce="of another round"), "error:FR-R18"),
+    "an old answer": (changed(nonce="another"), "error:FR-R18"),
     "another round": (changed(round=1), "error:FR-R18"),
     "scores": (lambda site, ask: Scores(site, ask.run, ask.round, ask.nonce, "consensus", "local-val", 1, {}), "error:FR-R10"),
     "hello": (lambda site, ask: Hello(site, {}, 3, 1, 0, 10, {}), "error:FR-R10"),
