@@ -65,20 +65,20 @@ def read_simulation(table: Table, folder: Path, plugins: Sequence[Path] = ()) ->
     for name, shelf in (("reader", READERS), ("partition", PARTITIONS)):
         entry = table.get(name, {"name": "phantom_glioma" if name == "reader" else "natural"})
         if isinstance(entry, dict):
-            placed = _placed(entry, folder)
+            placed = placed(entry, folder)
             faults += shelf.build(placed, f"simulation.{name}", plugins)[1]
     if simulation is None or faults:
         return None, faults
     weights = simulation.initial_weights
     return replace(
         simulation,
-        reader=_placed(simulation.reader, folder),
-        partition=_placed(simulation.partition, folder),
+        reader=placed(simulation.reader, folder),
+        partition=placed(simulation.partition, folder),
         initial_weights=None if weights is None else (folder / weights),
     ), []
 
 
-def _placed(table: Table, folder: Path) -> dict[str, Any]:
+def placed(table: Table, folder: Path) -> dict[str, Any]:
     """The plug-in's table with the paths in it made absolute."""
     found = dict(table)
     for key in ("root", "file", "key_file"):

@@ -64,8 +64,12 @@ def _once(pairs: list[tuple[str, Any]]) -> Table:
 
 def resolved_toml(study: Study, simulation: Table, origins: Origins) -> str:
     """Every value of the study with its origin behind it; read back, it is the same study."""
-    tables = agreed_tables(study) | ({REHEARSAL: simulation} if simulation else {})
-    return "\n".join(_lines(tables, (), "", origins)).lstrip("\n") + "\n"
+    return toml_text(agreed_tables(study) | ({REHEARSAL: simulation} if simulation else {}), origins)
+
+
+def toml_text(tables: Table, remarks: Origins) -> str:
+    """The tables as TOML, with each key's remark behind its value."""
+    return "\n".join(_lines(tables, (), "", remarks)).lstrip("\n") + "\n"
 
 
 def _lines(table: Mapping[str, Any], header: tuple[str, ...], path: str, origins: Origins) -> Iterator[str]:

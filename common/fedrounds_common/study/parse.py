@@ -53,7 +53,7 @@ def read_study(
         StudyError: with every fault of the file and of the overrides.
     """
     path = Path(path)
-    text = _text_of(path)
+    text = text_of(path)
     return parse_study(text, path, overrides, plugins, more_faults)
 
 
@@ -65,7 +65,7 @@ def parse_study(
     more_faults: MoreFaults | None = None,
 ) -> StudyFile:
     """As `read_study`, for text that has been read; `path` is only named."""
-    raw, set_keys = override(_tables_of(text, path), overrides)
+    raw, set_keys = override(tables_of(text, path), overrides)
     raw = in_full(raw)
     lines = lines_of(text)
     study, faults = study_of(raw, plugins)
@@ -75,13 +75,14 @@ def parse_study(
     elif more_faults is not None and not any(impossible_values(simulation, REHEARSAL)):
         faults += more_faults(simulation, study)
     if study is None or faults:
-        raise StudyError(str(path), [_placed(fault, lines, set_keys) for fault in faults])
+        raise StudyError(str(path), [placed(fault, lines, set_keys) for fault in faults])
     origins = dict(_origins(agreed_tables(study), raw, lines, set_keys))
     origins |= dict(_origins({REHEARSAL: simulation}, raw, lines, set_keys))
     return StudyFile(study, simulation, text, origins, path)
 
 
-def _text_of(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """The text of a TOML file. Raises UsageError: there is none. StudyError: it is no text, or far too large."""
     if not path.is_file():
         here = path.parent if path.parent.is_dir() else Path()
         near = get_close_matches(path.name, [file.name for file in here.glob("*.toml")], n=1, cutoff=0.4)
@@ -101,7 +102,8 @@ def _text_of(path: Path) -> str:
         raise _one(path, f"byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8", line) from error
 
 
-def _tables_of(text: str, path: Path) -> Table:
+def tables_of(text: str, path: Path) -> Table:
+    """What the text says. Raises StudyError, with the line: it is not TOML."""
     try:
         return tomllib.loads(text)
     except RecursionError as error:
@@ -126,7 +128,8 @@ def _one(path: Path, message: str, line: int) -> StudyError:
     return StudyError(str(path), [Fault("file", message, line)])
 
 
-def _placed(fault: Fault, lines: dict[str, int], set_keys: Sequence[str]) -> Fault:
+def placed(fault: Fault, lines: dict[str, int], set_keys: Sequence[str] = ()) -> Fault:
+    """The fault with its line, or the remark that the command line is at fault."""
     if any(_covers(key, fault.key) for key in set_keys):
         return replace(fault, message=f"{fault.message} (given on the command line)")
     # what is missing from the top of the file belongs on its first line
