@@ -10,7 +10,6 @@ Only a simulation can do this: it opens several hospitals' cases at once.
 from __future__ import annotations
 
 import json
-import math
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 import numpy as np
 from flwr.serverapp import Grid
 
+from fedrounds.floor import RuleScores, choose
 from fedrounds_client.scoring import score_cases, write_scores
 from fedrounds_client.training import Piece, train
 from fedrounds_common.arrays import Arrays, manifest, of_module, pack, unpack
@@ -28,9 +28,8 @@ from fedrounds_common.case import Case
 from fedrounds_common.disk import add_text
 from fedrounds_common.errors import DataError, RunFileError, code_of
 from fedrounds_common.leaving import Ask
-from fedrounds_common.metrics.rules import METRICS
 from fedrounds_common.rng import derive
-from fedrounds_common.task import CaseScore, Tally
+from fedrounds_common.task import Tally
 from fedrounds_server import history
 from fedrounds_server.app import Afterwards
 from fedrounds_server.checkpoint import load_arrays
@@ -43,7 +42,7 @@ from fedrounds_server.release import read_model, write_model
 from fedrounds_server.rounds import Outcome
 from fedrounds_server.tables import write_metrics
 from fedrounds_sites.hospitals import open_hospital
-from fedrounds_sites.phantom.rules import scores as rule_scores
+from fedrounds_sites.phantom.rules import judge as judge_rules
 from fedrounds_sites.simulation import Simulation
 
 if TYPE_CHECKING:
@@ -239,27 +238,27 @@ def _judge_floor(pool: Pool, plan: Plan, outcome: Outcome) -> dict[str, str]:
     found, missing = _at_each_site(pool, plan, outcome, "floor", "floor", {})
     if not found:
         return missing
-    dice = {where: unpack_tally(done)["dice"] for where, done in found.items()}
-    best = np.concatenate(list(dice.values())).mean(axis=0).argmax(axis=0)
-    rules = next(iter(found.values())).scalars["rules"]
     regions = list(plan.study.cases.scored)
-    tallies = {}
-    for where, values in dice.items():
-        chosen = values[:, best, np.arange(len(regions))]
-        scored = [_floor_score(str(index), row, regions) for index, row in enumerate(chosen)]
-        seed = derive(plan.study.seed, "floor", where[0])
-        tallies[where] = plan.task.tally(scored, plan.study.cases, plan.study.evaluation, seed)
+    best, scored = choose(
+        {where: _rule_scores(done) for where, done in found.items()}, regions, plan.study.evaluation.empty
+    )
+    tallies = {
+        # with the seed of every other model's scores at that site: the same patients are drawn
+        where: plan.task.tally(
+            scores, plan.study.cases, plan.study.evaluation, derive(plan.study.seed, "bootstrap", where[0])
+        )
+        for where, scores in scored.items()
+    }
     rows = table_rows(plan.task, plan.study, tallies, outcome.rounds, "floor", ALL)
     write_metrics(score_file(plan.folder, outcome.rounds, "floor", ALL), rows)
-    plan.listen("floor", {region: rules[best[index]] for index, region in enumerate(regions)})
+    rules = next(iter(found.values())).scalars["rules"]
+    plan.listen("floor", {region: rules[rule] for region, rule in zip(regions, best, strict=True)})
     return missing
 
 
-def _floor_score(case: str, dice: Sequence[float], regions: Sequence[str]) -> CaseScore:
-    nothing = dict.fromkeys(METRICS, math.nan)
-    values = {region: {**nothing, "dice": float(value)} for region, value in zip(regions, dice, strict=True)}
-    values["mean"] = {**nothing, "dice": float(np.mean(dice))}
-    return CaseScore(case, case, values, dict.fromkeys(regions, "scored"))
+def _rule_scores(done: Done) -> RuleScores:
+    arrays = unpack_tally(done)
+    return RuleScores([(name, patient) for name, patient in done.scalars["cases"]], arrays["dice"], arrays["states"])
 
 
 # What a worker does of this.
@@ -307,10 +306,13 @@ def score_job(run: Path, parts: Parts, job: Job) -> Done:
 
 
 def floor_job(run: Path, parts: Parts, job: Job) -> Done:
-    """Dice (cases, rules, regions) of every untrained rule on one cohort of one site."""
+    """Dice and states (cases, rules, regions) of every untrained rule on one cohort of one site."""
     cases = open_hospital(run, job.scalars["site"]).cohort(job.scalars["cohort"])
-    rules, dice = rule_scores(cases, parts.study.cases)
-    return packed({"dice": dice}, rules=[str(rule) for rule in rules])
+    found = judge_rules(cases, parts.study.cases)
+    tally = {"dice": found.dice, "states": found.states.astype(np.float64)}
+    return packed(
+        tally, rules=[str(rule) for rule in found.rules], cases=[(ref.name, ref.patient) for ref in found.refs]
+    )
 
 
 def packed(tally: Tally, **scalars: Any) -> Done:

@@ -83,6 +83,19 @@ def test_two_empty_masks_count_one_and_a_spurious_one_zero() -> None:
     assert set(np.unique(dice)) <= {0.0, 1.0}
 
 
+def test_each_rules_masks_have_a_state_by_the_empty_mask_rule() -> None:
+    sick, well = case("a", 5.0), case("b", 0.0, tumour=False)
+    found = rules.judge([sick, well, Case(CaseRef("c", "c", "s1"), sick.image, None, np.eye(4))], FORM)
+    assert [ref.name for ref in found.refs] == ["a", "b"]
+    assert found.states.shape == found.dice.shape == (2, len(found.rules), 1)
+    # "scored" and "missed" where there is a tumour, "both-empty" and "spurious" where there is none
+    assert set(np.unique(found.states[0])) <= {0, 2}
+    assert set(np.unique(found.states[1])) <= {1, 3}
+    assert (found.dice[1][found.states[1] == 1] == 1).all()
+    assert (found.dice[1][found.states[1] == 3] == 0).all()
+    assert (found.dice[0][found.states[0] == 2] == 0).all()
+
+
 def test_the_floor_is_the_best_mean_over_the_cases() -> None:
     cases = [case("a", 5.0), case("b", 0.3)]
     found, dice = rules.scores(cases, FORM)

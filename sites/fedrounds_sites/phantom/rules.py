@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from fedrounds_common.case import F32, F64, Case
+from fedrounds_common.case import F32, F64, Case, CaseRef
 from fedrounds_common.errors import DataError
+from fedrounds_common.metrics.rules import STATES
 from fedrounds_common.study.tables import CaseForm
 from fedrounds_sites.geometry import onto
 
@@ -65,30 +66,61 @@ def chosen(rules: Sequence[Rule], dice: F64, form: CaseForm) -> dict[str, tuple[
     return {region: (rules[winners[k]], float(means[winners[k], k])) for k, region in enumerate(form.scored)}
 
 
+@final
+@dataclass(frozen=True)
+class Judged:
+    """Every rule on every case that has a reference; `dice` and `states` are (cases, rules, regions).
+
+    `dice`: two empty masks count 1, as in `evaluation.empty = "one"`. `states`: which of the metrics'
+    STATES, by its place there, what the empty-mask rule makes of the two masks.
+    """
+
+    refs: tuple[CaseRef, ...]
+    rules: tuple[Rule, ...]
+    dice: F64
+    states: NDArray[np.uint8]
+
+
 def scores(cases: Sequence[Case], form: CaseForm) -> tuple[tuple[Rule, ...], F64]:
     """Dice (cases, rules, regions) of every rule; two empty masks count 1, as in `evaluation.empty = "one"`."""
+    found = judge(cases, form)
+    return found.rules, found.dice
+
+
+def judge(cases: Sequence[Case], form: CaseForm) -> Judged:
+    """Every rule on every case with a reference.
+
+    Raises:
+        DataError: no cases, or none with a reference.
+    """
     judged = [case for case in cases if case.target is not None]
     if not judged:
         raise DataError("FR-P07", f"{len(cases)} cases, none with a reference", wanted="cases with references")
     template = _Template(judged)
     rules: tuple[Rule, ...] = ()
-    rows = []
+    dice, states = list[F64](), list[NDArray[np.uint8]]()
     for case in judged:
         found = dict(_masks(case, template.without(case), form))
         rules = tuple(found)
-        rows.append(_dice(np.stack([mask.ravel() for mask in found.values()]), case, form))
-    return rules, np.stack(rows)
+        of_case, states_of_case = _dice(np.stack([mask.ravel() for mask in found.values()]), case, form)
+        dice.append(of_case)
+        states.append(states_of_case)
+    return Judged(tuple(case.ref for case in judged), rules, np.stack(dice), np.stack(states))
 
 
-def _dice(masks: Mask, case: Case, form: CaseForm) -> F64:
+def _dice(masks: Mask, case: Case, form: CaseForm) -> tuple[F64, NDArray[np.uint8]]:
+    """Dice and state, (rules, regions) each."""
     assert case.target is not None  # only cases with a reference come here
     labels = case.target.voxels.ravel()
     regions = np.stack([np.isin(labels, values) for values in form.scored.values()])
     both = masks.astype(np.float32) @ regions.T.astype(np.float32)
-    total = masks.sum(axis=1)[:, None] + regions.sum(axis=1)
+    predicted, reference = masks.sum(axis=1)[:, None], regions.sum(axis=1)
+    total = predicted + reference
     dice = np.ones(both.shape)
     np.divide(2 * both, total, out=dice, where=total > 0)
-    return dice
+    wrong = np.where(reference > 0, STATES.index("missed"), STATES.index("spurious"))
+    states = np.where((predicted > 0) & (reference > 0), STATES.index("scored"), wrong)
+    return dice, np.where(total > 0, states, STATES.index("both-empty")).astype(np.uint8)
 
 
 def _masks(case: Case, template: F32, form: CaseForm) -> Iterator[tuple[Rule, Mask]]:
