@@ -65,8 +65,7 @@ def read_simulation(table: Table, folder: Path, plugins: Sequence[Path] = ()) ->
     for name, shelf in (("reader", READERS), ("partition", PARTITIONS)):
         entry = table.get(name, {"name": "phantom_glioma" if name == "reader" else "natural"})
         if isinstance(entry, dict):
-            placed = placed(entry, folder)
-            faults += shelf.build(placed, f"simulation.{name}", plugins)[1]
+            faults += shelf.build(placed(entry, folder), f"simulation.{name}", plugins)[1]
     if simulation is None or faults:
         return None, faults
     weights = simulation.initial_weights
