@@ -42,11 +42,14 @@ class Parts:
 @final
 @dataclass(frozen=True)
 class Site:
+    """`pieces`: each batch goes through the network in so many, once memory has run out (`apart.py`)."""
+
     name: str
     folder: Path
     hospital: Hospital
     parts: Parts
     max_norm: float = MAX_NORM
+    pieces: int = 1
 
 
 def build_parts(

@@ -7,7 +7,7 @@ the seed they draw from, the moments they start with, and the strategy's correct
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
@@ -80,8 +80,14 @@ def train(
     start: Arrays,
     moments: Arrays | None = None,
     correct: Correct | None = None,
+    pieces: int = 1,
 ) -> Result:
     """Train `network` from `start` on `cases`.
+
+    Args:
+        pieces: each batch goes through the network in so many pieces, where memory is short: the same examples
+            in the same order and the same steps, with gradients added up. Only layers that look at a whole
+            batch (BatchNorm) see fewer cases at once.
 
     Returns:
         The weights reached; the moments; the mean loss. Nothing is kept anywhere else.
@@ -103,7 +109,9 @@ def train(
             rate = learning_rate(training, piece.first + step, piece.total)
             batch = _batch(task, cases, form, training, draws, network)
             for turn, optimiser in optimisers.items():
-                losses.append(_step(network, task, batch, turn, optimiser, rate, training, noise, correct))
+                losses.append(
+                    _step(network, task, _split(batch, pieces), turn, optimiser, rate, training, noise, correct)
+                )
     kept: dict[str, Array] = {}
     for turn, optimiser in optimisers.items():
         kept |= _take_moments(optimiser, network, turn)
@@ -120,10 +128,17 @@ def _batch(
     return Batch(image.to(device), target.to(device))
 
 
+def _split(batch: Batch, pieces: int) -> list[Batch]:
+    if pieces == 1:
+        return [batch]
+    images, targets = batch.image.tensor_split(pieces), batch.target.tensor_split(pieces)
+    return [Batch(image, target) for image, target in zip(images, targets, strict=True) if len(image)]
+
+
 def _step(
     network: nn.Module,
     task: Task,
-    batch: Batch,
+    batches: Sequence[Batch],
     turn: str,
     optimiser: torch.optim.Optimizer,
     rate: float,
@@ -134,19 +149,30 @@ def _step(
     for group in optimiser.param_groups:
         group["lr"] = rate
     optimiser.zero_grad(set_to_none=True)
-    with torch.autocast(batch.image.device.type, torch.bfloat16, enabled=training.amp == "bf16"):
-        loss = task.loss(network, batch, turn, noise).float().mean()
-    if not torch.isfinite(loss):
-        raise RoundError(
-            "FR-R30", f"the loss became {loss.item()}", do="lower training.learning_rate, or check the cases"
-        )
-    loss.backward()  # type: ignore[no-untyped-call]
+    total = sum(len(batch.image) for batch in batches)
+    losses = [_backward(network, task, batch, turn, training, noise, len(batch.image) / total) for batch in batches]
     if training.gradient_norm is not None:
         nn.utils.clip_grad_norm_(network.parameters(), training.gradient_norm)
     if correct is not None:
         weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
         correct({n: p.grad for n, p in network.named_parameters() if p.grad is not None}, weights)
     optimiser.step()
+    return losses[0] if len(losses) == 1 else math.fsum(losses)
+
+
+def _backward(
+    network: nn.Module, task: Task, batch: Batch, turn: str, training: Training, noise: torch.Generator, share: float
+) -> float:
+    """Add the gradients of one piece, which is that share of its step's examples, and return its share of the loss."""
+    with torch.autocast(batch.image.device.type, torch.bfloat16, enabled=training.amp == "bf16"):
+        loss = task.loss(network, batch, turn, noise).float().mean()
+    if not torch.isfinite(loss):
+        raise RoundError(
+            "FR-R30", f"the loss became {loss.item()}", do="lower training.learning_rate, or check the cases"
+        )
+    if share != 1:
+        loss = loss * share
+    loss.backward()  # type: ignore[no-untyped-call]
     return float(loss.detach())
 
 
