@@ -18,6 +18,7 @@ from fedrounds_common.case import CaseRef
 from fedrounds_common.errors import DONE, CaseError, DataError, to_keep
 from fedrounds_server.plan import Listener, nobody
 from fedrounds_sites.hospitals import Role, acquired, assign, leave_one_out
+from fedrounds_sites.listing import passed_over_lines
 from fedrounds_sites.prepare import prepare
 from fedrounds_sites.reader import Reader
 from fedrounds_sites.splits import SMALLEST
@@ -70,12 +71,13 @@ class SiteCheck:
 class DataCheck:
     """What was found. `parameters` of the network; one entry a site, by name.
 
-    `passed_over`: why a file belongs to no case → how many such files there are.
+    `passed_over`: why a file belongs to no case → how many such files there are, and the names of a few.
     """
 
     parameters: int
     sites: tuple[SiteCheck, ...]
     passed_over: Mapping[str, int] = field(default_factory=dict)
+    passed_over_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def bad(self) -> tuple[tuple[str, CaseError], ...]:
@@ -106,7 +108,7 @@ class DataCheck:
             said.append(f"fewer than {SMALLEST} patients, so nothing is kept to validate: {', '.join(small)}")
         regions = self.sites[0].holding if self.sites else ()
         said += [f"no case holds {name}" for name in regions if not any(site.holding[name] for site in self.sites)]
-        said += [f"{count} files passed over: {why}" for why, count in self.passed_over.items()]
+        said += passed_over_lines(self.passed_over, self.passed_over_names)
         turned = {code for site in self.sites for code in site.orientations}
         if len(turned) > 1:
             said.append(f"axes run differently ({', '.join(sorted(turned))}); they are turned to the study's")
@@ -145,6 +147,7 @@ class DataCheck:
             "sites": sites,
             "bad": bad,
             "passed_over": dict(self.passed_over),
+            "passed_over_names": {why: list(names) for why, names in self.passed_over_names.items()},
             "advice": list(self.advice()),
             "exit": self.exit,
         }
@@ -171,7 +174,7 @@ def check_data(prepared: Prepared, listen: Listener = nobody) -> DataCheck:
             state = f"error:{results[-1].code}" if isinstance(results[-1], CaseError) else "ok"
             listen("case", {"number": number, "of": total, "case": ref.name, "site": name, "state": state})
         checks.append(_site(prepared, name, "held-out" if name in held_out else "train", refs, results))
-    return DataCheck(parameters, tuple(checks), reader.passed_over)
+    return DataCheck(parameters, tuple(checks), reader.passed_over, reader.passed_over_names)
 
 
 @final

@@ -143,7 +143,7 @@ def _whole_volumes(reader: NiftiFolder, refs: Sequence[CaseRef], form: CaseForm)
         compiled(reader.images or layout.images, "images"),
         compiled(reader.labels or layout.labels, "labels"),
     )
-    found = group(Path(reader.root), images, labels)
+    found = group(Path(reader.root), images, labels).cases
     whole: list[CaseRef] = []
     for ref in refs:
         try:

@@ -22,6 +22,7 @@ from fedrounds_common.rng import share
 from fedrounds_common.study.canonical import study_from_canonical
 from fedrounds_common.study.study import Study
 from fedrounds_sites.cache import CaseStore, case_key
+from fedrounds_sites.listing import passed_over_lines
 from fedrounds_sites.prepare import prepare, refuse_blank
 from fedrounds_sites.reader import Reader
 from fedrounds_sites.simulation import Simulation, read_simulation
@@ -89,6 +90,7 @@ class Hospital:
             except CaseError as error:
                 left_out[ref.name] = to_keep(error)
         _log_left_out(self.folder / "log", left_out)
+        log_passed_over(self.folder / "log", self.reader)
         if self.role == "held-out":
             return Opened((), (), tuple(usable.values()), left_out)
         both = self._split(usable)
@@ -276,6 +278,13 @@ def _unusable(file: Path, error: Exception) -> DataError:
         "FR-H04", f"cannot be read ({type(error).__name__})", wanted="the file as the run wrote it",
         do="restore it, or start the run anew", where=str(file),
     )  # fmt: skip
+
+
+def log_passed_over(file: Path, reader: Reader) -> None:
+    """In a simulation whose hospitals share a folder, each log tells of the whole folder's."""
+    lines = passed_over_lines(reader.passed_over, reader.passed_over_names)
+    if lines:
+        add_text(file, "\n".join(lines))
 
 
 def _log_left_out(file: Path, left_out: Mapping[str, CaseError]) -> None:

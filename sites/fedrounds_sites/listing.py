@@ -14,6 +14,8 @@ from fedrounds_common.case import CaseRef
 from fedrounds_common.errors import DataError
 
 Channel = str  # as file names call it; "" where a pattern has no such group
+NO_PATTERN = "no pattern fits their names"
+FEW = 3  # names that are told of files passed over
 
 
 @final
@@ -82,8 +84,17 @@ def _unreadable(error: OSError) -> None:
     )
 
 
-def group(root: Path, images: re.Pattern[str], labels: re.Pattern[str]) -> Mapping[str, Files]:
-    """All cases below `root` by name, in order of names.
+@final
+@dataclass(frozen=True)
+class Listed:
+    """`cases` by name, in order of names; `others`: paths below the root of the files that fit no pattern."""
+
+    cases: Mapping[str, Files]
+    others: tuple[str, ...]
+
+
+def group(root: Path, images: re.Pattern[str], labels: re.Pattern[str]) -> Listed:
+    """All cases below `root`.
 
     Groups of the patterns: `case`; `channel`; `patient` (else each case is its own); `site`, which
     then leads the names of case and patient, since two sites may number alike.
@@ -92,6 +103,7 @@ def group(root: Path, images: re.Pattern[str], labels: re.Pattern[str]) -> Mappi
         DataError: FR-D01 as `walk`; FR-D02 nothing matches.
     """
     found: dict[str, Files] = {}
+    others: list[str] = []
     seen = 0
     for name, path in walk(root):
         seen += 1
@@ -100,6 +112,8 @@ def group(root: Path, images: re.Pattern[str], labels: re.Pattern[str]) -> Mappi
             files.images.setdefault(match.groupdict().get("channel") or "", []).append(path)
         elif match := labels.fullmatch(name):
             _files(found, match).labels.append(path)
+        elif not path.is_dir():
+            others.append(name)
     if not found:
         raise DataError(
             "FR-D02",
@@ -108,7 +122,7 @@ def group(root: Path, images: re.Pattern[str], labels: re.Pattern[str]) -> Mappi
             do="check root, layout and images in the reader's table",
             where=str(root),
         )
-    return {name: _whole(found[name]) for name in sorted(found)}
+    return Listed({name: _whole(found[name]) for name in sorted(found)}, tuple(others))
 
 
 def _files(found: dict[str, Files], match: re.Match[str]) -> Files:
@@ -131,6 +145,25 @@ def _ref(groups: Mapping[str, str | None]) -> CaseRef:
     lead = f"{plain(site)}_" if site else ""
     name = lead + plain(groups["case"] or "")
     return CaseRef(name, lead + plain(patient) if patient else name, plain(site) if site else None)
+
+
+def counted(others: Sequence[str]) -> dict[str, int]:
+    """Files that fit no pattern, as `Reader.passed_over` tells them."""
+    return {NO_PATTERN: len(others)} if others else {}
+
+
+def named(others: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """The same, as `Reader.passed_over_names` does."""
+    return {NO_PATTERN: tuple(others[:FEW])} if others else {}
+
+
+def passed_over_lines(counts: Mapping[str, int], names: Mapping[str, Sequence[str]]) -> list[str]:
+    """What a reader passed over, a line a reason: for the log and the screen of the machine that holds the files."""
+    lines = []
+    for why, count in counts.items():
+        example = f", e.g. {', '.join(names[why])}" if names.get(why) else ""
+        lines.append(f"{count} file{'s' if count != 1 else ''} passed over: {why}{example}")
+    return lines
 
 
 def plain(text: str) -> str:

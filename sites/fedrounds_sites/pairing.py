@@ -93,10 +93,17 @@ class Entry:
     fault: CaseError | None = None
 
 
-def pair_up(
-    files: Sequence[str], pattern: re.Pattern[str], rule: MaskRule | None, *, masks_required: bool
-) -> dict[str, Entry]:
-    """Case name → entry. What cannot be paired becomes an entry with a fault, so that it is counted.
+@final
+@dataclass(frozen=True)
+class Paired:
+    """`entries` by name of the case, in order; `others`: files that are neither a case's picture nor a mask."""
+
+    entries: dict[str, Entry]
+    others: tuple[str, ...]
+
+
+def pair_up(files: Sequence[str], pattern: re.Pattern[str], rule: MaskRule | None, *, masks_required: bool) -> Paired:
+    """What cannot be paired becomes an entry with a fault, so that it is counted.
 
     Raises:
         DataError: a site's name cannot stand in a study, or two differ in upper and lower case only.
@@ -110,6 +117,7 @@ def pair_up(
     if named and masks_required:
         _refuse_rule(wanted, masks)
     entries: dict[str, Entry] = {}
+    others: list[str] = []
     for file in files:
         if file in masks:
             continue
@@ -121,12 +129,13 @@ def pair_up(
             if masks_required and mask is not None and mask not in masks:
                 entry = _faulty(entry, "FR-D04", f"{file} has no mask", mask, "add the mask, or take the image out")
         else:
+            others.append(file)
             continue
         entries[entry.ref.name] = _joined(entries.get(entry.ref.name), entry)
     _refuse_alike(entry.ref.site for entry in entries.values())
     shared = {mask for mask in masks if claims[mask] > 1}
     twins = alike_but_for_case(entries)
-    return {name: _checked(entries[name], twins, shared) for name in sorted(entries)}
+    return Paired({name: _checked(entries[name], twins, shared) for name in sorted(entries)}, tuple(others))
 
 
 def _refuse_rule(wanted: Names, masks: set[str]) -> None:

@@ -29,6 +29,11 @@ class Reader(ABC):
         """Why a file below the root belongs to no case → how many such files there are, once `cases` was asked."""
         return {}
 
+    @property
+    def passed_over_names(self) -> Mapping[str, tuple[str, ...]]:
+        """Why → the paths below the root of a few of these files: for the machine that holds them, and no other."""
+        return {}
+
     @abstractmethod
     def cases(self, form: CaseForm) -> tuple[CaseRef, ...]:
         """Every case, sorted by name; a case that looks incomplete is listed and fails in `load`.

@@ -185,3 +185,24 @@ def test_files_that_belong_to_no_case_are_told(tmp_path: Path, cubes: Callable[.
     assert "4 files passed over: no DICOM image" in found.advice()
     assert found.as_dict()["passed_over"] == {"no DICOM image": 4}
     assert found.exit == 0
+
+
+def test_files_that_fit_no_pattern_are_named_here_and_in_the_sites_log_alone(tmp_path: Path, balls: Any) -> None:
+    from fedrounds.series import simulate
+
+    study = balls.lay_out_study(tmp_path)
+    (tmp_path / "data/images/DOE_JANE.nii.gz").write_bytes(b"")
+    found = check_data(prepare(study))
+    line = "1 file passed over: no pattern fits their names, e.g. images/DOE_JANE.nii.gz"
+    assert line in found.advice()
+    assert list(found.as_dict()["passed_over"].values()) == [1]
+    assert found.exit == 0
+    run = simulate(study, overrides=["training.local_steps=1", "training.rounds=1"], runs=tmp_path / "runs")
+    assert run.exit == 0
+    holding = {
+        file.relative_to(run.path).as_posix()
+        for file in run.path.rglob("*")
+        if file.is_file() and b"DOE_JANE" in file.read_bytes()
+    }
+    assert holding == {f"sites/{name}/log" for name in "ABC"}
+    assert line in (run.path / "sites/A/log").read_text("utf-8")

@@ -54,6 +54,21 @@ def refusal(reader: ImagePairs, form: CaseForm = GREY) -> CaseError:
     return caught.value
 
 
+def test_files_that_are_no_cases_picture_or_mask_are_counted_and_named(tmp_path: Path) -> None:
+    pair(tmp_path, "A_1_1")
+    reader = ImagePairs(tmp_path)
+    reader.cases(GREY)
+    assert (reader.passed_over, reader.passed_over_names) == ({}, {})
+    save(tmp_path / "logo.png", RAMP)
+    (tmp_path / "read.me").write_text("")
+    # the mask of no image is a fault of a case, and so not passed over
+    save(tmp_path / "A_2_1_mask.png", SQUARE)
+    assert [ref.name for ref in reader.cases(GREY)] == ["A_1", "A_2"]
+    (why,) = reader.passed_over
+    assert reader.passed_over[why] == 2
+    assert reader.passed_over_names == {why: ("logo.png", "read.me")}
+
+
 # ---------------------------------------------------------------- what becomes a case
 
 

@@ -66,6 +66,21 @@ def refused(root: Path, form: CaseForm = ONE, **fields: Any) -> CaseError:
     return caught.value
 
 
+def test_files_that_fit_no_pattern_are_counted_and_a_few_are_named(pair: Path) -> None:
+    reader = NiftiFolder(root=pair)
+    reader.cases(ONE)
+    assert (reader.passed_over, reader.passed_over_names) == ({}, {})
+    put(pair / "a.nii.gz", image())
+    for number in range(3):
+        (pair / f"notes{number}.txt").write_text("")
+    (pair / "labels" / ".DS_Store").write_text("")
+    (pair / "empty").mkdir()
+    assert [ref.name for ref in reader.cases(ONE)] == ["a"]
+    (why,) = reader.passed_over
+    assert reader.passed_over[why] == 4
+    assert reader.passed_over_names == {why: ("a.nii.gz", "notes0.txt", "notes1.txt")}
+
+
 # ---------------------------------------------------------------- layouts
 
 

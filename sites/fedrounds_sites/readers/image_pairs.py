@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -18,7 +18,7 @@ from fedrounds_common.plugins import STRICT, RulesBroken
 from fedrounds_common.study.tables import CaseForm, Rule
 from fedrounds_sites import listing
 from fedrounds_sites.masks import map_labels, study_values, two_valued
-from fedrounds_sites.pairing import Entry, MaskRule, Pair, pair_up
+from fedrounds_sites.pairing import Entry, MaskRule, Pair, Paired, pair_up
 from fedrounds_sites.pictures import SUFFIXES, Pixels, grey_of, luminance, read_pixels
 from fedrounds_sites.reader import Reader
 
@@ -90,8 +90,16 @@ class ImagePairs(Reader):
 
     def cases(self, form: CaseForm) -> tuple[CaseRef, ...]:
         self._refuse_form(form)
-        self.__dict__.pop("_entries", None)  # the folder may have grown since it was listed
-        return tuple(entry.ref for entry in self._entries.values())
+        self.__dict__.pop("_paired", None)  # the folder may have grown since it was listed
+        return tuple(entry.ref for entry in self._paired.entries.values())
+
+    @property
+    def passed_over(self) -> Mapping[str, int]:
+        return listing.counted(self._paired.others)
+
+    @property
+    def passed_over_names(self) -> Mapping[str, tuple[str, ...]]:
+        return listing.named(self._paired.others)
 
     def load(self, ref: CaseRef, form: CaseForm) -> Case:
         self._refuse_form(form)
@@ -116,20 +124,20 @@ class ImagePairs(Reader):
         return tuple(Path(self.root) / pair.picture for pair in self._entry(ref).pairs)
 
     def _entry(self, ref: CaseRef) -> Entry:
-        entry = self._entries.get(ref.name)
+        entry = self._paired.entries.get(ref.name)
         if entry is None:
             raise CaseError(
                 "FR-D18",
                 f"no case named {ref.name}",
                 case=ref.name,
-                wanted=f"one of the {len(self._entries)} of this folder",
+                wanted=f"one of the {len(self._paired.entries)} of this folder",
                 do="list the cases again: files may have gone",
                 where=str(self.root),
             )
         return entry
 
     @cached_property
-    def _entries(self) -> dict[str, Entry]:
+    def _paired(self) -> Paired:
         if rules := self._broken_rules():  # made in Python, where nobody has checked its table
             raise DataError("FR-D03", "; ".join(f"{reads[0]}: {message}" for reads, message in rules))
         files = [name for name, path in listing.walk(Path(self.root)) if path.is_symlink() or not path.is_dir()]
@@ -138,7 +146,8 @@ class ImagePairs(Reader):
         if not any(pattern.search(file) for file in pictures):
             raise self._nothing(files, pictures)
         rule = MaskRule(self.mask) if self.mask else None
-        return pair_up(pictures, pattern, rule, masks_required=self.labels_required)
+        found = pair_up(pictures, pattern, rule, masks_required=self.labels_required)
+        return Paired(found.entries, tuple(sorted({*files} - {*pictures} | {*found.others})))
 
     def _nothing(self, files: Sequence[str], pictures: Sequence[str]) -> DataError:
         example = f", e.g. {(pictures or files)[0]}" if files else ""

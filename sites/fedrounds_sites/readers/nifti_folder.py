@@ -64,7 +64,15 @@ class NiftiFolder(Reader):
     def cases(self, form: CaseForm) -> tuple[CaseRef, ...]:
         self._label_values(form)
         self.__dict__.pop("_index", None)  # look again: files may have come since
-        return tuple(files.ref for files in self._index.values())
+        return tuple(files.ref for files in self._index.cases.values())
+
+    @property
+    def passed_over(self) -> Mapping[str, int]:
+        return listing.counted(self._index.others)
+
+    @property
+    def passed_over_names(self) -> Mapping[str, tuple[str, ...]]:
+        return listing.named(self._index.others)
 
     def load(self, ref: CaseRef, form: CaseForm) -> Case:
         files = self._files(ref)
@@ -89,7 +97,7 @@ class NiftiFolder(Reader):
         return self._image_paths(self._files(ref), form)[0]
 
     @cached_property
-    def _index(self) -> Mapping[str, listing.Files]:
+    def _index(self) -> listing.Listed:
         images = listing.compiled(self.images or self._layout.images, "images")
         labels = listing.compiled(self.labels or self._layout.labels, "labels")
         return listing.group(Path(self.root), images, labels)
@@ -99,13 +107,13 @@ class NiftiFolder(Reader):
         return LAYOUTS[self.layout]
 
     def _files(self, ref: CaseRef) -> listing.Files:
-        files = self._index.get(ref.name)
+        files = self._index.cases.get(ref.name)
         if files is None:
             raise CaseError(
                 "FR-D18",
                 f"no case named {ref.name}",
                 case=ref.name,
-                wanted=f"one of the {len(self._index)} of this folder",
+                wanted=f"one of the {len(self._index.cases)} of this folder",
                 do="list the cases again: files may have gone",
                 where=str(self.root),
             )
