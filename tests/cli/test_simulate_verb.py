@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,6 +51,30 @@ def test_a_bad_case_ends_the_run_with_9_and_strictly_does_not_start_it(
     said = fedrounds("simulate", file, "--format", "json")
     assert (said.status, said.envelope["status"]) == (9, "partial")
     assert fedrounds("simulate", file, "--strict").status == 4
+
+
+def test_a_run_whose_report_cannot_be_drawn_ends_as_it_did_with_its_manifest(fedrounds: Any, federation: Path) -> None:
+    assert fedrounds("simulate", federation).status == 0
+    run = Path("runs/0001-small").resolve()
+    for name in ("report.html", "manifest.json"):
+        (run / name).unlink()
+    shutil.rmtree(run / "figures")
+    (run / "figures").write_text("in the way of a folder")
+    said = fedrounds("simulate", federation, "--resume", run.name)
+    assert said.status == 0
+    assert "FR-F35 the report could not be drawn" in said.err
+    assert "small, run 0001: Done (exit status 0)" in said.out
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["exit"]) == ("done", 0)
+    assert status["report_fault"].startswith("FR-F35 ")
+    assert "Traceback" in (run / "logs/log").read_text()
+    assert not (run / "report.html").exists()
+    assert fedrounds("runs", "verify", run.name).status == 0
+    # a fault that the table on the terminal shares with the report
+    (run / "study.resolved.toml").write_text("not TOML")
+    said = fedrounds("simulate", "--resume", run.name)
+    assert said.status == 0
+    assert said.out.startswith("runs/0001-small: done (exit status 0); FR-F35 the report could not be drawn: FR-F25")
 
 
 @pytest.mark.slow

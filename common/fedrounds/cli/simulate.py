@@ -17,6 +17,7 @@ from fedrounds.cli.summary import nearby, told
 from fedrounds_common.errors import UsageError
 
 if TYPE_CHECKING:
+    from fedrounds.run import Run
     from fedrounds.series import Series
 
 Workers = Annotated[
@@ -90,7 +91,19 @@ def carried_out(file: Path | None, **options: Any) -> Answer:
 
     with screen_on(console(sys.stderr)) as listen:
         finished = series.simulate(file, listen=listen, **options)
-    return _series_told(finished) if isinstance(finished, series.Series) else told(finished.path, finished.exit)
+    return _series_told(finished) if isinstance(finished, series.Series) else _run_told(finished)
+
+
+def _run_told(run: Run) -> Answer:
+    """The run's end; where its report could not be drawn its tables may fail alike, and it has still ended as it did."""
+    try:
+        return told(run.path, run.exit)
+    except Exception:
+        if "report_fault" not in run.status:
+            raise
+        path = str(nearby(run.path))
+        text = f"{path}: {run.status['state']} (exit status {run.exit}); {run.status['report_fault']}"
+        return Answer({"run": path, "status": dict(run.status)}, text, run.exit)
 
 
 def _series_told(finished: Series) -> Answer:
