@@ -1,0 +1,264 @@
+"""Submit a study: the run's folder, the app without code, one Flower run, and how it truly ended.
+
+A run of ours is its folder; Flower's run is only what carries it out, and there may be several of them in a row.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import platform
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, final
+
+from fedrounds_common.disk import write_json, write_text
+from fedrounds_common.errors import DONE, PARTIAL, STOPPED, FedroundsError, NetworkError, UsageError
+from fedrounds_common.study.canonical import canonical_text, digest, digest_of_text, resolved_toml, study_from_canonical
+from fedrounds_common.study.parse import StudyFile
+from fedrounds_common.study.study import Study
+from fedrounds_server.checkpoint import load_arrays
+from fedrounds_server.coordinator.bundle import build_app, run_config
+from fedrounds_server.coordinator.flower import Flower
+from fedrounds_server.coordinator.folder import CoordinatorFolder, kept_private
+from fedrounds_server.coordinator.register import read_register
+from fedrounds_server.folder import RunFolder, read_json
+
+PACKAGES = ("fedrounds", "torch", "monai", "flwr", "numpy", "scipy", "safetensors", "opacus")
+GOING = ("submitted", "running")
+ASK_FLOWER_S = 15.0
+
+
+@final
+@dataclass(frozen=True)
+class Submitted:
+    """`flower_run`: Flower's id, or None where it was only prepared; `missing`: sites of the study not enrolled."""
+
+    path: Path
+    digest: str
+    flower_run: int | None
+    missing: tuple[str, ...]
+    config: Path
+
+
+def prepare_run(folder: CoordinatorFolder, file: StudyFile, initial: Path | None = None) -> Submitted:
+    """Make the run's folder with everything but Flower's run in it.
+
+    Raises:
+        UsageError: FR-U73 no site is enrolled, or fewer than the study's minimum.
+        RunFileError: `initial` is no file of weights.
+    """
+    study, text = file.study, canonical_text(file.study)
+    missing = check_sites(folder, study)
+    if initial is not None:
+        load_arrays(initial)
+    with kept_private():
+        path = new_run(folder.runs, study.name)
+        if initial is not None:
+            shutil.copyfile(initial, path / "initial.safetensors")
+        write_text(path / "study.toml", file.text)
+        write_text(path / "study.resolved.toml", resolved_toml(study, {}, file.origins))
+        write_text(path / "study.json", text)
+        _write_record(path, study, text)
+        _write_status(path, {"format": 1, "state": "submitted", "study": digest(study), "started": time.time()})
+    config = _write_config(folder, path, text, resume=False)
+    return Submitted(path, digest(study), None, missing, config)
+
+
+def check_sites(folder: CoordinatorFolder, study: Study) -> tuple[str, ...]:
+    """The study's sites that are not enrolled. Raises UsageError FR-U73: too few are for a first round."""
+    cohort, register = study.cohort, read_register(folder.path)
+    there = {name for name, entry in register.items() if not entry.revoked}
+    training = there & set(cohort.sites) if cohort.sites else there - set(cohort.held_out)
+    if len(training) < cohort.minimum:
+        raise UsageError(
+            "FR-U73", f"{len(training)} of the study's training sites are enrolled ({', '.join(sorted(training)) or 'none'})",
+            wanted=f"cohort.minimum = {cohort.minimum}", do="fedrounds coordinator enrol SITE",
+        )  # fmt: skip
+    return tuple(sorted({*cohort.sites, *cohort.held_out} - there))
+
+
+def start_run(folder: CoordinatorFolder, prepared: Submitted, flower: Flower, *, resume: bool = False) -> int:
+    """Hand a prepared run to Flower; its id. `study.json` of the run's folder is what is carried out.
+
+    Raises:
+        NetworkError: FR-C72 Flower did not take it; the run stays as it was.
+    """
+    path = prepared.path
+    study = study_from_canonical((path / "study.json").read_text(encoding="utf-8"))
+    with kept_private(), (folder.state / "app.lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)  # one app folder, and two people may submit at once
+        flower_run = flower.start_run(build_app(folder.app, study), prepared.config)
+        write_json(path / "flower.json", {"format": 1, "runs": [*flower_runs(path), flower_run]})
+    folder.note(
+        "resumed" if resume else "submitted", run=path.name, study=prepared.digest, flower_run=flower_run
+    )  # fmt: skip
+    return flower_run
+
+
+def resume_run(folder: CoordinatorFolder, path: Path, flower: Flower) -> int:
+    """The same run of ours goes on from its last checkpoint, in a new run of Flower's; that one's id.
+
+    Raises:
+        UsageError: FR-U69 it is still going on, or it has ended with a consensus.
+    """
+    check_resumable(path, flower)
+    text = (path / "study.json").read_text(encoding="utf-8")
+    config = _write_config(folder, path, text, resume=True)
+    before = read_json(RunFolder(path).status)
+    _write_status(path, {**before, "state": "submitted", "exit": None})
+    try:
+        return start_run(folder, Submitted(path, digest_of_text(text), None, (), config), flower, resume=True)
+    except FedroundsError:
+        _write_status(path, before)
+        raise
+
+
+def check_resumable(path: Path, flower: Flower) -> None:
+    status = read_json(RunFolder(path).status)
+    if status.get("exit") in (DONE, PARTIAL):
+        raise UsageError("FR-U69", f"{path.name} has ended with a consensus", do="submit the study for another run")
+    going = [run for run in flower.runs() if run.run_id in flower_runs(path) and not run.ended]
+    if going or _is_worked_on(path):
+        raise UsageError(
+            "FR-U69", f"{path.name} is going on", do=f"wait, or: fedrounds coordinator stop {path.name}"
+        )  # fmt: skip
+
+
+def _is_worked_on(path: Path) -> bool:
+    """Whether a process holds the run's lock: one that outlived its SuperLink would write into the same files."""
+    file = path / ".lock"
+    if not file.exists():
+        return False
+    with file.open("r+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+    return False
+
+
+def stop_run(path: Path, flower: Flower, patience_s: float = 30.0) -> str:
+    """End a run at Flower and say so in its folder; it can be resumed. Returns the state that it is in then.
+
+    Raises:
+        UsageError: FR-U69 it is not going on.
+    """
+    last = flower_runs(path)[-1:]
+    found = [run for run in flower.runs() if run.run_id in last]
+    if not found or found[0].ended:
+        raise UsageError("FR-U69", f"{path.name} is not going on", do="`fedrounds coordinator status` shows how it is")
+    flower.stop_run(found[0].run_id)
+    end = time.monotonic() + patience_s
+    while _is_worked_on(path) and time.monotonic() < end:
+        time.sleep(0.5)
+    status = read_json(RunFolder(path).status)
+    if status.get("state") in GOING:
+        status = {**status, "state": "stopped", "exit": STOPPED}
+        _write_status(path, status)
+    return str(status["state"])
+
+
+def follow(
+    path: Path, flower_run: int, flower: Flower, listen: Callable[[dict[str, Any]], None], pause_s: float = 1.0
+) -> int:
+    """Wait for the end of a run and return its exit status: what its folder says, for Flower's commands say 0 of all.
+
+    Raises:
+        NetworkError: FR-C74 Flower ended the run and nothing of ours said how.
+    """
+    asked = time.monotonic()
+    while (status := read_json(RunFolder(path).status)).get("state") in GOING:
+        listen(status)
+        time.sleep(pause_s)
+        if time.monotonic() - asked < ASK_FLOWER_S:
+            continue
+        asked = time.monotonic()
+        run = _asked(flower, flower_run)
+        if run is not None and read_json(RunFolder(path).status).get("state") in GOING:
+            raise NetworkError(
+                "FR-C74", f"Flower ended the run: {run}", wanted="a ServerApp that ends by itself",
+                do=f"logs/superlink.log says more; then: fedrounds coordinator resume {path.name}",
+            )  # fmt: skip
+    return int(status.get("exit", 1))
+
+
+def _asked(flower: Flower, flower_run: int) -> str | None:
+    """What Flower says of a run that has ended, or None. A SuperLink that is down for a moment says nothing."""
+    try:
+        run = flower.run(flower_run)
+    except NetworkError:
+        return None
+    return f"{run.status} {run.details}".strip() if run.ended else None
+
+
+def flower_runs(path: Path) -> list[int]:
+    """Flower's runs that carried this run of ours, in their order."""
+    file = path / "flower.json"
+    return [int(number) for number in read_json(file)["runs"]] if file.exists() else []
+
+
+def new_run(runs: Path, name: str) -> Path:
+    """`runs/0007-name`, one above the highest number there, made at once so that two runs never share one."""
+    while True:
+        numbers = [int(entry.name[:4]) for entry in runs.iterdir() if entry.name[:4].isdigit()]
+        path = runs / f"{max(numbers, default=0) + 1:04d}-{name}"
+        try:
+            path.mkdir(mode=0o700)
+        except FileExistsError:
+            continue
+        fresh = runs / f".latest.{secrets.token_hex(4)}"
+        fresh.symlink_to(path.name)
+        fresh.replace(runs / "latest")
+        return path
+
+
+def _write_config(folder: CoordinatorFolder, path: Path, text: str, *, resume: bool) -> Path:
+    initial = path / "initial.safetensors"
+    return run_config(
+        path / "run-config.toml",
+        {
+            "study": text,
+            "run": str(path),
+            "coordinator": str(folder.path),
+            "initial": str(initial) if initial.exists() else "",
+            "resume": resume,
+        },
+    )
+
+
+def _write_status(path: Path, status: dict[str, Any]) -> None:
+    with kept_private():
+        write_json(RunFolder(path).status, {name: value for name, value in status.items() if value is not None})
+
+
+def _write_record(path: Path, study: Study, text: str) -> None:
+    write_json(
+        RunFolder(path).record,
+        {
+            "format": 1,
+            "run": path.name,
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "study": {"name": study.name, "digest": digest_of_text(text), "seed": study.seed},
+            "primary": study.evaluation.primary,
+            "data": "each site's own, read there only",
+            "unit": "patient",
+            "engine": {"name": "flower"},
+            "baselines": [],
+            "outside_code": {},
+            "privacy": "none: no differential privacy, no secure aggregation",
+            "machine": {
+                "python": sys.version.split()[0],
+                "system": f"{platform.system()} {platform.machine()}",
+                "threads_a_site": study.training.threads,
+            },
+            "versions": {name: version(name) for name in PACKAGES},
+            "same_bits": "on CPUs of one kind, one thread a site; elsewhere compare within a tolerance",
+        },
+    )
