@@ -1,53 +1,162 @@
 """The outermost layer of a site: permit before, guard and ledger after, and no error text over the wire.
 
 An exception's text can hold a patient's name in a path. Only its code and a reference cross; the
-text stays in the site's own log under that reference.
+text stays in the site's own log under that reference. Nothing here imports torch before a request is permitted.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import traceback
 from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from fedrounds_client.ledger import enter
-from fedrounds_client.permit import Permit
-from fedrounds_client.rounds import greet, judge, take_part
-from fedrounds_client.site import Site
-from fedrounds_client.state import write_state
+from fedrounds_client import lineage
+from fedrounds_client.home import SiteHome
+from fedrounds_client.journal import note, note_once
+from fedrounds_client.ledger import enter, enter_signed, payload_digest
+from fedrounds_client.memory import out_of_memory
+from fedrounds_common.arrays import digest
 from fedrounds_common.disk import add_text
-from fedrounds_common.errors import RefusedError, code_of
-from fedrounds_common.leaving import Ask, Leaving, Refusal, check_update
+from fedrounds_common.errors import FedroundsError, RefusedError, UpdateError, code_of
+from fedrounds_common.leaving import Ask, Leaving, Refusal, Update, check_update, from_wire
+
+if TYPE_CHECKING:
+    from fedrounds_client.permit import Permission
+    from fedrounds_client.site import Site
+
+Signed = tuple[str, bytes, bytes]  # header, buffer, signature
+EMPTY = Ask("hello", "", 0, "", "", "")  # what a request says of which nothing can be believed
+NO_JOURNAL = {"FR-C02"}  # "asked" is in the journal already, and a coordinator goes on asking
 
 
-def answer(ask: Ask, site: Site, permit: Permit) -> tuple[str, bytes]:
-    """Answer one message of the coordinator; whatever happens, the answer is one of `leaving.py`.
+def answer(ask: Ask, site: Site, permit: Permission) -> tuple[str, bytes]:
+    """Answer one message in a rehearsal; whatever happens, the answer is one of `leaving.py`.
 
     Returns:
         Header and buffer as they travel; the ledger has them already.
     """
+    books = site.books or site.folder
     try:
         permit.check(ask)
-        message = _do(ask, site)
+        message = _do(ask, site, permit)
     except Exception as error:  # noqa: BLE001  (no exception's text may reach Flower, which would send it)
-        message = _refusal(ask, site, error)
-    return enter(site.folder / "outbox.jsonl", message, f"round {ask.round}: {ask.kind}")
+        message = _refusal(ask, site.name, books / "log", error)
+    return enter(books / "outbox.jsonl", message, _purpose(ask))
 
 
-def _do(ask: Ask, site: Site) -> Leaving:
+def _do(ask: Ask, site: Site, permit: Permission) -> Leaving:
+    from fedrounds_client.rounds import greet, judge, take_part
+    from fedrounds_client.state import write_state
+
+    permit.check_cases(ask, site)
+    if ask.kind == "train":
+        message, state = take_part(ask, site)
+        decoded = replace(message, arrays=site.parts.codec.decode(message.arrays))
+        check_update(decoded, ask.arrays, site.max_norm)
+        permit.check_leaving(message)
+        write_state(site.folder / "state", ask.round, state)
+        return message
+    other = greet(ask, site) if ask.kind == "hello" else judge(ask, site)
+    permit.check_leaving(other)
+    return other
+
+
+def answer_enrolled(header: str, buffer: bytes, signature: bytes, home: Path, pieces: int = 1) -> Signed:
+    """Answer one request at a real site: who sent it, permit, work, guard, signature, ledger, in this order.
+
+    Args:
+        home: the site's folder. pieces: into how many each batch is cut, after memory ran out.
+
+    Raises:
+        MemoryError, or torch's own: memory ran out; nothing is entered yet, so it can be tried in smaller pieces.
+        FedroundsError: not even a refusal can be made, for the site's key or books cannot be used.
+    """
+    os.umask(0o077)
+    site_home, ask = SiteHome(home), EMPTY
+    try:
+        ask = _heard(header, buffer, signature, site_home)
+        message, patients = _done(ask, site_home, pieces)
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        return _refuse(ask if ask is not EMPTY else _claimed(header), site_home, error)
+    return _leave(ask, message, patients, site_home)
+
+
+def _heard(header: str, buffer: bytes, signature: bytes, home: SiteHome) -> Ask:
+    from fedrounds_client.enrolled import check_sender
+
+    check_sender(home, header, buffer, signature)
+    ask = from_wire(header, buffer)
+    if not isinstance(ask, Ask):
+        raise UpdateError("FR-R10", "a message that asks nothing", wanted="an Ask")
+    return ask
+
+
+def _done(ask: Ask, home: SiteHome, pieces: int) -> tuple[Leaving, frozenset[str]]:
+    """The answer, and the patients whose images it was made with."""
+    from fedrounds_client.enrolled import open_enrolled
+
+    site, permit = open_enrolled(home, ask, pieces=pieces)
+    message = _do(ask, site, permit)
     if ask.kind == "hello":
-        return greet(ask, site)
-    if ask.kind == "score":
-        return judge(ask, site)
-    update, state = take_part(ask, site)
-    check_update(replace(update, arrays=site.parts.codec.decode(update.arrays)), ask.arrays, site.max_norm)
-    write_state(site.folder / "state", ask.round, state)
-    return update
+        return message, frozenset()
+    cases = site.hospital.open_all().training if ask.kind == "train" else site.hospital.cohort(ask.cohort)
+    return message, frozenset(case.ref.patient for case in cases)
 
 
-def _refusal(ask: Ask, site: Site, error: Exception) -> Refusal:
+def _leave(ask: Ask, message: Leaving, patients: frozenset[str], home: SiteHome) -> Signed:
+    """Sign and write down, lineage first: what has left must never be missing from the books."""
+    if patients:
+        lineage.see(home, ask, patients, datetime.now(UTC))
+    signed = enter_signed(home.outbox, message, _purpose(ask), home.key)
+    facts = {"run": ask.run, "round": ask.round, "study": ask.digest, "sent": payload_digest(*signed[:2])}
+    if isinstance(message, Update):
+        note(home, "trained", **facts, cases=message.cases, update=digest(message.arrays))
+    else:
+        note(home, "judged" if ask.kind == "score" else "greeted", **facts)
+    return signed
+
+
+def refuse_enrolled(header: str, home: Path, error: FedroundsError) -> Signed:
+    """A signed refusal of a request whose work was stopped from outside: deadline, memory, a crash."""
+    os.umask(0o077)
+    return _refuse(_claimed(header), SiteHome(home), error)
+
+
+def _refuse(ask: Ask, home: SiteHome, error: Exception) -> Signed:
+    name = home.read_settings().name
+    message = _refusal(ask, name, home.log, error)
+    signed = enter_signed(home.outbox, message, _purpose(ask), home.key)
+    if message.code not in NO_JOURNAL:
+        event = "refused" if message.refused else "failed"
+        note_once(home, event, run=ask.run, round=ask.round, study=ask.digest, kind=ask.kind, code=message.code)
+    return signed
+
+
+def _claimed(header: str) -> Ask:
+    """Run, round and nonce as a request claims them, so that its refusal can be told from others; no array is read."""
+    try:
+        scalars = json.loads(header)
+        bare = {**scalars, "arrays": [], "shared": []}
+        ask = from_wire(json.dumps(bare), b"")
+    except (FedroundsError, ValueError, TypeError, RecursionError):
+        return EMPTY
+    return ask if isinstance(ask, Ask) else EMPTY
+
+
+def _refusal(ask: Ask, name: str, log: Path, error: Exception) -> Refusal:
     code = code_of(error)
-    reference = hashlib.sha256(f"{ask.run}/{ask.round}/{ask.nonce}/{site.name}".encode()).hexdigest()[:10]
+    reference = hashlib.sha256(f"{ask.run}/{ask.round}/{ask.nonce}/{name}".encode()).hexdigest()[:10]
     detail = "".join(traceback.format_exception(error))
-    add_text(site.folder / "log", f"{reference} {code} round {ask.round} {ask.kind}\n{detail}")
-    return Refusal(site.name, ask.run, ask.round, ask.nonce, code, reference, refused=isinstance(error, RefusedError))
+    add_text(log, f"{reference} {code} round {ask.round} {ask.kind}\n{detail}")
+    return Refusal(name, ask.run, ask.round, ask.nonce, code, reference, refused=isinstance(error, RefusedError))
+
+
+def _purpose(ask: Ask) -> str:
+    return f"round {ask.round}: {ask.kind}"

@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from pathlib import Path
 
 from fedrounds_common.disk import add_line
-from fedrounds_common.leaving import Leaving, scalars_of, to_wire
+from fedrounds_common.leaving import Leaving, scalars_of, signed_bytes, to_wire
+from fedrounds_common.signing import SigningKey
 
 FORMAT = 1
 
 
 def enter(file: Path, message: Leaving, purpose: str) -> tuple[str, bytes]:
     """Write down what is about to leave, and return it as it will travel: header and buffer."""
+    return enter_signed(file, message, purpose, None)[:2]
+
+
+def enter_signed(file: Path, message: Leaving, purpose: str, key: SigningKey | None) -> tuple[str, bytes, bytes]:
+    """As `enter`, signed with the site's key: what is written down is what the signature is over."""
     header, buffer = to_wire(message)
+    signature = key.sign(signed_bytes(header, buffer)) if key is not None else b""
     line = {
         "format": FORMAT,
         "kind": message.kind,
         "purpose": purpose,
         "bytes": len(header.encode()) + len(buffer),
-        "sha256": hashlib.sha256(header.encode() + buffer).hexdigest(),
+        "sha256": payload_digest(header, buffer),
         "says": scalars_of(message),
     }
+    if signature:
+        line["signature"] = base64.b64encode(signature).decode()
     add_line(file, line)
-    return header, buffer
+    return header, buffer, signature
+
+
+def payload_digest(header: str, buffer: bytes) -> str:
+    """SHA-256 of a payload, by which the records of both ends are compared."""
+    return hashlib.sha256(header.encode() + buffer).hexdigest()

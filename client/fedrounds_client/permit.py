@@ -1,28 +1,135 @@
-"""The permit: which studies this site takes part in, by digest. Nothing is allowed that is not listed."""
+"""The permit: whether this site answers a request. Nothing is allowed that a person here did not allow."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import final
+from datetime import datetime
+from typing import Protocol, final
 
+from fedrounds_client import lineage, policy
+from fedrounds_client.home import SiteHome
+from fedrounds_client.permits import Said, heard
+from fedrounds_client.settings import SiteSettings
+from fedrounds_client.site import Site
 from fedrounds_common.errors import RefusedError
-from fedrounds_common.leaving import Ask
+from fedrounds_common.leaving import Ask, Leaving
+from fedrounds_common.study.study import Study
+
+# of one study: what leaves with each is a sum over cases, and enough sums of chosen models give a case away
+JUDGINGS_A_ROUND = 4
+
+
+class Permission(Protocol):
+    """What the boundary asks before, during and after a request is carried out; each raises RefusedError."""
+
+    def check(self, ask: Ask) -> None:
+        """Before anything is opened."""
+        ...
+
+    def check_cases(self, ask: Ask, site: Site) -> None:
+        """With the cases open, before anything is computed from them."""
+        ...
+
+    def check_leaving(self, message: Leaving) -> None:
+        """With the answer made, before it leaves."""
+        ...
 
 
 @final
 @dataclass(frozen=True)
 class Permit:
-    """`studies`: digests of the agreed halves that a person at this site said yes to."""
+    """A rehearsal's: `studies` are digests of the agreed halves that may be played."""
 
     studies: frozenset[str]
 
     def check(self, ask: Ask) -> None:
         """Raises RefusedError unless the very text that came is permitted."""
-        digest = hashlib.sha256(ask.study.encode()).hexdigest()
-        if digest != ask.digest:
-            raise RefusedError("FR-C01", "the study's text and its digest do not agree", wanted="one study, unchanged")
-        if digest not in self.studies:
+        if checked_digest(ask) not in self.studies:
+            raise not_permitted(ask.digest)
+
+    def check_cases(self, ask: Ask, site: Site) -> None:
+        pass
+
+    def check_leaving(self, message: Leaving) -> None:
+        pass
+
+
+def checked_digest(ask: Ask) -> str:
+    """The digest of the text that came. Raises RefusedError FR-C01: the message names another."""
+    digest = hashlib.sha256(ask.study.encode()).hexdigest()
+    if digest != ask.digest:
+        raise RefusedError("FR-C01", "the study's text and its digest do not agree", wanted="one study, unchanged")
+    return digest
+
+
+def not_permitted(digest: str) -> RefusedError:
+    return RefusedError("FR-C02", f"study {digest[:12]} is not permitted here", wanted="a permit for this digest")
+
+
+@final
+@dataclass(frozen=True)
+class SitePermit:
+    """A real site's: what a person signed, within what the policy says today. `now` has a time zone."""
+
+    home: SiteHome
+    settings: SiteSettings
+    study: Study
+    now: datetime
+
+    def check(self, ask: Ask) -> None:
+        """Raises RefusedError with the first rule that stands against it; a study without a rule for it is refused."""
+        self._check_here()
+        digest = checked_digest(ask)
+        said = heard(self.home, self.settings.name, digest)
+        if said is None:
+            raise not_permitted(digest)
+        self._check_said(said)
+        self._check_policy(ask)
+        self._check_used(ask, said)
+
+    def _check_here(self) -> None:
+        if self.home.left.exists():
+            raise RefusedError("FR-C06", "this site has left", do="a new invitation would have to be accepted")
+        if self.home.paused.exists():
+            raise RefusedError("FR-C05", "this site is paused", do="`fedrounds site resume` ends that")
+
+    def _check_said(self, said: Said) -> None:
+        if not said.allowed:
+            raise RefusedError("FR-C21", f"{said.who} said no on {said.when}", do="allow it, if that has changed")
+        if said.policy != self.settings.policy.digest:
+            raise RefusedError("FR-C08", "site.toml's policy has changed since", do="review and allow the study again")
+        if self.now >= datetime.fromisoformat(said.until):
+            raise RefusedError("FR-C09", f"the permit ended on {said.until}", do="review and allow the study again")
+
+    def _check_policy(self, ask: Ask) -> None:
+        rules = self.settings.policy
+        for broken in policy.broken_by(rules, self.study, self.settings.plugins):
+            raise broken
+        policy.check_answer(rules, ask.kind)
+        policy.check_hours(rules, self.now.astimezone())
+        policy.check_disk(rules, self.home.runs)
+
+    def _check_used(self, ask: Ask, said: Said) -> None:
+        """The same request again is none more; another run, or other weights in the same round, is."""
+        if ask.kind == "hello":
+            return
+        event = "trained" if ask.kind == "train" else "judged"
+        rounds = min(said.rounds, self.settings.policy.rounds)
+        most = rounds if ask.kind == "train" else JUDGINGS_A_ROUND * (rounds + 1)
+        used = lineage.uses(self.home, ask.digest, event)
+        if lineage.use_of(ask) not in used and len(used) >= most:
             raise RefusedError(
-                "FR-C02", f"study {digest[:12]} is not permitted here", wanted="a permit for this digest"
+                "FR-C10", f"{len(used)} of {most} times {event}", do="allow more rounds, if that is meant"
             )
+
+    def check_cases(self, ask: Ask, site: Site) -> None:
+        """Raises RefusedError FR-C19: too few cases stand behind what is asked for."""
+        if ask.kind == "score":
+            policy.check_cases(self.settings.policy, len(site.hospital.cohort(ask.cohort)))
+            return
+        opened = site.hospital.open_all()
+        policy.check_cases(self.settings.policy, len(opened.training) + len(opened.held_out))
+
+    def check_leaving(self, message: Leaving) -> None:
+        policy.check_leaving(self.settings.policy, message)

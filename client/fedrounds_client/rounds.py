@@ -24,12 +24,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PACKAGES = ("fedrounds", "flwr", "torch", "numpy")
+WITHDRAWN = "FR-C20"  # under this code patients who withdrew are counted, as bad cases are under theirs
 
 
 def greet(ask: Ask, site: Site) -> Hello:
     """Read and prepare every case once; bad ones are counted by code here and named in this site's log."""
     cases = site.hospital.open_all()
     training = len(cases.training)
+    left_out = Counter(code_of(error) for error in cases.left_out.values())
+    if site.withdrawn:
+        left_out[WITHDRAWN] = site.withdrawn
     return Hello(
         site=site.name,
         versions={name: version(name) for name in PACKAGES},
@@ -37,7 +41,7 @@ def greet(ask: Ask, site: Site) -> Hello:
         validation_cases=len(cases.validation),
         held_out_cases=len(cases.held_out),
         steps=steps_per_round(site.parts.study.training, training) if training else 0,
-        left_out=dict(sorted(Counter(code_of(error) for error in cases.left_out.values()).items())),
+        left_out=dict(sorted(left_out.items())),
         run=ask.run,
         nonce=ask.nonce,
         study=ask.digest,

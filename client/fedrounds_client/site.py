@@ -42,7 +42,11 @@ class Parts:
 @final
 @dataclass(frozen=True)
 class Site:
-    """`pieces`: each batch goes through the network in so many, once memory has run out (`apart.py`)."""
+    """`folder` holds what one run keeps here. `books`: where ledger and log are, if not there too.
+
+    `pieces`: each batch goes through the network in so many, once memory has run out (`apart.py`).
+    `withdrawn`: cases that are left out because their patients withdrew.
+    """
 
     name: str
     folder: Path
@@ -50,6 +54,8 @@ class Site:
     parts: Parts
     max_norm: float = MAX_NORM
     pieces: int = 1
+    books: Path | None = None
+    withdrawn: int = 0
 
 
 def build_parts(

@@ -16,7 +16,7 @@ import os
 import struct
 import weakref
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -113,6 +113,17 @@ class CaseStore:
         if case.target is not None:
             parts.append(np.ascontiguousarray(case.target.voxels, np.uint8).data.cast("B"))
         write_whole(self._file(key), *parts)
+
+    def forget(self, patients: Collection[str]) -> int:
+        """Delete every case of these patients, and what cannot be read as a case; returns how many files went."""
+        gone = 0
+        for file in sorted(self.folder.glob("*.case")):
+            with file.open("rb") as stream:
+                header = _header(stream.read(_LEAD.size), stream.read)
+            if header is None or header["ref"][1] in patients:
+                file.unlink(missing_ok=True)
+                gone += 1
+        return gone
 
     def _file(self, key: str) -> Path:
         return self.folder / f"{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()[:40]}.case"

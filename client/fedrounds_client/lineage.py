@@ -1,0 +1,105 @@
+"""Which rounds saw which patients: one line in `lineage.jsonl` for every answer made with their images.
+
+The file holds no pseudonym: each is written as a keyed hash, whose key stays in the site's folder. So who
+knows a pseudonym and holds the key can ask, and the file alone tells nobody who was treated here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, final
+
+from fedrounds_client.home import SiteHome
+from fedrounds_common.arrays import digest
+from fedrounds_common.disk import add_line
+from fedrounds_common.errors import UsageError
+from fedrounds_common.leaving import Ask
+
+FORMAT = 1
+
+
+@final
+@dataclass(frozen=True)
+class Sight:
+    """One use of a patient's images: to train in a round, or to judge a model. `received`: digest of its weights."""
+
+    event: str
+    time: str
+    run: str
+    round: int
+    study: str
+    received: str
+    model: str
+    cohort: str
+
+
+def use_of(ask: Ask) -> str:
+    """What makes a request the same one, asked again: run, round and the very arrays that came."""
+    came = {f"arrays/{name}": array for name, array in ask.arrays.items()}
+    came |= {f"shared/{name}": array for name, array in ask.shared.items()}
+    words = [ask.kind, ask.digest, ask.run, ask.round, ask.model, ask.trained_at, ask.cohort, digest(came)]
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()
+
+
+def see(home: SiteHome, ask: Ask, patients: Iterable[str], now: datetime) -> None:
+    """Write down that this answer was made with these patients' images; once, however often it is asked."""
+    use = use_of(ask)
+    if any(line["use"] == use for line in _lines(home)):
+        return
+    key = _key(home)
+    line = {
+        "format": FORMAT,
+        "event": "trained" if ask.kind == "train" else "judged",
+        "time": now.isoformat(timespec="seconds"),
+        "run": ask.run, "round": ask.round, "study": ask.digest, "received": digest(ask.arrays),
+        "model": ask.model, "cohort": ask.cohort, "use": use,
+        "patients": sorted({_hidden(key, patient) for patient in patients}),
+    }  # fmt: skip
+    add_line(home.lineage, line)
+
+
+def uses(home: SiteHome, study: str, event: str) -> frozenset[str]:
+    """The distinct uses of that kind that a study has made so far."""
+    return frozenset(line["use"] for line in _lines(home) if line["study"] == study and line["event"] == event)
+
+
+def sights(home: SiteHome, patient: str) -> tuple[Sight, ...]:
+    """Every use of this patient's images, in order.
+
+    Raises:
+        UsageError: the key is missing, without which nobody can tell.
+    """
+    hidden = _hidden(_key(home), patient)
+    names = Sight.__dataclass_fields__
+    return tuple(Sight(**{name: line[name] for name in names}) for line in _lines(home) if hidden in line["patients"])
+
+
+def _lines(home: SiteHome) -> Iterator[dict[str, Any]]:
+    if not home.lineage.exists():
+        return
+    for text in home.lineage.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue  # cut short by a crash, before its answer left
+        if isinstance(line, dict) and "use" in line:
+            yield line
+
+
+def _hidden(key: bytes, patient: str) -> str:
+    return hmac.new(key, patient.encode(errors="surrogateescape"), hashlib.sha256).hexdigest()[:20]
+
+
+def _key(home: SiteHome) -> bytes:
+    try:
+        return home.lineage_key.read_bytes()
+    except OSError as error:
+        raise UsageError(
+            "FR-C26", f"the key of the lineage cannot be read ({type(error).__name__})", wanted="as `site init` made it",
+            do="restore it: without it no line can be told from another", where=str(home.lineage_key),
+        ) from error  # fmt: skip

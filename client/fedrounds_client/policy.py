@@ -1,0 +1,122 @@
+"""What a site's policy says of a study and of the moment: each rule by itself, and all that are broken at once.
+
+A permit cannot widen it: the policy is read from the site's own file and held against every request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from fedrounds_client.settings import Policy
+from fedrounds_common import shelves
+from fedrounds_common.errors import RefusedError
+from fedrounds_common.leaving import Kind, Leaving
+from fedrounds_common.study.study import Study
+
+GB = 10**9
+ANSWERS: dict[Kind, str] = {"hello": "hello", "train": "update", "score": "scores"}
+PROTECTS = ("none", "hospital", "patient")  # each more than the one before
+
+
+def broken_by(policy: Policy, study: Study, plugins: Sequence[Path] = ()) -> tuple[RefusedError, ...]:
+    """Every rule that the study itself breaks, whatever the hour."""
+    found = [*_names(policy, study), *_privacy(policy, study, plugins)]
+    return tuple(found)
+
+
+def _names(policy: Policy, study: Study) -> list[RefusedError]:
+    rules = (
+        ("FR-C12", "task", str(study.task["name"]), policy.tasks),
+        ("FR-C13", "network", str(study.model["name"]), policy.networks),
+    )
+    return [
+        RefusedError(
+            code,
+            f"{what} {name!r}",
+            wanted=f"one of policy.{what}s: {', '.join(allowed) or 'none'}",
+            do=f"add it to policy.{what}s in site.toml if that is meant",
+        )
+        for code, what, name, allowed in rules
+        if name not in allowed
+    ]
+
+
+def _privacy(policy: Policy, study: Study, plugins: Sequence[Path]) -> list[RefusedError]:
+    protects, epsilon = privacy_of(study, plugins)
+    found = []
+    if PROTECTS.index(protects) < PROTECTS.index(policy.minimum_privacy):
+        found.append(
+            RefusedError(
+                "FR-C14", f"the study protects {protects}", wanted=f"policy.minimum_privacy = {policy.minimum_privacy}"
+            )
+        )
+    if policy.maximum_epsilon is not None and (epsilon is None or epsilon > policy.maximum_epsilon):
+        said = "no bound at all" if epsilon is None else f"epsilon {epsilon:.3g} over all rounds"
+        found.append(RefusedError("FR-C14", said, wanted=f"policy.maximum_epsilon = {policy.maximum_epsilon:g}"))
+    return found
+
+
+def privacy_of(study: Study, plugins: Sequence[Path] = ()) -> tuple[str, float | None]:
+    """Whom the study's measures protect, and their epsilon over all rounds at its fewest sites; None: no bound."""
+    measures = [shelves.PRIVACY.load(table, plugins) for table in study.privacy]
+    if not measures:
+        return "none", None
+    protects = max((measure.unit for measure in measures), key=PROTECTS.index)
+    rounds = [study.cohort.minimum] * study.training.rounds
+    return protects, min(measure.spent(rounds).epsilon for measure in measures if measure.unit == protects)
+
+
+def check_answer(policy: Policy, kind: Kind) -> None:
+    """Raises RefusedError FR-C16: the answer to such a request is none that may leave."""
+    if ANSWERS[kind] not in policy.outgoing:
+        raise RefusedError(
+            "FR-C16", f"{ANSWERS[kind]} would leave", wanted=f"policy.outgoing: {', '.join(policy.outgoing) or 'none'}"
+        )
+
+
+def check_hours(policy: Policy, now: datetime) -> None:
+    """Raises RefusedError FR-C17: `now`, local time, is outside the hours of work."""
+    start, end = policy.hours.split("-")
+    clock = now.strftime("%H:%M")
+    within = start <= clock < end if start < end else clock >= start or clock < end
+    if not within:
+        raise RefusedError("FR-C17", f"it is {clock} here", wanted=f"policy.hours = {policy.hours}")
+
+
+def check_disk(policy: Policy, runs: Path) -> None:
+    """Raises RefusedError FR-C18: all runs together take as much disk as they may."""
+    used = used_bytes(runs)
+    if used >= policy.disk_gb * GB:
+        raise RefusedError(
+            "FR-C18", f"{used / GB:.3g} GB used", wanted=f"below policy.disk_gb = {policy.disk_gb:g}",
+            do="take caches of runs that are over away, or allow more",
+        )  # fmt: skip
+
+
+def used_bytes(folder: Path) -> int:
+    total = 0
+    for file in folder.rglob("*"):
+        try:
+            total += file.lstat().st_size if file.is_file() else 0
+        except OSError:  # taken away between the two looks
+            continue
+    return total
+
+
+def check_cases(policy: Policy, cases: int) -> None:
+    """Raises RefusedError FR-C19: an answer would stand for too few cases to hide one among them."""
+    if cases < policy.minimum_cases:
+        raise RefusedError("FR-C19", f"{cases} cases", wanted=f"policy.minimum_cases = {policy.minimum_cases}")
+
+
+def check_leaving(policy: Policy, message: Leaving) -> None:
+    """The last look, at the very answer: its kind, and the cases behind it. Raises as the two above."""
+    if message.kind == "refusal":
+        return
+    if message.kind not in policy.outgoing:
+        raise RefusedError("FR-C16", f"{message.kind} would leave", wanted=f"{', '.join(policy.outgoing) or 'none'}")
+    cases = getattr(message, "cases", None)
+    if isinstance(cases, int):
+        check_cases(policy, cases)

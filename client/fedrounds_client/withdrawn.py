@@ -1,0 +1,69 @@
+"""Patients who withdrew: read anew at every request, left out from then on, and their prepared images deleted.
+
+`withdrawn.csv` has one pseudonym a line, as the site's reader gives it, in its first column.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedrounds_client.home import SiteHome, read_table
+from fedrounds_client.journal import note
+from fedrounds_common.disk import write_json
+from fedrounds_common.errors import DataError
+from fedrounds_sites.cache import CaseStore
+
+HEADING = "patient"
+
+
+def withdrawn_patients(home: SiteHome) -> frozenset[str]:
+    """Everybody who withdrew.
+
+    Raises:
+        DataError: FR-C27 the file cannot be read: nothing is done here until it can.
+    """
+    if not home.withdrawn.exists():
+        return frozenset()
+    try:
+        rows = list(csv.reader(home.withdrawn.read_text(encoding="utf-8-sig").splitlines()))
+    except (OSError, ValueError, csv.Error) as error:
+        raise DataError(
+            "FR-C27", f"withdrawn.csv cannot be read ({type(error).__name__})", wanted="one pseudonym a line, in UTF-8",
+            where=str(home.withdrawn),
+        ) from error  # fmt: skip
+    names = [row[0].strip() for row in rows if row and row[0].strip()]
+    return frozenset(names[1:] if names[:1] == [HEADING] else names)
+
+
+def forget_withdrawn(home: SiteHome, patients: frozenset[str]) -> int:
+    """Delete what runs have kept of these patients' images, if the list has changed; returns how many files went.
+
+    What is deleted is counted in the journal, without a name.
+    """
+    marker = home.runs / "withdrawn.json"
+    stamp = hashlib.sha256(json.dumps(sorted(patients)).encode()).hexdigest()
+    before = read_table(marker) or {"patients": 0, "stamp": ""}
+    if before["stamp"] == stamp or (not patients and not before["stamp"]):
+        return 0
+    gone = 0
+    for run in sorted(home.runs.glob("*/")):
+        gone += CaseStore(run / "cache").forget(patients)
+        for file in _pictures(run, patients):
+            file.unlink(missing_ok=True)
+            gone += 1
+    note(home, "withdrawn", patients=len(patients), before=before["patients"], files_deleted=gone)
+    write_json(marker, {"patients": len(patients), "stamp": stamp})
+    return gone
+
+
+def _pictures(run: Path, patients: frozenset[str]) -> Iterator[Path]:
+    """Pictures of their cases: a picture's name ends with its case's."""
+    listed = read_table(run / "cases.json") or {"cases": []}
+    cases = {entry["name"] for entry in listed["cases"] if entry["patient"] in patients}
+    for note_ in sorted((run / "pictures").glob("*.json")):
+        if (read_table(note_) or {}).get("case") in cases:
+            yield from (note_, note_.with_suffix(".png"))
