@@ -16,12 +16,12 @@ import numpy as np
 
 from fedrounds_client.site import Parts
 from fedrounds_common.case import F32, Case, CaseRef
-from fedrounds_common.errors import CaseError, DataError, to_keep
+from fedrounds_common.errors import CaseError, DataError, no_exit, to_keep
 from fedrounds_common.study.tables import CaseForm, Table
 from fedrounds_common.task import Prediction
 from fedrounds_sites.listing import plain
 from fedrounds_sites.prepare import prepare, restore
-from fedrounds_sites.reader import Reader
+from fedrounds_sites.reader import Reader, load_case
 from fedrounds_sites.simulation import READERS
 
 if TYPE_CHECKING:
@@ -72,13 +72,15 @@ def predict_each(network: nn.Module, parts: Parts, folder: Folder, *, labelled: 
     """
     for ref in folder.refs:
         try:
-            case = folder.reader.load(ref, parts.study.cases)
+            case = load_case(folder.reader, ref, parts.study.cases)
             if labelled and case.target is None:
                 raise CaseError(
                     "FR-D04", "an image without a mask", case=ref.name, wanted="a reference to judge against",
                     do="add the mask, or predict only",
                 )  # fmt: skip
-            yield Outside(ref, case, predict(network, parts, case))
+            with no_exit(ref.name):
+                made = predict(network, parts, case)
+            yield Outside(ref, case, made)
         except CaseError as error:
             yield Outside(ref, fault=to_keep(error))
 

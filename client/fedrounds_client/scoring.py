@@ -15,6 +15,7 @@ from fedrounds_client.threads import threads
 from fedrounds_common.arrays import Arrays, into_module
 from fedrounds_common.case import Cases
 from fedrounds_common.disk import write_json, write_text, write_whole
+from fedrounds_common.errors import no_exit
 from fedrounds_common.leaving import Ask
 from fedrounds_common.pictures import png_of, side_by_side
 from fedrounds_common.task import CaseScore, Picture, Prediction
@@ -22,6 +23,7 @@ from fedrounds_common.task import CaseScore, Picture, Prediction
 SCORE_COLUMNS = ("round", "model", "trained_at", "cohort", "case", "patient", "region", "metric", "value", "state")
 
 
+@no_exit()
 def score_cases(
     models: Sequence[Arrays], cases: Cases, parts: Parts, pictures: int = 0
 ) -> tuple[list[CaseScore], list[tuple[CaseScore, Picture]]]:

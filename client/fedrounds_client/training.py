@@ -18,7 +18,7 @@ from torch import nn
 from fedrounds_client.threads import threads
 from fedrounds_common.arrays import Array, Arrays, into_module, of_module
 from fedrounds_common.case import Cases
-from fedrounds_common.errors import RoundError
+from fedrounds_common.errors import RoundError, no_exit
 from fedrounds_common.rng import derive, generator, seeded, torch_generator
 from fedrounds_common.study.tables import CaseForm, Training
 from fedrounds_common.task import Batch, Task
@@ -70,6 +70,7 @@ def learning_rate(training: Training, step: int, total: int) -> float:
     return training.learning_rate * (1 - progress if training.schedule == "linear" else 1.0)
 
 
+@no_exit()
 def train(
     network: nn.Module,
     task: Task,

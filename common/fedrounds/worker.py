@@ -44,7 +44,8 @@ def handler(run: Path, parts: Parts | None = None) -> Handler:
             if job.kind == "message":
                 return deliver(app, job)
             return JOBS[job.kind](run, parts or _parts(run), job)
-        except Exception as error:  # noqa: BLE001  (the pool must hear of every failure)
+        # SystemExit too: a plug-in that calls sys.exit must not take the others' work along
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (the pool must hear of every failure)
             _log(run, job, error)
             return Done({}, b"", code_of(error))
 
@@ -68,7 +69,7 @@ def _app(run: Path, parts: Parts | None) -> ClientApp:
     return client_app(open_site)
 
 
-def _log(run: Path, job: Job, error: Exception) -> None:
+def _log(run: Path, job: Job, error: BaseException) -> None:
     """What an error says may name a case, so it stands in its site's own log; of a job for several, where it was raised."""
     site = run / "sites" / job.lane
     if job.lane and site.is_dir():

@@ -21,7 +21,8 @@ cases or models, 10 stopped by a limit, 130 interrupted with a checkpoint writte
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar, final
 
@@ -112,6 +113,22 @@ class CaseError(DataError):
     ) -> None:
         self.case = case
         super().__init__(code, found, wanted=wanted, do=do, where=where or case)
+
+
+@contextmanager
+def no_exit(case: str = "") -> Iterator[None]:
+    """Around code that may not be ours: one that calls sys.exit must not end us, which no `except Exception` sees.
+
+    Raises:
+        DataError: FR-H20 it called sys.exit; with `case`, a CaseError of that case.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        found, wanted = f"a plug-in called sys.exit({error.code!r})", "an error that it raises"
+        if case:
+            raise CaseError("FR-H20", found, case=case, wanted=wanted) from error
+        raise DataError("FR-H20", found, wanted=wanted) from error
 
 
 def to_keep(error: CaseError) -> CaseError:

@@ -133,7 +133,7 @@ def _module_of_file(file: Path, kind: str) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # of the user's own code: whatever it raises is a mistake in their file
+    except (Exception, SystemExit) as error:  # of the user's own code: whatever it raises is a mistake in their file
         del sys.modules[name]
         found = f"{type(error).__name__}: {error}"
         raise UsageError("FR-U04", found, wanted="a file that can be imported", where=str(file)) from error

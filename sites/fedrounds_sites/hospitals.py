@@ -24,7 +24,7 @@ from fedrounds_common.study.study import Study
 from fedrounds_sites.cache import CaseStore, case_key
 from fedrounds_sites.listing import passed_over_lines
 from fedrounds_sites.prepare import prepare, refuse_blank
-from fedrounds_sites.reader import Reader
+from fedrounds_sites.reader import Reader, load_case
 from fedrounds_sites.simulation import Simulation, read_simulation
 from fedrounds_sites.splits import Split, parts, read_split, some, split, write_split
 
@@ -125,7 +125,7 @@ class Hospital:
 
 def acquired(ref: CaseRef, reader: Reader, simulation: Simulation, study: Study, site: str) -> Case:
     """A case as this hospital acquired it: as read, and changed where the rehearsal makes hospitals unlike."""
-    case = reader.load(ref, study.cases)
+    case = load_case(reader, ref, study.cases)
     return case if simulation.unlike is None else simulation.unlike.apply(case, site, study.seed)
 
 
@@ -184,7 +184,7 @@ def _strata(reader: Reader, refs: Sequence[CaseRef], study: Study) -> dict[str, 
     strata: dict[str, int] = {}
     for ref in refs:
         try:
-            target = reader.load(ref, study.cases).target
+            target = load_case(reader, ref, study.cases).target
         except CaseError:
             continue
         if target is not None:

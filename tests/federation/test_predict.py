@@ -166,6 +166,39 @@ def test_a_bad_case_is_named_and_the_others_are_predicted(tmp_path: Path, balls:
     assert not (tmp_path / "out/masks/bad.nii.gz").exists()
 
 
+def test_a_reader_that_calls_exit_costs_the_case_it_was_at(tmp_path: Path, balls: Any, brightness: Make) -> None:
+    model = brightness()
+    (tmp_path / "own/readers").mkdir(parents=True)
+    (tmp_path / "own/readers/leaves.py").write_text(READER_THAT_EXITS, encoding="utf-8")
+    found = predict(
+        model.file, None, tmp_path / "out", study=model.study, plugins=[*model.plugins, tmp_path / "own"],
+        reader="leaves",
+    )  # fmt: skip
+    assert (list(found.files), found.exit) == (["a"], 9)
+    assert [(name, error.code) for name, error in found.left_out.items()] == [("b", "FR-H20")]
+
+
+READER_THAT_EXITS = """
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedrounds_common.case import Case, CaseRef
+from fedrounds_sites.reader import Reader
+
+
+@dataclass(frozen=True)
+class Leaves(Reader):
+    def cases(self, form):
+        return (CaseRef("a", "a"), CaseRef("b", "b"))
+
+    def load(self, ref, form):
+        if ref.name == "b":
+            raise SystemExit
+        return Case(ref, np.random.default_rng(1).normal(100, 20, (1, 8, 8, 8)).astype(np.float32), None, np.eye(4))
+"""
+
+
 def test_a_folder_in_which_no_case_can_be_used_is_an_error_that_names_them(tmp_path: Path, brightness: Make) -> None:
     model = brightness()
     (tmp_path / "in").mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from safetensors.numpy import load_file
 
 from fedrounds.run import Run
 from fedrounds.series import simulate
-from fedrounds_common.errors import DataError, TooFewSites
+from fedrounds_common.errors import DataError, TooFewSites, UsageError
+from fedrounds_common.tasks import segmentation
 from fedrounds_server.report.folder import read_run
 from fedrounds_server.report.words import took_part
 
@@ -128,3 +130,67 @@ def test_what_a_refused_update_was_made_with_is_not_where_the_site_goes_on(tmp_p
     with_state = {file.parts[-3] for file in run.path.glob("sites/*/state/*.safetensors")}
     assert refused
     assert with_state == set("ABCD") - refused
+
+
+def reader_that_exits(folder: Path) -> Path:
+    """A folder with the reader of cubes, which calls sys.exit(0) at case B0 as if all were well."""
+    text = (MINE / "readers" / "cubes.py").read_text("utf-8")
+    before = "        if ref.site == self.raises:\n"
+    assert before in text
+    exits = '        if ref.name == "B0":\n            raise SystemExit(0)\n'
+    (folder / "readers").mkdir(parents=True)
+    (folder / "readers" / "cubes.py").write_text(text.replace(before, exits + before), "utf-8")
+    return folder
+
+
+def task_that_exits(folder: Path, at: str) -> Path:
+    """A folder with the task `leaves`: segmentation, whose method `at` calls sys.exit(0)."""
+    head, name, rest = inspect.getsource(segmentation).partition(f"    def {at}(")
+    signature, arrow, body = rest.partition(":\n")
+    assert name
+    assert arrow
+    (folder / "tasks").mkdir(parents=True)
+    whole = head + name + signature + arrow + "        raise SystemExit(0)\n" + body
+    (folder / "tasks" / "leaves.py").write_text(whole, "utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_reader_that_calls_exit_costs_the_case_it_was_at(tmp_path: Path, cubes: Cubes, workers: int) -> None:
+    study = cubes(tmp_path, rounds=1)
+    run = simulate(
+        study, plugins=[reader_that_exits(tmp_path / "own")], runs=tmp_path / "runs",
+        overrides=[f"simulation.workers={workers}"],
+    )  # fmt: skip
+    assert isinstance(run, Run)
+    assert run.exit == 9
+    assert run.status["left_out_cases"] == {"B": {"FR-H20": 1}}
+    assert "sys.exit(0)" in (run.path / "sites/B/log").read_text("utf-8")
+
+
+def test_a_loss_that_calls_exit_is_the_fault_of_each_site_that_met_it(tmp_path: Path, cubes: Cubes) -> None:
+    own = task_that_exits(tmp_path / "own", "loss")
+    with pytest.raises(TooFewSites, match=r"A \(error:FR-H20\), B \(error:FR-H20\)"):
+        simulate(
+            cubes(tmp_path, rounds=1), plugins=[own, MINE], runs=tmp_path / "runs", overrides=['task.name="leaves"']
+        )
+
+
+def test_a_prediction_that_calls_exit_leaves_a_consensus_without_scores(tmp_path: Path, cubes: Cubes) -> None:
+    study = cubes(tmp_path, rounds=1)
+    run = simulate(
+        study, plugins=[task_that_exits(tmp_path / "own", "predict"), MINE], runs=tmp_path / "runs",
+        overrides=['task.name="leaves"', 'simulation.baselines=["local-only", "ensemble"]'],
+    )  # fmt: skip
+    assert isinstance(run, Run)
+    assert run.exit == 9
+    assert set(run.status["failed"].values()) == {"error:FR-H20"}
+    assert run.folder.consensus.is_file()
+
+
+def test_a_file_that_calls_exit_when_it_is_imported_is_a_fault_of_the_study(tmp_path: Path, cubes: Cubes) -> None:
+    own = tmp_path / "own" / "readers"
+    own.mkdir(parents=True)
+    (own / "cubes.py").write_text("import sys\nsys.exit()\n", "utf-8")
+    with pytest.raises(UsageError, match="FR-U04.*SystemExit"):
+        simulate(cubes(tmp_path), plugins=[tmp_path / "own"], runs=tmp_path / "runs")

@@ -81,7 +81,8 @@ def main(arguments: Sequence[str], commands: typer.Typer = app) -> int:
         # `fedrounds ... | head`: nobody reads on; without this Python complains once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except Exception as error:  # noqa: BLE001  (the outermost layer: whatever comes must end in one line)
+    # SystemExit: click raises none here, so a plug-in did, and its status would be taken for the command's
+    except (Exception, SystemExit) as error:  # noqa: BLE001  (the outermost layer: whatever comes must end in one line)
         return _failure(error, style)
 
 
@@ -127,7 +128,7 @@ def _plainly(error: click.ClickException) -> str:
     return re.sub(r"( Did you mean [^?]*\?)\1", r"\1", error.format_message())
 
 
-def _failure(error: Exception, style: str) -> int:
+def _failure(error: BaseException, style: str) -> int:
     if isinstance(error, FedroundsError):
         return _print_error(error.exit_status, _fields(error), _with_hint(error), style)
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
@@ -160,7 +161,7 @@ def _print_error(status: int, fields: Mapping[str, Any], text: str, style: str) 
     return status
 
 
-def _write_trace(error: Exception) -> Path:
+def _write_trace(error: BaseException) -> Path:
     handle, name = tempfile.mkstemp(prefix="fedrounds-trace-", suffix=".txt")
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.writelines(traceback.format_exception(error))
