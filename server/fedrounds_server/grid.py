@@ -1,13 +1,14 @@
 """Our own layer over a Flower Grid: ask every node, take each answer by itself, by a deadline of its own.
 
 Flower's `send_and_receive` keeps every reply until the last is there and lets one odd reply end the
-round. Here each answer is read alone, as it comes, and whatever is odd costs only the site it came from.
+round. Here each answer is read alone, as it comes, and whatever is odd costs only the site it came from;
+what is wrong on our own way to the SuperLink costs no site at all.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -15,24 +16,49 @@ from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from fedrounds_common.errors import CODE, UpdateError
-from fedrounds_common.leaving import Ask, Leaving, Refusal
-from fedrounds_common.wire import from_record, parts_of, to_record
+from fedrounds_common.leaving import Ask, Leaving, Refusal, from_wire, to_wire
+from fedrounds_common.wire import parts_of, record_of, signature_of
+from fedrounds_server.clock import Clock
+from fedrounds_server.keys import Keys
+from fedrounds_server.pulling import (
+    FIRST_PAUSE_S,
+    LAST_PAUSE_S,
+    LEAST_S,
+    OUTAGE_S,
+    PATIENCE_S,
+    Puller,
+    is_ours,
+    steadily,
+)
 
 TYPES = {"hello": MessageType.QUERY, "train": MessageType.TRAIN, "score": MessageType.EVALUATE}
 POLL_S = 0.5
-LATE, LOST, FORGED = "late", "FR-R03", "FR-R17"
+LATE, ABSENT, LOST, FORGED = "late", "absent", "FR-R03", "FR-R17"
+TTL_S = 12 * 3600.0  # Flower's own: a message that is not answered by then is thrown away
+LIMIT_S = TTL_S - 1800.0  # so nobody is waited for longer, whatever the study says
+GRACE_S = 60.0  # for the sites to come back, after our own side was away at a deadline
+GONE_S = 900.0  # a node that was offline for so long has left
+RETURN_S = 60.0  # a node that is back and still silent after so long has forgotten what it was asked
+MOST_AGAIN = 2
+Letter = tuple[str, bytes, bytes]  # header, buffer, signature (empty where nobody signs)
+CRASHED, OFFLINE = 8, 5  # Flower's codes: the ClientApp's process died; the node's heartbeat has stopped
 
 
 @final
 @dataclass(frozen=True)
 class Answer:
-    """What one node did: a message of ours, or `fault` = "late" or the code of what was odd."""
+    """What one node did: a message of ours, or `fault` = "late", "absent" or the code of what was odd.
+
+    `raw`: header, buffer and signature as they came, of a message of ours.
+    """
 
     node: int
     leaving: Leaving | None
     fault: str = ""
     reference: str = ""
     bytes_up: int = 0
+    ask: Ask | None = None
+    raw: Letter | None = None
 
     @property
     def state(self) -> str:
@@ -41,79 +67,311 @@ class Answer:
         return f"error:{fault}" if fault.startswith("FR-") else fault
 
 
-def ask_nodes(grid: Grid, asks: Mapping[int, Ask], deadline_s: float | None = None) -> Iterator[Answer]:
-    """Send each node its request and yield the answers as they come; every node is yielded exactly once.
+@final
+@dataclass
+class _Sent:
+    node: int
+    ask: Ask
+    sent_at: float
+    away_since: float | None = None
+    back_since: float | None = None
+    doubtful: bool = False  # a pull failed on our side, and may have used up the one reply there was
+    again: int = 0
 
-    Args:
-        asks: node → request. Nodes that share one Ask object share its bytes too.
-        deadline_s: seconds from now; whoever has not answered then is yielded as late.
+
+@final
+class Post:
+    """What was sent over a grid and is not answered yet. One for a whole run: answers may come rounds later.
+
+    A node is asked again by the same Ask, with the same nonce, if the first was lost on the way;
+    whichever answer comes first is the answer, the other is thrown away.
     """
-    records = {id(ask): to_record(ask) for ask in asks.values()}
-    waiting: dict[str, int] = {}
-    for node, ask in asks.items():
-        message = Message(records[id(ask)], dst_node_id=node, message_type=TYPES[ask.kind], group_id=str(ask.round))
-        # a message that was not taken has no number: Flower answers None, or nothing for one too large
-        message_id = next(iter(grid.push_messages([message])), None)
-        if message_id is None:
-            yield Answer(node, None, LOST)
-        else:
-            waiting[message_id] = node
-    records.clear()
-    end = None if deadline_s is None else time.monotonic() + deadline_s
-    while waiting:
-        came = list(_pull(grid, waiting))
-        for message_id, answer in came:
-            if waiting.pop(message_id, None) is not None:
-                yield answer
-        # not while answers lie there: they may have come in time, while the one before was being read
-        if end is not None and time.monotonic() > end and not came:
-            break
-        if not came and not getattr(grid, "waits", False):
-            time.sleep(POLL_S)
-    if waiting and hasattr(grid, "abandon"):
-        grid.abandon(list(waiting))
-    for node in waiting.values():
-        yield Answer(node, None, LATE)
 
+    def __init__(self, grid: Grid, clock: Clock | None = None, keys: Keys | None = None) -> None:
+        self.grid, self.clock, self.keys = grid, clock or Clock(), keys
+        self.strays: list[Answer] = []  # answers to what is not being waited for: late ones, and hellos
+        self._waiting: dict[str, _Sent] = {}
+        self._came: deque[tuple[str, Answer]] = deque()
+        # a grid of our own waits in its pulls, and has no peer that could make them hang
+        self._puller = None if getattr(grid, "waits", False) else Puller(grid)
+        self._failing = self._was_away = False
+        self._pause = FIRST_PAUSE_S
 
-def _pull(grid: Grid, waiting: Mapping[str, int]) -> Iterator[tuple[str, Answer]]:
-    """What has come. A network grid is asked for one reply at a time: it pulls several together, and
-    one that is half uploaded would hold back all of them."""
-    alone = not getattr(grid, "waits", False)
-    groups = [[message_id] for message_id in waiting] if alone else [list(waiting)]
-    for group in groups:
+    def nodes(self) -> list[int]:
+        """The nodes that are online."""
+        return steadily(lambda: list(self.grid.get_node_ids()), self.clock)
+
+    def waits_for(self, node: int) -> bool:
+        return any(sent.node == node for sent in self._waiting.values())
+
+    def ask(self, asks: Mapping[int, Ask], deadline_s: float | None = None, keep: bool = False) -> Iterator[Answer]:
+        """Send each node its request and yield the answers as they come; every node is yielded exactly once.
+
+        Args:
+            asks: node → request. Nodes that share one Ask object share its bytes too. What a node was sent
+                before and has not answered is not sent again.
+            deadline_s: seconds from now; whoever has not answered then is yielded as late.
+            keep: what comes later is still taken, into `strays`; else it is given up, as it is where the
+                caller stops in the middle.
+        """
+        mine = {(node, ask.nonce) for node, ask in asks.items()}
+        late: set[tuple[int, str]] = set()
         try:
-            replies = list(grid.pull_messages(group))
-        except Exception:
-            if not alone:  # no peer is behind this: the machine has run out of workers
-                raise
-            # whatever a peer managed to make Flower raise, it is this peer's answer that is lost
-            yield group[0], Answer(waiting[group[0]], None, LOST)
-            continue
+            for node in self._send(asks, deadline_s):
+                mine.discard((node, asks[node].nonce))
+                yield Answer(node, None, LOST, ask=asks[node])
+            for answer in self._receive(mine, self._end(deadline_s)):
+                mine.discard((answer.node, _nonce(answer)))
+                yield answer
+            late = set(mine) if keep else late
+            for node, nonce in sorted(mine):
+                yield Answer(node, None, LATE, ask=asks[node])
+        finally:
+            self.give_up(lambda sent_to, ask: (sent_to, ask.nonce) in mine - late)
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass; what comes meanwhile is among the strays. Ends early when something has come."""
+        end = self.clock.now() + seconds
+        before = len(self.strays)
+        while len(self.strays) == before and (left := end - self.clock.now()) > 0:
+            if self._waiting:
+                for _ in self._receive(set(), min(end, self.clock.now() + POLL_S), everything=True):
+                    pass
+            else:
+                self.clock.sleep(left)
+
+    def take_strays(self, kind: str) -> list[Answer]:
+        """The answers to requests of this kind that came while nobody waited for them; each is had once."""
+        mine = [answer for answer in self.strays if answer.ask is not None and answer.ask.kind == kind]
+        self.strays = [answer for answer in self.strays if answer not in mine]
+        return mine
+
+    def give_up(self, which: Callable[[int, Ask], bool]) -> None:
+        """Wait no longer for these: an answer that still comes is nobody's."""
+        ids = [number for number, sent in self._waiting.items() if which(sent.node, sent.ask)]
+        for number in ids:
+            del self._waiting[number]
+            if self._puller is not None:
+                self._puller.forget(number)
+        if ids and hasattr(self.grid, "abandon"):
+            self.grid.abandon(ids)
+
+    # ------------------------------------------------------------ sending
+
+    def _send(self, asks: Mapping[int, Ask], deadline_s: float | None) -> Iterator[int]:
+        """Send what is not underway already; yields the nodes whose message Flower did not take."""
+        underway = {(sent.node, sent.ask.nonce) for sent in self._waiting.values()}
+        letters: dict[int, Letter] = {}
+        for node, ask in asks.items():
+            if (node, ask.nonce) in underway:
+                continue
+            if id(ask) not in letters:
+                letters[id(ask)] = self._letter(ask)
+            if not self._push(node, ask, letters[id(ask)], deadline_s):
+                yield node
+
+    def _letter(self, ask: Ask) -> Letter:
+        header, buffer = to_wire(ask)
+        return header, buffer, self.keys.sign(header, buffer) if self.keys else b""
+
+    def _push(self, node: int, ask: Ask, letter: Letter, deadline_s: float | None, again: int = 0) -> bool:
+        # never shorter than Flower's own: a site whose clock is ahead could not answer a short one
+        ttl = max(TTL_S, (deadline_s or 0.0) + OUTAGE_S + GRACE_S)
+        message = Message(
+            record_of(*letter), dst_node_id=node, message_type=TYPES[ask.kind], group_id=str(ask.round), ttl=ttl
+        )
+        # a message that was not taken has no number: Flower answers None, or nothing for one too large
+        number = steadily(lambda: next(iter(self.grid.push_messages([message])), None), self.clock)
+        if number is not None:
+            self._waiting[number] = _Sent(node, ask, self.clock.now(), again=again)
+        return number is not None
+
+    def _ask_again(self, sent: _Sent) -> bool:
+        """Whether the same was sent once more; the first message is still waited for."""
+        if sent.again >= MOST_AGAIN:
+            return False
+        sent.again += 1
+        return self._push(sent.node, sent.ask, self._letter(sent.ask), None, sent.again)
+
+    # ------------------------------------------------------------ receiving
+
+    def _end(self, deadline_s: float | None) -> float | None:
+        if self._puller is not None:
+            deadline_s = LIMIT_S if deadline_s is None else deadline_s
+        return None if deadline_s is None else self.clock.now() + deadline_s
+
+    def _receive(self, wanted: set[tuple[int, str]], end: float | None, everything: bool = False) -> Iterator[Answer]:
+        """Answers to what is wanted, until all are there or it is over; all others go to the strays."""
+        longest = None if end is None else end + OUTAGE_S
+        while everything or any((sent.node, sent.ask.nonce) in wanted for sent in self._waiting.values()):
+            moved = self._sweep(end)
+            while self._came:
+                number, answer = self._came.popleft()
+                if self._settle(number, answer):
+                    if (answer.node, _nonce(answer)) in wanted:
+                        yield answer
+                    else:
+                        self.strays.append(answer)
+            # not while answers lie there: they may have come in time, while the one before was being read
+            if not moved and end is not None and self.clock.now() > end:
+                more = self._longer(longest)
+                if not more:
+                    break
+                end = self.clock.now() + more
+            if not moved and self._puller is not None:
+                self.clock.sleep(POLL_S)
+            if everything and not self._waiting:
+                break
+
+    def _settle(self, number: str, answer: Answer) -> bool:
+        """Whether this is the first answer to what it answers; then nothing else is waited for of it."""
+        sent = self._waiting.pop(number, None)
+        if sent is None:
+            return False
+        self.give_up(lambda node, ask: (node, ask.kind, ask.nonce) == (sent.node, sent.ask.kind, sent.ask.nonce))
+        return True
+
+    def _longer(self, longest: float | None) -> float:
+        """Seconds to wait beyond a deadline: 0, unless our own side is away or has just come back."""
+        if self._puller is None or longest is None or self.clock.now() > longest:
+            return 0.0
+        if self._failing or (self._puller.stuck and not self._puller.reaches_superlink()):
+            self._was_away = True
+            return POLL_S
+        more, self._was_away = GRACE_S if self._was_away else 0.0, False
+        return more
+
+    def _sweep(self, end: float | None) -> bool:
+        """Look once for every answer; whether anything came."""
+        before = len(self._came)
+        try:
+            if self._puller is None:
+                self._pull_together()
+            else:
+                self._pull_alone(self._puller)
+        except Exception as error:
+            if not is_ours(error):
+                raise  # no peer is behind this: the machine has run out of workers, say
+            self._failed(end)
+        else:
+            self._failing, self._pause = False, FIRST_PAUSE_S
+        return len(self._came) > before
+
+    def _failed(self, end: float | None) -> None:
+        """Our own side failed: wait a little longer each time, but not past the deadline."""
+        self._failing = True
+        left = LAST_PAUSE_S if end is None else max(end - self.clock.now(), POLL_S)
+        self.clock.sleep(min(self._pause, left))
+        self._pause = min(2 * self._pause, LAST_PAUSE_S)
+
+    def _pull_together(self) -> None:
+        """Whatever a grid of our own has."""
+        try:
+            replies = list(self.grid.pull_messages(list(self._waiting)))
+        except Exception as error:
+            if is_ours(error):
+                self._doubt(list(self._waiting))
+            raise
         for reply in replies:
-            message_id = reply.metadata.reply_to_message_id
-            if alone and message_id != group[0]:
+            number = reply.metadata.reply_to_message_id
+            if number in self._waiting:
+                self._came.append((number, self._read(reply, self._waiting[number])))
+        self._clear_doubts({number for number, _ in self._came})
+
+    def _pull_alone(self, puller: Puller) -> None:
+        """One reply of a network at a time: several pulled together are held back by one that is half uploaded."""
+        left = PATIENCE_S
+        for number in list(self._waiting):
+            if self._came:
+                return  # one at a time, so that no more than one is held in memory; the rest when this one is read
+            sent = self._waiting[number] = self._waiting.pop(number)  # who was looked at goes to the end of the row
+            started = self.clock.now()
+            try:
+                replies = puller.pull(number, max(left, LEAST_S))
+            except Exception as error:
+                if is_ours(error):
+                    self._doubt([number])
+                    raise
+                # whatever a peer managed to make Flower raise, it is this peer's answer that is lost
+                self._came.append((number, Answer(sent.node, None, LOST, ask=sent.ask)))
+                continue
+            left -= self.clock.now() - started
+            if replies is not None:
+                self._take_alone(number, sent, replies)
+
+    def _take_alone(self, number: str, sent: _Sent, replies: list[Message]) -> None:
+        for reply in replies[:1]:
+            if reply.metadata.reply_to_message_id != number:
                 # what came for this node says it answers another's request: that other one has not answered yet
-                yield group[0], Answer(waiting[group[0]], None, FORGED)
-            elif message_id in waiting:
-                yield message_id, _read(reply, waiting[message_id])
+                self._came.append((number, Answer(sent.node, None, FORGED, ask=sent.ask)))
+            elif not (reply.has_error() and self._mended(number, sent, reply.error.code)):
+                self._came.append((number, self._read(reply, sent)))
+        if not replies:
+            self._still_nothing(sent)
+
+    def _mended(self, number: str, sent: _Sent, code: int) -> bool:
+        """Whether this error of Flower's is no answer: the node may come back, or was asked again."""
+        if code == OFFLINE:
+            sent.away_since, sent.back_since = sent.away_since or self.clock.now(), None
+            if self.clock.now() - sent.away_since > GONE_S:
+                self._came.append((number, Answer(sent.node, None, ABSENT, ask=sent.ask)))
+            return True
+        return code == CRASHED and self._ask_again(sent) and self._waiting.pop(number, None) is not None
+
+    def _still_nothing(self, sent: _Sent) -> None:
+        """A node that was away and is silent since, or whose reply we may have lost, is asked again."""
+        now = self.clock.now()
+        if sent.away_since is not None:
+            sent.back_since = sent.back_since or now
+            if now - sent.back_since > RETURN_S:
+                sent.away_since = sent.back_since = None
+                sent.doubtful = True
+        if sent.doubtful:
+            sent.doubtful = False
+            self._ask_again(sent)
+
+    def _doubt(self, numbers: list[str]) -> None:
+        for number in numbers:
+            self._waiting[number].doubtful = True
+
+    def _clear_doubts(self, came: set[str]) -> None:
+        for number, sent in list(self._waiting.items()):
+            if number not in came and sent.doubtful:
+                sent.doubtful = False
+                self._ask_again(sent)
+
+    def _read(self, reply: Message, sent: _Sent) -> Answer:
+        if reply.has_error():
+            code = CODE.search(reply.error.reason or "")  # and nothing of the text around it
+            return Answer(sent.node, None, code[0] if code else LOST, ask=sent.ask)
+        if reply.metadata.src_node_id != sent.node:
+            return Answer(sent.node, None, FORGED, ask=sent.ask)
+        try:
+            header, buffer = parts_of(reply.content)
+            signature = signature_of(reply.content)
+            if self.keys is not None:
+                self.keys.check(header, buffer, signature, sent.node)
+            leaving = from_wire(header, buffer)
+        except UpdateError as error:
+            return Answer(sent.node, None, error.code, ask=sent.ask)
+        size = len(header.encode()) + len(buffer)
+        if isinstance(leaving, Ask):
+            return Answer(sent.node, None, "FR-R10", bytes_up=size, ask=sent.ask)
+        if isinstance(leaving, Refusal):
+            if self.keys is not None and (leaving.run, leaving.nonce) != (sent.ask.run, sent.ask.nonce):
+                return Answer(sent.node, None, "FR-R18", bytes_up=size, ask=sent.ask)
+            kind = "refused" if leaving.refused else "error"
+            return Answer(sent.node, leaving, f"{kind}:{leaving.code}", leaving.reference, size, sent.ask)
+        return Answer(sent.node, leaving, "", "", size, sent.ask, (header, buffer, signature))
 
 
-def _read(reply: Message, node: int) -> Answer:
-    if reply.has_error():
-        code = CODE.search(reply.error.reason or "")  # and nothing of the text around it
-        return Answer(node, None, code[0] if code else LOST)
-    if reply.metadata.src_node_id != node:
-        return Answer(node, None, FORGED)
-    try:
-        header, buffer = parts_of(reply.content)
-        leaving = from_record(reply.content)
-    except UpdateError as error:
-        return Answer(node, None, error.code)
-    size = len(header.encode()) + len(buffer)
-    if isinstance(leaving, Ask):
-        return Answer(node, None, "FR-R10", bytes_up=size)
-    if isinstance(leaving, Refusal):
-        kind = "refused" if leaving.refused else "error"
-        return Answer(node, leaving, f"{kind}:{leaving.code}", leaving.reference, size)
-    return Answer(node, leaving, bytes_up=size)
+def _nonce(answer: Answer) -> str:
+    return "" if answer.ask is None else answer.ask.nonce
+
+
+def ask_nodes(
+    grid: Grid, asks: Mapping[int, Ask], deadline_s: float | None = None, clock: Clock | None = None,
+    keys: Keys | None = None,
+) -> Iterator[Answer]:  # fmt: skip
+    """`Post.ask` where nothing else is underway."""
+    yield from Post(grid, clock, keys).ask(asks, deadline_s)

@@ -15,7 +15,7 @@ import numpy as np
 from fedrounds_common.arrays import Arrays, manifest
 from fedrounds_common.codec import Codec
 from fedrounds_common.errors import UpdateError
-from fedrounds_common.leaving import Ask, Leaving, Scores, Update, check_update
+from fedrounds_common.leaving import Ask, Hello, Leaving, Scores, Update, check_update
 from fedrounds_common.strategy import SiteUpdate
 from fedrounds_common.task import Tally
 
@@ -83,6 +83,32 @@ class Guard:
 
     def _see(self, site: str, ask: Ask) -> None:
         self._seen.add((site, ask.round, ask.nonce))
+
+
+def check_hello(hello: Hello, ask: Ask, cap: int | None, own_version: str) -> None:
+    """Refuse a hello that answers another request, brings more than was enrolled, or comes of another version.
+
+    Args:
+        cap: the most training cases this site may claim; None where nobody is enrolled.
+        own_version: that of fedrounds here; the site's must be the same.
+
+    Raises:
+        UpdateError: with the first reason found.
+    """
+    if (hello.run, hello.nonce) != (ask.run, ask.nonce):
+        raise UpdateError("FR-R18", f"{hello.site} answered another request", wanted="an answer to this hello")
+    if hello.study != ask.digest:
+        raise UpdateError("FR-R16", f"{hello.site} is ready for another study", wanted=ask.digest[:12])
+    version = hello.versions.get("fedrounds", "unknown")
+    if version != own_version:
+        raise UpdateError(
+            "FR-R56", f"{hello.site} has fedrounds {version}", wanted=f"fedrounds {own_version}, as here",
+            do="install the same version at both ends",
+        )  # fmt: skip
+    if cap is not None and hello.training_cases > cap:
+        raise UpdateError(
+            "FR-R19", f"{hello.site} brings {hello.training_cases} cases", wanted=f"at most the {cap} it enrolled with"
+        )
 
 
 def check_tally(tally: Tally, like: Tally) -> None:

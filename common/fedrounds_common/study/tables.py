@@ -142,8 +142,17 @@ class Cohort:
 
     `per_round`: how many of them are drawn each round (by name and seed); 0 is all. A round with
     updates from fewer than `minimum` sites makes no consensus.
+    `minimum_cases_share`: nor does one whose updates stand for less than this share of the cases that the
+    round would have had with every site there, so that the largest hospital is not dropped in silence.
     `deadline_s`: seconds from asking to giving up on whoever has not answered (hello, round, scores).
     A simulation counts with it the time that sites wait for a worker; without workers it waits for all.
+    Between hospitals nobody is waited for longer than 11.5 hours.
+    `wait_s`: between hospitals, how long to wait for all sites to be ready before the first round, and in a
+    round for enough of them; a simulation has all its sites from the start.
+    `late`: an update that comes after its round's deadline is dropped, or stands in for its site in the next
+    round if that site sends none in time: its difference then counts `late_factor` of itself.
+    `over_select`: with `per_round`, so many more are asked, as a share of it. The first `per_round` in the
+    order of the draw whose update came are averaged, never the first to answer: that would not be repeatable.
     `initial_sites` (public data) train the initial model for `initial_steps` before round 1.
     """
 
@@ -153,7 +162,12 @@ class Cohort:
     held_out: tuple[Name, ...] = ()
     minimum: Count = 1
     per_round: Annotated[int, Field(ge=0)] = 0
+    minimum_cases_share: Share = 0.0
     deadline_s: OrNone[Positive] = None
+    wait_s: Annotated[float, Field(ge=0)] = 86400.0
+    late: Literal["drop", "next"] = "drop"
+    late_factor: Annotated[float, Field(gt=0, le=1)] = 0.5
+    over_select: Annotated[float, Field(ge=0, le=1)] = 0.0
     initial_sites: tuple[Name, ...] = ()
     initial_steps: Count = 100
 
@@ -176,6 +190,8 @@ class Cohort:
             rules.append((("minimum", "sites"), f"{self.minimum}: only {len(self.sites)} sites are listed"))
         if self.sites and self.per_round > len(self.sites):
             rules.append((("per_round", "sites"), f"{self.per_round}: only {len(self.sites)} sites are listed"))
+        if self.over_select and not self.per_round:
+            rules.append((("over_select", "per_round"), f"{self.over_select}: wants per_round, or all are asked anyway"))
         if 0 < self.per_round < self.minimum:
             wanted = f"at least minimum = {self.minimum} wanted, or 0 for all"
             rules.append((("per_round", "minimum"), f"{self.per_round}: {wanted}"))
