@@ -21,11 +21,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, final
 
-from fedrounds_client.jail import Walls, shut_in
+from fedrounds_client.jail import Walls, die_with, shut_in
 from fedrounds_client.memory import out_of_memory
 from fedrounds_common.chain import append
 from fedrounds_common.disk import add_text
@@ -45,7 +45,7 @@ class Bounds:
     """What one answer may take. `deadline_s` counts from when the message came."""
 
     deadline_s: float = LONGEST_S
-    walls: Walls = Walls()
+    walls: Walls = field(default_factory=Walls)
 
 
 def answer_apart(header: str, buffer: bytes, signature: bytes, home: Path) -> Signed:
@@ -198,8 +198,10 @@ def _unpacked(data: bytes) -> Signed:
 
 def answer_in_child(said: BinaryIO, asked: BinaryIO, home: Path, pieces: int, walls: Walls) -> int:
     """Raise the walls, answer, and return the exit status."""
+    parent = os.getppid()
     for line in shut_in(walls):
         print(line, file=sys.stderr)  # noqa: T201  (stderr is the site's own log)
+    die_with(parent)
     try:
         from fedrounds_client.boundary import answer_enrolled
 

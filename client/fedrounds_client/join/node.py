@@ -1,0 +1,155 @@
+"""Flower's SuperNode in a process of its own, with our key, our CA, our node config, and our list of bundles.
+
+    python -m fedrounds_client.join.node HOME
+
+Flower is started as its own command starts it, with two of its functions wrapped (`guard`): what fetches
+a bundle, and what says that a bundle may run. A bundle that may not is answered with Flower's own error, so
+the coordinator sees this site as failed in that round, and its bytes are neither installed nor opened.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+from flwr.supercore.exit import add_exit_handler
+from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
+from flwr.supernode import start_client_internal as supernode
+from flwr.supernode.cli.flower_supernode import SuperNodeLifespanConfig, _start_supernode_http_api
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from flwr.supernode.nodestate import NodeStateFactory
+from httpx import Response
+
+from fedrounds_client.home import SiteHome
+from fedrounds_client.jail import die_with
+from fedrounds_client.join.bundle import check_bundle
+from fedrounds_common.chain import append
+from fedrounds_common.disk import add_text
+from fedrounds_common.errors import NetworkError, RefusedError
+
+# exit statuses by which the launcher learns what Flower only writes into its log
+NOT_KNOWN, OTHER_VERSION = 81, 82
+VERSION_HEADER = "flwr-version-incompatibility-message"
+ALLOWED = {"valid_license": "on the list of this site"}  # what Flower looks for before it asks `_verify_fab`
+
+
+def guard(home: Path) -> None:
+    """Let only bundles of `bundle.py` through, and mark the moment of connecting. Raises AttributeError if Flower's functions have moved."""
+    connect, verify = supernode._init_connection, supernode._verify_fab
+    if not callable(connect) or not callable(verify):
+        raise AttributeError("another Flower than the one that was tried")
+
+    @contextmanager
+    def connect_guarded(*args: Any, **kwargs: Any) -> Iterator[tuple[Any, ...]]:
+        with connect(*args, **kwargs) as connection:
+            *before, get_fab, pull, push, confirm = connection
+            SiteHome(home).flwr.joinpath("connected").touch()
+            yield (*before, _checked(get_fab, home), pull, push, confirm)
+
+    supernode._init_connection = connect_guarded
+    supernode._verify_fab = lambda fab, trusted_entities: fab.verifications == ALLOWED
+
+
+def _checked(get_fab: Callable[[str, int], Any], home: Path) -> Callable[[str, int], Any]:
+    def get_checked(fab_hash: str, run_id: int) -> Any:
+        fab = get_fab(fab_hash, run_id)
+        try:
+            check_bundle(fab.content, fab_hash)
+        except RefusedError as error:
+            add_text(home / "log", str(error))
+            append(
+                SiteHome(home).journal, "bundle refused", {"code": error.code, "why": error.found, "what": error.where}
+            )
+            return type(fab)(fab.hash_str, b"", {})
+        return type(fab)(fab.hash_str, fab.content, dict(ALLOWED))
+
+    return get_checked
+
+
+def watch_answers() -> None:
+    """End this process when SuperLink does not know this node, or runs another Flower."""
+    intercept = NodeAuthHttpInterceptor.intercept
+
+    def intercept_watched(self: Any, context: ProtobufRequestContext, call_next: ProtobufCall) -> Response:
+        response = intercept(self, context, call_next)
+        if response.status_code == 401:
+            os._exit(NOT_KNOWN)
+        if VERSION_HEADER in response.headers:
+            os._exit(OTHER_VERSION)
+        return response
+
+    NodeAuthHttpInterceptor.intercept = intercept_watched  # type: ignore[method-assign]
+
+
+def read_node_key(file: Path) -> ec.EllipticCurvePrivateKey:
+    """Raises NetworkError FR-C91: there is no such key, or one of another kind."""
+    try:
+        key = load_ssh_private_key(file.read_bytes(), None)
+    except (OSError, ValueError) as error:
+        raise NetworkError(
+            "FR-C91", f"a node key that cannot be read ({type(error).__name__})", wanted="EC P-384", where=str(file)
+        ) from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise NetworkError("FR-C91", "a node key of another kind", wanted="EC P-384", where=str(file))
+    return key
+
+
+def settings_of(home: SiteHome) -> SuperNodeLifespanConfig:
+    """As Flower's own command would make them of its options; nothing of them comes from the study."""
+    invitation, key = home.read_invitation(), read_node_key(home.node_key)
+    return SuperNodeLifespanConfig(
+        server_address=str(invitation["address"]), root_certificates=str(invitation["ca"]).encode(), insecure=False,
+        authentication_keys=(key, key.public_key()), max_retries=None, max_wait_time=None,
+        node_config={"site": home.read_settings().name, "home": str(home.folder)},
+        isolation="subprocess", runtime_certificates=None, runtime_root_certificates_path=None,
+        health_server_address=None, trusted_entities={"fedrounds": "its own list"}, superexec_auth_secret=None,
+        runtime_dependency_install=False, host="127.0.0.1", port=_free_port(), runtime_ssl_certfile=None,
+        runtime_ssl_keyfile=None,
+    )  # fmt: skip
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def serve(home: SiteHome) -> None:
+    """Run the SuperNode until it is ended or gives up."""
+    settings = settings_of(home)
+    guard(home.folder)
+    watch_answers()
+    states = NodeStateFactory(objectstore_factory=ObjectStoreFactory())
+    server, thread = _start_supernode_http_api(settings, states)
+
+    def stop() -> None:
+        server.should_exit = True
+        thread.join(timeout=5)
+
+    add_exit_handler(stop)
+    supernode.start_client_internal(
+        state_factory=states, server_address=settings.server_address, node_config=settings.node_config,
+        root_certificates=settings.root_certificates, insecure=False, authentication_keys=settings.authentication_keys,
+        isolation=settings.isolation, runtime_api_address=f"{settings.host}:{settings.port}",
+        trusted_entities=settings.trusted_entities, runtime_dependency_install=False,
+    )  # fmt: skip
+
+
+def main(arguments: list[str]) -> int:
+    os.umask(0o077)
+    die_with(os.getppid(), signal.SIGTERM)
+    serve(SiteHome(Path(arguments[0]).resolve()))
+    return 1  # Flower gave up: the launcher starts it anew
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
