@@ -18,6 +18,7 @@ import click
 import typer
 
 from fedrounds.cli import (
+    coordinator,
     demo,
     doctor,
     evaluate,
@@ -36,7 +37,7 @@ from fedrounds.environment import quiet
 from fedrounds_common.errors import INTERRUPTED, FedroundsError, MachineError, StudyError
 
 app = group("Train medical-image models across hospitals that keep their images.")
-for part in (simulate, demo, evaluate, predict, study, listing, runs, report, show, explain, doctor, phantom):
+for part in (simulate, coordinator, demo, evaluate, predict, study, listing, runs, report, show, explain, doctor, phantom):
     part.register(app)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -139,13 +140,16 @@ def _checked(said: Mapping[str, Any], key: PublicKey, table: Mapping[str, Any]) 
     return Request(site, token, key, node_key, cases, versions, dict(table))
 
 
-def waiting_request(folder: CoordinatorFolder, site: str) -> Request:
-    """The request of a site that waits.
+def waiting_request(folder: CoordinatorFolder, site: str, patience_s: float = 0.0) -> Request:
+    """The request of a site that waits, or that comes within `patience_s` seconds.
 
     Raises:
         UsageError: FR-U66 there is none.
     """
     file = folder.pending(checked_site(site))
+    end = time.monotonic() + patience_s
+    while not file.exists() and time.monotonic() < end:
+        time.sleep(0.2)
     if not file.exists():
         waiting = ", ".join(sorted(found.stem for found in file.parent.glob("*.json"))) or "none"
         raise UsageError(

@@ -9,6 +9,7 @@ import fcntl
 import os
 import signal
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
@@ -40,6 +41,7 @@ from fedrounds_server.coordinator.processes import (
     end_leftover,
     front_command,
     front_serves,
+    last_lines,
     superlink_command,
     superlink_serves,
     told,
@@ -118,6 +120,35 @@ def supervisor_pid(folder: CoordinatorFolder) -> int | None:
             except (OSError, ValueError):
                 return None
     return None
+
+
+def end_supervisor(folder: CoordinatorFolder) -> None:
+    """End it and what it keeps up.
+
+    Raises:
+        UsageError: FR-U68 it is not up.
+    """
+    pid = supervisor_pid(folder)
+    if pid is None:
+        raise UsageError("FR-U68", "this coordinator is not up", do="fedrounds coordinator start")
+    os.kill(pid, signal.SIGTERM)
+    with (folder.state / "supervisor.lock").open("r+") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)  # it lets go when both processes are down
+
+
+def wait_until_up(folder: CoordinatorFolder, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Return when a supervisor that was just started has both processes up.
+
+    Raises:
+        NetworkError: FR-C71 it ended; with what it said.
+    """
+    ready = folder.state / "ready"
+    while not ready.exists() or ready.read_text(encoding="ascii").strip() != str(process.pid):
+        try:
+            process.wait(0.2)
+        except subprocess.TimeoutExpired:
+            continue
+        raise NetworkError("FR-C71", f"the coordinator ended: {last_lines(log, 1)}", do=f"read {log}")
 
 
 def keep_up(folder: CoordinatorFolder, say: Say, now: datetime | None = None) -> None:
@@ -261,7 +292,7 @@ def main(arguments: list[str]) -> int:
         sys.stderr.flush()
 
     try:
-        keep_up(CoordinatorFolder(Path(arguments[0])), say)
+        keep_up(CoordinatorFolder(Path(arguments[0]).resolve()), say)
     except FedroundsError as error:
         say(str(error))
         return error.exit_status
