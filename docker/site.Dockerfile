@@ -1,10 +1,12 @@
 # fedrounds site. Build from the top of the source tree:
 #   docker build -f docker/site.Dockerfile -t fedrounds/site:0.1.0 .
-# Rootless, versions held by constraints.txt. PIP_FLAGS may name an index with CPU builds of torch.
+#
+# Without root; versions held by constraints.txt; nothing is fetched once it runs. BASE may name the same image
+# by its digest, or in a registry of your own; PIP_FLAGS an index with CPU builds of torch.
 
-ARG PYTHON=3.11
+ARG BASE=python:3.11.14-slim-bookworm
 
-FROM python:${PYTHON}-slim-bookworm AS build
+FROM ${BASE} AS build
 ARG PIP_FLAGS=""
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/fedrounds/venv
@@ -21,26 +23,35 @@ COPY server server
 COPY studies studies
 RUN pip install -q ${PIP_FLAGS} -c constraints.txt ".[dicom]"
 
-FROM python:${PYTHON}-slim-bookworm
+FROM ${BASE}
+ARG VERSION=0.1.0
+ARG REVISION=""
+ARG CREATED=""
 LABEL org.opencontainers.image.title="fedrounds site" \
       org.opencontainers.image.description="A hospital's side of a federation; its images stay in the folder mounted at /data." \
-      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}" \
       org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.vendor="The fedrounds authors"
+      org.opencontainers.image.vendor="The fedrounds authors" \
+      org.opencontainers.image.base.name="python:3.11.14-slim-bookworm"
 RUN useradd --uid 10001 --create-home --home-dir /home/fedrounds --shell /usr/sbin/nologin fedrounds \
-    && install -d -o 10001 -g 10001 /var/lib/fedrounds
+    && install -d -m 0700 -o 10001 -g 10001 /var/lib/fedrounds
 COPY --from=build /opt/fedrounds/venv /opt/fedrounds/venv
 COPY docker/health.py /opt/fedrounds/health.py
+# all that is written goes to /var/lib/fedrounds and /tmp: the rest may be read-only
 ENV PATH=/opt/fedrounds/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
     OMP_NUM_THREADS=1 \
     OMP_WAIT_POLICY=PASSIVE \
-    FLWR_HOME=/var/lib/fedrounds/flwr \
     FLWR_TELEMETRY_ENABLED=0 \
     FLWR_DISABLE_UPDATE_CHECK=1 \
+    FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1 \
     RAY_USAGE_STATS_ENABLED=0 \
     DO_NOT_TRACK=1 \
+    HOME=/tmp \
     MPLCONFIGDIR=/tmp/matplotlib
 USER 10001:10001
 WORKDIR /var/lib/fedrounds
-CMD ["flower-supernode", "--help"]
+CMD ["fedrounds", "site", "-h"]
