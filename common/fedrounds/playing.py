@@ -20,6 +20,7 @@ from fedrounds.baselines import run_baselines
 from fedrounds.layout import lay_out, lock, new_folder, refuse_other_study
 from fedrounds.manifest import write_manifest
 from fedrounds.run import Run
+from fedrounds.sessions import session
 from fedrounds.simulation import Prepared
 from fedrounds_client.scoring import assemble_cases_csv
 from fedrounds_common.case import CaseRef
@@ -58,16 +59,17 @@ def carry_out(
         refuse_other_study(resume, prepared)
     folder = RunFolder(new_folder(runs, name or prepared.study.name) if resume is None else resume.resolve())
     with lock(folder.path):
-        try:
-            lay_out(prepared, folder, sites)
-            _play(prepared, folder, sites, resume is not None, strict, listen)
-        except BaseException as error:
-            if not folder.status.exists():  # the coordinator had not begun, which writes it otherwise
-                # without the message: that of --strict names files of hospitals
-                write_json(folder.status, {"format": 1, **ended_by(error), "message": ""})
-            raise
-        finally:
-            forget()
+        with session(folder):
+            try:
+                lay_out(prepared, folder, sites)
+                _play(prepared, folder, sites, resume is not None, strict, listen)
+            except BaseException as error:
+                if not folder.status.exists():  # the coordinator had not begun, which writes it otherwise
+                    # without the message: that of --strict names files of hospitals
+                    write_json(folder.status, {"format": 1, **ended_by(error), "message": ""})
+                raise
+            finally:
+                forget()
         return _finished(prepared, folder, sites, listen)
 
 

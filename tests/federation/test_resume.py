@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from fedrounds.layout import lock, new_folder
 from fedrounds.run import Run
 from fedrounds.series import simulate
 from fedrounds_common.errors import DataError, RunFileError, UsageError
+from fedrounds_server.report.folder import read_run
+from fedrounds_server.report.words import versions
 from fedrounds_server.tables import read_metrics, write_metrics
 
 Cubes = Callable[..., Path]
@@ -105,6 +108,37 @@ def test_a_run_resumed_from_its_own_folder_keeps_when_it_began_and_where_its_val
     simulate(resume=run.path)
     assert {name: (run.path / name).read_bytes() for name in kept} == kept
     assert json.loads(record.read_text())["started"].startswith("1")
+
+
+def test_the_times_of_all_sessions_are_added_and_counted(tmp_path: Path, cubes: Cubes) -> None:
+    run = run_of(cubes(tmp_path, rounds=1))
+    first = json.loads(run.folder.status.read_text())
+    assert first["sessions"] == 1
+    # a session that ended, and one that was killed 30 s before the last line of its history
+    began = run.folder.history.stat().st_mtime - 30
+    sessions = [{"started": began - 1000, "seconds": 500.0}, {"started": began}]
+    (run.path / "sessions.json").write_text(json.dumps({"format": 1, "sessions": sessions}), "utf-8")
+    before = time.time()
+    resumed = simulate(resume=run.path)
+    assert isinstance(resumed, Run)
+    status = json.loads(run.folder.status.read_text())
+    assert status["sessions"] == 3
+    assert status["started"] == began - 1000
+    assert 530 <= status["seconds"] <= 530 + (time.time() - before)
+    assert dict(versions(read_run(run.path)))["took"].endswith(" in 3 sessions")
+    assert (status["state"], status["consensus"]) == (first["state"], first["consensus"])
+
+
+def test_a_session_that_is_killed_is_on_disk_when_it_begins(tmp_path: Path, cubes: Cubes) -> None:
+    seen: list[list[dict[str, object]]] = []
+
+    def listen(event: str, facts: Mapping[str, object]) -> None:
+        if event == "plan":
+            seen.append(json.loads((tmp_path / "runs/0001-cubes/sessions.json").read_text())["sessions"])
+
+    simulate(cubes(tmp_path, rounds=1), plugins=[MINE], runs=tmp_path / "runs", listen=listen)
+    ((entry,),) = seen
+    assert entry.keys() == {"started"}
 
 
 def test_a_run_that_ends_before_its_first_round_says_so_and_names_no_file(tmp_path: Path, cubes: Cubes) -> None:

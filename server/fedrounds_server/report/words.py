@@ -16,6 +16,7 @@ from fedrounds_server.tables import (
     COHORTS,
     MEAN,
     digits_of,
+    shown_seconds,
     word_of,
 )
 
@@ -207,6 +208,7 @@ def versions(run: RunView) -> tuple[tuple[str, str], ...]:
         ("seed", run.seed),
         ("data", " ".join(str(record[name]) for name in ("data", "data_version") if record.get(name))),
         ("started", record.get("started")),
+        ("took", _took(run)),
         ("engine", ", ".join(f"{name} {value}" for name, value in engine.items())),
         (
             "machine",
@@ -221,6 +223,13 @@ def versions(run: RunView) -> tuple[tuple[str, str], ...]:
     singles = [(name, str(value)) for name, value in pairs if value not in (None, "")]
     libraries = [(str(name), str(value)) for name, value in table_of(run.record, "versions").items()]
     return (*singles, *libraries)
+
+
+def _took(run: RunView) -> str:
+    seconds, sessions = run.status.get("seconds"), run.status.get("sessions", 1)
+    if not isinstance(seconds, int | float):
+        return ""
+    return shown_seconds(seconds) + (f" in {sessions} sessions" if sessions != 1 else "")
 
 
 def commands(run: RunView) -> tuple[tuple[str, str], ...]:
