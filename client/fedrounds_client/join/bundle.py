@@ -55,7 +55,7 @@ def _faults(content: bytes) -> Iterator[str]:
             yield from wrong
             if not wrong:
                 yield from _wrong_project(archive.read("pyproject.toml"))
-    except (zipfile.BadZipFile, KeyError, OSError, ValueError, RuntimeError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, KeyError, OSError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         yield f"it cannot be read ({type(error).__name__})"
 
 
@@ -81,20 +81,15 @@ def _wrong_project(text: bytes) -> Iterator[str]:
     if components != COMPONENTS:
         yield f"its entry points are {components!r:.120}"
     dependencies = project.get("project", {}).get("dependencies", [])
-    extra = [line for line in dependencies if not _is_ours(str(line))]
+    extra = [line for line in dependencies if not _is_here(str(line))]
     if extra:
         yield f"it wants {', '.join(map(str, extra))[:120]} installed"
 
 
-def _is_ours(line: str) -> bool:
-    """Whether a dependency is one that fedrounds has itself, from the same place."""
+def _is_here(line: str) -> bool:
+    """Whether a dependency is met by what this site's own staff installed."""
     try:
         wanted = Requirement(line)
-    except InvalidRequirement:
+        return wanted.url is None and wanted.specifier.contains(metadata.version(wanted.name), prereleases=True)
+    except (InvalidRequirement, metadata.PackageNotFoundError):
         return False
-    ours = {_plain(Requirement(own).name) for own in metadata.requires("fedrounds") or []} | {"fedrounds"}
-    return wanted.url is None and _plain(wanted.name) in ours
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()

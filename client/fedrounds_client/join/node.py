@@ -32,7 +32,7 @@ from httpx import Response
 from fedrounds_client.home import SiteHome
 from fedrounds_client.jail import die_with
 from fedrounds_client.join.bundle import check_bundle
-from fedrounds_common.chain import append
+from fedrounds_client.journal import note_once
 from fedrounds_common.disk import add_text
 from fedrounds_common.errors import NetworkError, RefusedError
 
@@ -66,9 +66,7 @@ def _checked(get_fab: Callable[[str, int], Any], home: Path) -> Callable[[str, i
             check_bundle(fab.content, fab_hash)
         except RefusedError as error:
             add_text(home / "log", str(error))
-            append(
-                SiteHome(home).journal, "bundle refused", {"code": error.code, "why": error.found, "what": error.where}
-            )
+            note_once(SiteHome(home), "bundle refused", code=error.code, why=error.found, what=error.where)
             return type(fab)(fab.hash_str, b"", {})
         return type(fab)(fab.hash_str, fab.content, dict(ALLOWED))
 

@@ -92,7 +92,7 @@ def look(way: Way, now: datetime | None = None) -> Seen:
     with named(way), way.client() as client, client.stream("GET", f"{way.url}/v1/enrol") as response:
         stream = response.extensions["network_stream"]
         tls = stream.get_extra_info("ssl_object")
-        certificate = tls.getpeercert(binary_form=True) if tls is not None else None
+        certificate = tls.getpeercert(True) if tls is not None else None
         told = response.headers.get("date")
     ends = x509.load_der_x509_certificate(certificate).not_valid_after_utc if certificate else None
     return Seen(_ahead(told, now or datetime.now(UTC)), ends)
