@@ -33,7 +33,7 @@ from fedrounds_server.coordinator.folder import (
     write_table,
 )
 from fedrounds_server.coordinator.invitation import mark_used, read_open, token_sum
-from fedrounds_server.coordinator.register import Enrolled, read_entry, write_entry
+from fedrounds_server.coordinator.register import Enrolled, node_ids, read_entry, write_entry
 
 MAX_BYTES = 16 * 1024
 MAX_PENDING = 1000
@@ -184,7 +184,7 @@ def enrol(folder: CoordinatorFolder, request: Request, fingerprint: str, flower:
 
     Raises:
         RefusedError: FR-U67 the fingerprint is another; nothing was changed.
-        NetworkError: FR-C72 Flower's SuperLink did not take the key.
+        NetworkError: FR-C72, FR-C75 Flower's SuperLink did not take the key.
     """
     check_fingerprint(request, fingerprint)
     with locked(folder.state / "enrolment"):
@@ -193,7 +193,7 @@ def enrol(folder: CoordinatorFolder, request: Request, fingerprint: str, flower:
             if _same_keys(before, request):
                 return before
             raise RefusedError("FR-C65", f"{request.site} is enrolled with other keys", do="it must be revoked first")
-        node_id = flower.register_node(request.site, request.node_key)
+        node_id = flower.register_node(request.site, request.node_key, node_ids(folder))
         earlier = () if before is None else (*before.earlier, before.key.text)
         entry = Enrolled(
             request.site, request.key, request.cases, node_id, False, request.node_key,

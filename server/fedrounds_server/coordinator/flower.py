@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -24,6 +24,8 @@ from fedrounds_server.coordinator.folder import LOOPBACK, UMASK, CoordinatorFold
 
 CONNECTION = "coordinator"
 PATIENCE_S = 120.0
+GONE = "unregistered"  # a node's status
+KEY_IN_USE = "[code: 23]"  # of Flower's errors
 # of a child: nothing sent home, no look for updates, no download for a run
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -66,19 +68,31 @@ class Flower:
     folder: CoordinatorFolder
     port: int
 
-    def register_node(self, name: str, node_key: str) -> int:
-        """Flower's id of a node with this public key (PEM).
+    def register_node(self, name: str, node_key: str, others: Collection[int] = ()) -> int:
+        """Flower's id of a node with this public key (PEM); `others`: ids that belong to other keys.
+
+        A key that Flower has already and whose id nobody else has was registered by a command that was cut off.
 
         Raises:
-            NetworkError: FR-C72 Flower did not answer or did not take it.
+            NetworkError: FR-C72 Flower did not answer or did not take it; FR-C75 it had the key before.
         """
         public = load_pem_public_key(node_key.encode())
         line = public.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
         with tempfile.NamedTemporaryFile(dir=self.folder.state, suffix=".pub") as file:
             file.write(line + b"\n")
             file.flush()
-            said = self._ask("supernode", "register", file.name, CONNECTION, "--name", name)
-        return int(said["node-id"])
+            try:
+                return int(self._ask("supernode", "register", file.name, CONNECTION, "--name", name)["node-id"])
+            except NetworkError as error:
+                if KEY_IN_USE not in error.found:
+                    raise
+        left = [node.node_id for node in self.nodes() if node.status != GONE and node.node_id not in others]
+        if len(left) != 1:
+            raise NetworkError(
+                "FR-C75", f"Flower had the node key of {name} before", wanted="a key that was never taken off its list",
+                do="the site makes new keys, and is invited anew",
+            )  # fmt: skip
+        return left[0]
 
     def unregister_node(self, node_id: int) -> None:
         self._ask("supernode", "unregister", str(node_id), CONNECTION)
@@ -123,12 +137,12 @@ class Flower:
 def _silent(words: Sequence[str], reason: str) -> NetworkError:
     return NetworkError(
         "FR-C72", f"`flwr {' '.join(words[:2])}` failed: {reason}", wanted="a SuperLink that answers on loopback",
-        do="is it up? `fedrounds coordinator start`",
+        do="`fedrounds coordinator status` says whether it is up",
     )  # fmt: skip
 
 
 def _told(reason: str) -> str:
-    lines = [line.strip() for line in reason.splitlines() if line.strip()]
+    lines = [line.strip() for line in reason.splitlines() if line.strip() and not line.startswith("Using SuperLink")]
     return " ".join(lines)[-400:] or "it said nothing"
 
 

@@ -73,3 +73,8 @@ def entry_of(folder: CoordinatorFolder, site: str) -> Enrolled:
         known = ", ".join(register) or "none"
         raise UsageError("FR-U70", f"{site!r} is not enrolled", wanted=f"one of the enrolled sites: {known}")
     return register[site]
+
+
+def node_ids(folder: CoordinatorFolder) -> frozenset[int]:
+    """Flower's ids of all enrolled sites."""
+    return frozenset(entry.node_id for entry in read_register(folder.path).values() if entry.node_id is not None)

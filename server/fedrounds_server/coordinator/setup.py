@@ -38,7 +38,7 @@ def create(
         host, port = host_port(address)
         host_port(bind or address)
         settings = Settings(
-            format=FORMAT,
+            format=1,
             name=name or host,
             address=address,
             bind=bind or f"0.0.0.0:{port}",

@@ -11,12 +11,13 @@ from fedrounds_common.chain import verify
 from fedrounds_common.errors import NetworkError
 from fedrounds_common.signing import SigningKey
 from fedrounds_server import history
+from fedrounds_server.coordinator.enrolment import waiting_request
 from fedrounds_server.coordinator.flower import Flower, FlowerRun, Node
 from fedrounds_server.coordinator.folder import CoordinatorFolder, read_settings, read_table
 from fedrounds_server.coordinator.invitation import read_open
 from fedrounds_server.coordinator.pki import expiries, warnings
 from fedrounds_server.coordinator.register import Enrolled, read_register
-from fedrounds_server.coordinator.submit import GOING, flower_runs
+from fedrounds_server.coordinator.submit import cut_off
 from fedrounds_server.coordinator.supervisor import supervisor_pid
 from fedrounds_server.folder import RunFolder, read_json
 
@@ -90,8 +91,6 @@ def _sites(folder: CoordinatorFolder, nodes: Mapping[int, Node], asked: bool, no
     for site in invited - {state.site for state in found}:
         invitation, waiting = read_open(folder, site), folder.pending(site)
         if waiting.exists():
-            from fedrounds_server.coordinator.enrolment import waiting_request
-
             request = waiting_request(folder, site)
             came = str(read_table(waiting).get("came", ""))
             found.append(SiteState(site, "asks to be enrolled", request.key.fingerprint, request.cases, came))
@@ -121,21 +120,15 @@ def _enrolled(entry: Enrolled, nodes: Mapping[int, Node], asked: bool) -> SiteSt
 
 def _runs(folder: CoordinatorFolder, known: Mapping[int, FlowerRun] | None) -> tuple[RunState, ...]:
     found = []
+    ended = cut_off(folder, tuple(known.values())) if known is not None else ()
     for path in sorted(folder.runs.glob("[0-9]*")):
         if not RunFolder(path).status.is_file():
             continue
         status = read_json(RunFolder(path).status)
         lines = history.read(RunFolder(path).history)
         state = str(status.get("state"))
-        if state in GOING and _is_over(flower_runs(path), known):
+        if path.name in ended:
             state = "interrupted"  # whoever would have written the end of it was killed
         sites = {line.site: line.state for line in lines[-1].sites} if lines else {}
         found.append(RunState(path.name, state, status.get("exit"), lines[-1].round if lines else 0, sites))
     return tuple(found)
-
-
-def _is_over(numbers: list[int], known: Mapping[int, FlowerRun] | None) -> bool:
-    if known is None:
-        return False
-    last = known.get(numbers[-1]) if numbers else None
-    return last is None or last.ended

@@ -11,7 +11,7 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -25,7 +25,7 @@ from fedrounds_common.study.parse import StudyFile
 from fedrounds_common.study.study import Study
 from fedrounds_server.checkpoint import load_arrays
 from fedrounds_server.coordinator.bundle import build_app, run_config
-from fedrounds_server.coordinator.flower import Flower
+from fedrounds_server.coordinator.flower import Flower, FlowerRun
 from fedrounds_server.coordinator.folder import CoordinatorFolder, kept_private
 from fedrounds_server.coordinator.register import read_register
 from fedrounds_server.folder import RunFolder, read_json
@@ -196,6 +196,18 @@ def _asked(flower: Flower, flower_run: int) -> str | None:
     except NetworkError:
         return None
     return f"{run.status} {run.details}".strip() if run.ended else None
+
+
+def cut_off(folder: CoordinatorFolder, known: Sequence[FlowerRun]) -> tuple[str, ...]:
+    """Runs whose folder says that they go on, and whose run at Flower has ended: whoever led them was killed."""
+    going = {run.run_id for run in known if not run.ended}
+    return tuple(
+        path.name
+        for path in sorted(folder.runs.glob("[0-9]*"))
+        if (numbers := flower_runs(path))
+        and numbers[-1] not in going
+        and read_json(RunFolder(path).status).get("state") in GOING
+    )
 
 
 def flower_runs(path: Path) -> list[int]:

@@ -24,7 +24,7 @@ from typing import final
 from fedrounds_common.disk import write_text
 from fedrounds_common.errors import FedroundsError, NetworkError, RunFileError, UsageError
 from fedrounds_common.signing import SigningKey
-from fedrounds_server.coordinator.flower import Flower, write_connection
+from fedrounds_server.coordinator.flower import GONE, Flower, write_connection
 from fedrounds_server.coordinator.folder import (
     LOOPBACK,
     CoordinatorFolder,
@@ -46,7 +46,8 @@ from fedrounds_server.coordinator.processes import (
     superlink_serves,
     told,
 )
-from fedrounds_server.coordinator.register import read_register, write_entry
+from fedrounds_server.coordinator.register import node_ids, read_register, write_entry
+from fedrounds_server.coordinator.submit import cut_off
 
 PATIENCE_S = 120.0
 STEADY_S = 60.0  # up for so long, it is healthy again
@@ -246,6 +247,8 @@ class Supervisor:
             return
         self.folder.note("restarted", process=child.name, why=why)
         self.say(f"the {child.name} is up again")
+        if child is self.superlink:
+            reconcile(self.folder, Flower(self.folder, self.settings.superlink_port), self.say)
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -267,21 +270,26 @@ class Supervisor:
 
 
 def reconcile(folder: CoordinatorFolder, flower: Flower, say: Say) -> None:
-    """Bring Flower's list of nodes to what the register says: after a lost database, or a revocation while it was down."""
+    """Bring Flower's list of nodes to what the register says, and tell of runs that were cut off.
+
+    The two differ after a lost database, or after a revocation while Flower was down.
+    """
     register = read_register(folder.path)
     if not register:
         return
     try:
-        known = {node.node_id for node in flower.nodes() if node.status != "unregistered"}
+        known = {node.node_id for node in flower.nodes() if node.status != GONE}
         for entry in register.values():
             if entry.revoked and entry.node_id in known and entry.node_id is not None:
                 flower.unregister_node(entry.node_id)
                 write_entry(folder, replace(entry, node_id=None))
             elif not entry.revoked and entry.node_id not in known:
-                node_id = flower.register_node(entry.site, entry.node_key)
+                node_id = flower.register_node(entry.site, entry.node_key, node_ids(folder))
                 write_entry(folder, replace(entry, node_id=node_id))
                 folder.note("registered anew", site=entry.site, node=node_id)
                 say(f"{entry.site} was not on Flower's list and is registered again")
+        for name in cut_off(folder, flower.runs()):
+            say(f"{name} was cut off; to go on: fedrounds coordinator resume {name}")
     except FedroundsError as error:
         say(f"warning: Flower's list of nodes could not be brought to the register: {told(error)}")
 
