@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,7 +19,9 @@ from fedrounds_server.tables import (
     COHORTS,
     LOWER_IS_BETTER,
     MetricRow,
+    Over,
     digits_of,
+    mean_of,
     regions_of,
     shown,
     shown_interval,
@@ -80,14 +82,24 @@ class Evaluation:
         return tuple(cohort for cohort in (OUTSIDE, *COHORTS) if cohort in present)
 
     def value(
-        self, region: str = "mean", site: str = ALL, metric: str | None = None, cohort: str | None = None
+        self,
+        region: str = "mean",
+        site: str = ALL,
+        metric: str | None = None,
+        cohort: str | None = None,
+        over: Over = "hospitals",
     ) -> float:
-        """One number of the table; `metric`: the primary one, `cohort`: the first there is."""
-        wanted = (region, site, metric or self.primary, cohort or next(iter(self.cohorts), ""))
-        for row in self.metrics:
-            if (row.region, row.site, row.metric, row.cohort) == wanted:
-                return row.value
-        raise KeyError(f"no {wanted[2]} at {site}, region {region}, cohort {wanted[3]}")
+        """One number of the table; `metric`: the primary one, `cohort`: the first there is.
+
+        Of all sites together, `over` "hospitals" weighs each site the same, "cases" each case, as in `Run.value`.
+        """
+        wanted = (region, metric or self.primary, cohort or next(iter(self.cohorts), ""))
+        found = [
+            row for row in self.metrics if (row.region, row.metric, row.cohort) == wanted and site in (ALL, row.site)
+        ]
+        if not found:
+            raise KeyError(f"no {wanted[1]} at {site}, region {region}, cohort {wanted[2]}")
+        return mean_of(found, over) if site == ALL else found[0].value
 
     def tables(self) -> tuple[Table, ...]:
         """One table a cohort with a line a site and region; then one of cases, the worst first."""
@@ -128,13 +140,14 @@ class Evaluation:
         rows = [row for row in self.metrics if row.cohort == cohort]
         by_key = {(row.site, row.region, row.metric): row for row in rows}
         sites = [ALL, *sorted({row.site for row in rows} - {ALL})]
-        lines = []
+        lines = self._over_sites(rows) if len(sites) > 2 else []
         for site in sites:
             for region in regions_of(rows):
                 mine = [by_key[site, region, metric] for metric in self._metrics_shown]
                 values = [shown_interval(row.value, row.low, row.high, digits_of(row.metric)) for row in mine]
                 counts = (mine[0].empty, mine[0].missed, mine[0].spurious)
-                lines.append((site, region, str(mine[0].n), *values, *map(str, counts)))
+                name = "over cases" if site == ALL else site
+                lines.append((name, region, str(mine[0].n), *values, *map(str, counts)))
         words = [word_of(metric) for metric in self._metrics_shown]
         return Table(
             f"{'phantom cases, ' if self.phantom else ''}{cohort}: mean [95 % interval, patients resampled]",
@@ -142,6 +155,17 @@ class Evaluation:
             tuple(lines),
             frozenset({0, 1}),
         )
+
+    def _over_sites(self, rows: Sequence[MetricRow]) -> list[tuple[str, ...]]:
+        """The mean in which each site weighs the same, a line a region; the line over cases has its counts."""
+        lines = []
+        for region in regions_of(rows):
+            values = [
+                shown(mean_of(row for row in rows if (row.region, row.metric) == (region, metric)), digits_of(metric))
+                for metric in self._metrics_shown
+            ]
+            lines.append(("over sites", region, "", *values, "", "", ""))
+        return lines
 
     def _by_case(self) -> Table:
         from fedrounds_server.report.table import Table

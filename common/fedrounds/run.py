@@ -13,7 +13,7 @@ from fedrounds_common.study.canonical import study_from_canonical
 from fedrounds_common.study.study import Study
 from fedrounds_common.task import Task
 from fedrounds_server.folder import RunFolder, read_json
-from fedrounds_server.tables import MetricRow, read_metrics
+from fedrounds_server.tables import ALL, MetricRow, Over, final_rows, mean_of, read_metrics
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,18 +59,38 @@ class Run:
         return read_metrics(self.folder.metrics)
 
     def value(
-        self, model: str = "consensus", cohort: str | None = None, region: str = "mean", site: str = "all"
+        self,
+        model: str = "consensus",
+        cohort: str | None = None,
+        region: str = "mean",
+        site: str = ALL,
+        over: Over = "hospitals",
+        trained_at: str | None = None,
     ) -> float:
-        """The primary measure of one model, in its last round; `cohort`: held-out if there is any, else local-val."""
+        """The study's primary measure of one model, in the last round in which it was judged.
+
+        Args:
+            cohort: held-out if there is any, else local-val.
+            site: a hospital's name; all of them together otherwise.
+            over: of all together, "hospitals" is the mean in which each hospital weighs the same, which
+                the report, the terminal and the series' table print; "cases" the one in which each case does.
+            trained_at: of models that one hospital trained alone, whose; needed where there are several.
+
+        Raises:
+            KeyError: nothing was judged so, or several models are called so.
+        """
         cohort = cohort or ("held-out" if any(row.cohort == "held-out" for row in self.metrics) else "local-val")
+        metric = self.study.evaluation.primary
         found = [
-            row for row in self.metrics
-            if (row.model, row.cohort, row.region, row.site, row.metric)
-            == (model, cohort, region, site, self.study.evaluation.primary)
+            row for row in final_rows(self.metrics)
+            if (row.model, row.cohort, row.region, row.metric) == (model, cohort, region, metric)
+            and trained_at in (None, row.trained_at) and site in (ALL, row.site)
         ]  # fmt: skip
         if not found:
-            raise KeyError(f"no {self.study.evaluation.primary} of {model} on {cohort} at {site}, region {region}")
-        return max(found, key=lambda row: row.round).value
+            raise KeyError(f"no {metric} of {model} on {cohort} at {site}, region {region}")
+        if len({row.trained_at for row in found}) > 1:
+            raise KeyError(f"{model} was trained at {', '.join(sorted({row.trained_at for row in found}))}: which one?")
+        return mean_of(found, over) if site == ALL else found[0].value
 
     def consensus(self) -> nn.Module:
         """The consensus model: a plain network in evaluation mode."""

@@ -11,7 +11,9 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import final
+from typing import Literal, final
+
+import numpy as np
 
 from fedrounds_common.disk import write_text
 from fedrounds_common.errors import RunFileError
@@ -31,6 +33,7 @@ MODELS = (
 )
 COHORTS = ("held-out", "local-val", "train")
 ALL = "all"
+Over = Literal["hospitals", "cases"]  # what weighs the same in a mean over all sites
 MEAN = "mean"
 LOWER_IS_BETTER = frozenset({"hd95"})
 WORDS = {"dice": "Dice", "iou": "IoU", "hd95": "HD95 (mm)", "sensitivity": "Sensitivity", "specificity": "Specificity"}
@@ -160,6 +163,17 @@ def final_rows(rows: Iterable[MetricRow]) -> tuple[MetricRow, ...]:
         name = (row.model, row.trained_at, row.cohort)
         last[name] = max(last.get(name, row.round), row.round)
     return tuple(row for row in kept if last[row.model, row.trained_at, row.cohort] == row.round)
+
+
+def mean_of(rows: Iterable[MetricRow], over: Over = "hospitals") -> float:
+    """One number of one model on one cohort, in one region and measure; `rows` are these lines of every site and all.
+
+    Over hospitals each of them weighs the same, and one where nothing could be averaged is left out:
+    the mean that every headline, table and comparison prints. Over cases each case does. nan of nothing.
+    """
+    kept = sorted(rows, key=_order)
+    wanted = [row.value for row in kept if (row.site == ALL) == (over == "cases") and not math.isnan(row.value)]
+    return float(np.mean(wanted)) if wanted else math.nan
 
 
 def cohort_to_show(rows: Iterable[MetricRow]) -> str:

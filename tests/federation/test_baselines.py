@@ -194,6 +194,9 @@ def test_equal_effort_is_counted_in_steps_that_were_really_taken(tmp_path: Path,
         row for row in made.run.metrics if (row.model, row.trained_at) == ("local-only", largest) and row.site != "all"
     ]
     assert alone
+    with pytest.raises(KeyError, match=r"local-only was trained at B, C, D: which one\?"):
+        made.run.value("local-only")
+    assert made.run.value("local-only", trained_at=largest) == made.run.value("ensemble")
     for row in alone:
         twin = rows[row.site, row.cohort, row.region, row.metric]
         np.testing.assert_equal((row.value, row.n), (twin.value, twin.n))

@@ -17,7 +17,8 @@ def test_with_another_seed_of_the_phantom_the_models_stand_in_the_same_order(tmp
     other = ["simulation.reader.seed=2", "simulation.report=false", "simulation.pictures=0"]
     run = simulate(STUDIES / "demo.toml", overrides=other, runs=tmp_path)
     dice = {
-        model: run.value(model) for model in ("floor", "initial", "ensemble", "local-only-long", "consensus", "pooled")
+        model: run.value(model, over="cases")
+        for model in ("floor", "initial", "ensemble", "local-only-long", "consensus", "pooled")
     }
     alone = [row.value for row in run.metrics
              if (row.model, row.cohort, row.site, row.region, row.metric) == ("local-only", "held-out", "all", "mean", "dice")]  # fmt: skip

@@ -123,8 +123,13 @@ labels = 'labels/(?P<site>[A-Z])_(?P<case>\\d+)\\.nii\\.gz'
     alone = next(row for row in found.metrics if (row.site, row.region, row.metric) == ("Y", "lesion", "dice"))
     assert math.isnan(alone.low)
     assert math.isnan(alone.high)
-    total = found.value("lesion")
-    assert total == pytest.approx((2 * found.value("lesion", "X") + found.value("lesion", "Y")) / 3)
+    at_x, at_y = found.value("lesion", "X"), found.value("lesion", "Y")
+    assert at_x != at_y
+    assert found.value("lesion", over="cases") == pytest.approx((2 * at_x + at_y) / 3)
+    assert found.value("lesion") == pytest.approx((at_x + at_y) / 2)
+    first = found.tables()[0].rows
+    assert [row[0] for row in first] == ["over sites", "over cases", "X", "Y"]
+    assert first[0][3] == f"{(at_x + at_y) / 2:.2f}"
 
 
 def test_bad_cases_are_named_and_counted_and_the_rest_is_judged(tmp_path: Path, balls: Any, brightness: Make) -> None:

@@ -17,7 +17,7 @@ def test_the_consensus_on_real_hippocampi_comes_close_to_pooling_them(tmp_path: 
     root = f'simulation.reader.root="{shared_data / "data" / "msd_hippocampus"}"'
     settings = [root, 'simulation.baselines=["pooled"]', "simulation.report=false", "evaluation.every=0"]
     run = simulate(STUDIES / "hippocampus.toml", overrides=settings, runs=tmp_path)
-    consensus, pooled = run.value("consensus"), run.value("pooled")
+    consensus, pooled = run.value("consensus", over="cases"), run.value("pooled", over="cases")
     assert run.exit == 0
     assert consensus >= 0.83
     assert pooled >= 0.845

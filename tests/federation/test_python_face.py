@@ -155,6 +155,7 @@ def test_a_single_run_is_a_run_and_several_are_a_series(tmp_path: Path, cubes: C
     table = str(series.table())
     # of each run the mean over its two held-out hospitals
     values = [np.mean([one.value("consensus", site=site) for site in "CD"]) for one in series]
+    assert [one.value() for one in series] == pytest.approx(values)
     assert f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}" in table, f"{values} in\n{table}"
 
 

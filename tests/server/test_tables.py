@@ -19,6 +19,7 @@ from fedrounds_server.tables import (
     MetricRow,
     cohort_to_show,
     final_rows,
+    mean_of,
     metric_rows,
     read_metrics,
     regions_of,
@@ -156,3 +157,14 @@ def test_the_examples_in_the_module_hold() -> None:
     result = doctest.testmod(tables)
     assert result.attempted >= 5
     assert result.failed == 0
+
+
+def test_hospitals_weigh_the_same_unless_cases_are_asked_for() -> None:
+    def row(site: str, value: float, n: int) -> MetricRow:
+        return MetricRow(1, "consensus", "all", site, "held-out", "mean", "dice", value, NAN, NAN, n, 0, 0, 0)
+
+    # over cases (3 * 0.9 + 1 * 0.5) / 4 = 0.8, over hospitals (0.9 + 0.5) / 2 = 0.7; c could average nothing
+    rows = [row("all", 0.8, 4), row("a", 0.9, 3), row("b", 0.5, 1), row("c", NAN, 0)]
+    assert mean_of(rows) == pytest.approx(0.7)
+    assert mean_of(rows, "cases") == 0.8
+    assert math.isnan(mean_of([]))
