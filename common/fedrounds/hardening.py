@@ -31,6 +31,7 @@ from fedrounds_server.coordinator.pki import WARN_DAYS, check_certificates
 from fedrounds_server.coordinator.processes import front_serves, superlink_serves
 from fedrounds_server.coordinator.register import read_register
 from fedrounds_server.coordinator.supervisor import check_database, supervisor_pid
+from fedrounds_server.front.settings import limits_of
 
 MAY_BE_OPEN = {".pem"}  # certificates are public
 CODE = {".py", ".pyc", ".so", ".whl", ".sh"}
@@ -53,9 +54,7 @@ def examine_coordinator(path: Path, now: datetime | None = None) -> tuple[Findin
 def _checks(folder: CoordinatorFolder, settings: Settings, now: datetime) -> Iterator[Finding]:
     yield account(os.getuid())
     yield closed(folder.path)
-    yield Finding(
-        "settings", "ok", f"Flower's SuperLink on {LOOPBACK}:{settings.superlink_port}, hospitals at {settings.bind}"
-    )
+    yield tried("settings", lambda: _settings(settings))
     yield tried("signing key", lambda: f"fingerprint {SigningKey.load(folder.signing_key).public.fingerprint}")
     yield _certificates(folder, settings, now)
     yield tried("database", lambda: _database(folder))
@@ -97,6 +96,11 @@ def _is_open(place: Path) -> bool:
     except OSError:  # gone meanwhile: a coordinator that is up writes and renames
         return False
     return not stat.S_ISLNK(mode) and bool(mode & OTHERS) and place.suffix not in MAY_BE_OPEN
+
+
+def _settings(settings: Settings) -> str:
+    limits_of(settings.limits)
+    return f"Flower's SuperLink on {LOOPBACK}:{settings.superlink_port}, hospitals at {settings.bind}"
 
 
 def _certificates(folder: CoordinatorFolder, settings: Settings, now: datetime) -> Finding:

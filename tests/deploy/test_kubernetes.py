@@ -184,7 +184,8 @@ def test_kubernetes_own_types_know_every_field(name: str, tmp_path: Path) -> Non
 def written_again(kubectl: str, file: Path) -> Any:
     """The workload of a file as kubectl's own types hold it; no cluster is asked."""
     words = ["set", "resources", "--local", "-f", str(file), "--limits=memory=1Mi", "-o", "json"]
-    return json.loads(subprocess.run([kubectl, *words], capture_output=True, check=True, timeout=120).stdout)
+    # it ends with 1 where a file also holds kinds that have no resources to set
+    return json.loads(subprocess.run([kubectl, *words], capture_output=True, check=False, timeout=120).stdout)
 
 
 def paths(value: Any, at: str = "") -> set[str]:
