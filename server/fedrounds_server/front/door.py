@@ -54,6 +54,7 @@ class Guests:
         self.rates = Buckets(limits.requests_per_minute, limits.requests_per_minute)
         self._inside: OrderedDict[Peer, Visitor] = OrderedDict()
         self._places: Counter[str] = Counter()
+        self.came = 0  # who was ever let in
 
     def __len__(self) -> int:
         return len(self._inside)
@@ -68,6 +69,7 @@ class Guests:
             return self._refuse(visitor, "FR-C43", f"{len(self._inside)} connections of enrolled sites are open")
         self._inside[visitor.peer] = visitor
         self._places[place] += 1
+        self.came += 1
         visitor.guests = self
         return True
 

@@ -23,7 +23,7 @@ class Limits:
 
     max_body_mb: one object; Flower cuts arrays into pieces of 5.24 MB, so this need not grow with the model.
     max_objects: objects that one answer may announce; with max_body_mb it bounds one answer's size.
-    connections, per_ip_connections: open at once; each costs about 0.3 MB of memory.
+    connections, per_ip_connections: open at once; each costs about 0.2 MB of memory.
     requests_per_minute, enrolments_per_minute: of one address; a connection counts as a request.
     per_site_requests: of one enrolled site at once.
     header_seconds: for the TLS handshake, and again for a request's head.
