@@ -35,7 +35,7 @@ def write_record(
             "primary": study.evaluation.primary,
             "data": reader.kind,
             "data_version": reader.version,
-            "unit": "patient",
+            "unit": reader.split_by,
             "engine": {"name": simulation.engine, "workers": simulation.workers},
             "baselines": list(simulation.baselines),
             "effort": EFFORT,

@@ -32,6 +32,11 @@ class Reader(ABC):
         return ""
 
     @property
+    def split_by(self) -> Literal["patient", "image"]:
+        """What is split and resampled: "image" where nothing tells whose a case is, and each counts as a patient."""
+        return "patient"
+
+    @property
     def passed_over(self) -> Mapping[str, int]:
         """Why a file below the root belongs to no case → how many such files there are, once `cases` was asked."""
         return {}

@@ -77,6 +77,22 @@ def test_a_run_whose_report_cannot_be_drawn_ends_as_it_did_with_its_manifest(fed
     assert said.out.startswith("runs/0001-small: done (exit status 0); FR-F35 the report could not be drawn: FR-F25")
 
 
+@pytest.mark.parametrize(
+    ("group", "unit", "limit"),
+    [("patient", "patient", False), ("number", "image", True)],
+)
+def test_where_no_name_tells_the_patient_the_image_is_the_unit_and_the_report_says_so(
+    fedrounds: Any, study: Write, pictures: Write, picture_study: str, group: str, unit: str, limit: bool
+) -> None:
+    pictures()
+    file = study(picture_study.replace("(?P<patient>", f"(?P<{group}>"))
+    assert fedrounds("simulate", file, "-s", "training.rounds=1").status == 0
+    run = Path("runs/0001-small")
+    assert json.loads((run / "record.json").read_text())["unit"] == unit
+    said = "Several images of one patient may lie on both sides of a split."
+    assert (said in (run / "report.html").read_text()) == limit
+
+
 @pytest.mark.slow
 def test_seeds_give_one_table_over_the_runs(fedrounds: Any, federation: Path) -> None:
     said = fedrounds("simulate", federation, "--seeds", 2, "-s", "training.rounds=1", "--format", "json")

@@ -81,6 +81,11 @@ def test_files_that_fit_no_pattern_are_counted_and_a_few_are_named(pair: Path) -
     assert reader.passed_over_names == {why: ("a.nii.gz", "notes0.txt", "notes1.txt")}
 
 
+@pytest.mark.parametrize(("images", "unit"), [("", "image"), (r"(?P<patient>[^_]+)_(?P<case>\d+)\.nii", "patient")])
+def test_the_unit_is_the_patient_only_where_a_pattern_tells_it(images: str, unit: str, tmp_path: Path) -> None:
+    assert NiftiFolder(root=tmp_path, images=images).split_by == unit
+
+
 # ---------------------------------------------------------------- layouts
 
 

@@ -94,6 +94,10 @@ class ImagePairs(Reader):
         return tuple(entry.ref for entry in self._paired.entries.values())
 
     @property
+    def split_by(self) -> Literal["patient", "image"]:
+        return "patient" if "(?P<patient>" in self.pattern else "image"
+
+    @property
     def passed_over(self) -> Mapping[str, int]:
         return listing.counted(self._paired.others)
 

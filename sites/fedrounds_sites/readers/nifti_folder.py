@@ -67,6 +67,10 @@ class NiftiFolder(Reader):
         return tuple(files.ref for files in self._index.cases.values())
 
     @property
+    def split_by(self) -> Literal["patient", "image"]:
+        return "patient" if "(?P<patient>" in (self.images or self._layout.images) else "image"
+
+    @property
     def passed_over(self) -> Mapping[str, int]:
         return listing.counted(self._index.others)
 
