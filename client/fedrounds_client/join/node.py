@@ -38,6 +38,7 @@ from fedrounds_common.errors import NetworkError, RefusedError
 
 # exit statuses by which the launcher learns what Flower only writes into its log
 NOT_KNOWN, OTHER_VERSION = 81, 82
+ACTIVATE = "/ActivateNode"  # its "precondition failed": no node with that key is registered
 VERSION_HEADER = "flwr-version-incompatibility-message"
 ALLOWED = {"valid_license": "on the list of this site"}  # what Flower looks for before it asks `_verify_fab`
 
@@ -79,7 +80,7 @@ def watch_answers() -> None:
 
     def intercept_watched(self: Any, context: ProtobufRequestContext, call_next: ProtobufCall) -> Response:
         response = intercept(self, context, call_next)
-        if response.status_code == 401:
+        if response.status_code == 401 or (response.status_code == 412 and context.rpc_method.endswith(ACTIVATE)):
             os._exit(NOT_KNOWN)
         if VERSION_HEADER in response.headers:
             os._exit(OTHER_VERSION)
