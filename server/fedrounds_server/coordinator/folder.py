@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, final
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError, field_validator
+from pydantic import ConfigDict, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass as checked
 
 from fedrounds_common.chain import append
@@ -119,6 +119,12 @@ class Settings:
             raise ValueError(f"{value} is no port: 1 to 65535")
         return value
 
+    @model_validator(mode="after")
+    def _two_ports(self) -> Settings:
+        if host_port(self.bind)[1] == self.superlink_port:
+            raise ValueError(f"superlink_port is bind's own, {self.superlink_port}: two processes need two ports")
+        return self
+
 
 def host_port(address: str) -> tuple[str, int]:
     """`fl.example.org:8443` or `[::1]:8443` as host and port; ValueError for anything else."""
@@ -154,8 +160,7 @@ def read_settings(folder: CoordinatorFolder) -> Settings:
         table = tomllib.loads(folder.settings.read_text(encoding="utf-8"))
         settings = TypeAdapter(Settings).validate_python(table)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
-        raise UsageError("FR-U62", "; ".join(faults), wanted="coordinator.toml as `init` writes it") from error
+        raise UsageError("FR-U62", faults_of(error), wanted="coordinator.toml as `init` writes it") from error
     except (OSError, ValueError) as error:
         raise UsageError("FR-U62", f"coordinator.toml cannot be read: {error}", do="mend it or restore it") from error
     if settings.superlink_host != LOOPBACK:
@@ -164,6 +169,12 @@ def read_settings(folder: CoordinatorFolder) -> Settings:
             do="hospitals reach the front (`bind`); Flower's Control interface has no login and stays on loopback",
         )  # fmt: skip
     return settings
+
+
+def faults_of(error: ValidationError) -> str:
+    """Every fault on one line, each with its key."""
+    said = ((".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")) for fault in error.errors())
+    return "; ".join(f"{key}: {message}" if key else message for key, message in said)
 
 
 def write_settings(folder: CoordinatorFolder, settings: Settings) -> None:

@@ -6,11 +6,15 @@ import os
 import signal
 from collections.abc import Sequence
 
+from pydantic import ValidationError
+
 from fedrounds_common.errors import UsageError
 from fedrounds_common.signing import SigningKey
 from fedrounds_server.coordinator.folder import (
+    SUPERLINK_PORT,
     CoordinatorFolder,
     Settings,
+    faults_of,
     host_port,
     kept_private,
     make_folders,
@@ -22,7 +26,7 @@ from fedrounds_server.coordinator.supervisor import supervisor_pid
 
 
 def create(
-    folder: CoordinatorFolder, address: str, name: str = "", bind: str = "", superlink_port: int = 0,
+    folder: CoordinatorFolder, address: str, name: str = "", bind: str = "", superlink_port: int = SUPERLINK_PORT,
     also: Sequence[str] = (),
 ) -> SigningKey:  # fmt: skip
     """A new coordinator's folder with everything that `start` needs; its signing key.
@@ -46,7 +50,8 @@ def create(
         )
         names = [host_port(f"{one}:1")[0] for one in also]
     except ValueError as error:
-        raise UsageError("FR-U62", str(error).strip(), wanted="fl.example.org:8443, or 10.0.0.1:8443") from error
+        said = faults_of(error) if isinstance(error, ValidationError) else str(error)
+        raise UsageError("FR-U62", said, wanted="fl.example.org:8443, or 10.0.0.1:8443") from error
     make_folders(folder)
     with kept_private():
         make_authority(folder.keys, settings.name, host, names)
