@@ -14,6 +14,7 @@ from typing import Any, final
 import numpy as np
 
 from fedrounds.simulation import Prepared
+from fedrounds_common.arrays import of_module
 from fedrounds_common.case import CaseRef
 from fedrounds_common.errors import DONE, CaseError, DataError, to_keep
 from fedrounds_server.plan import Listener, nobody
@@ -161,8 +162,11 @@ def check_data(prepared: Prepared, listen: Listener = nobody) -> DataCheck:
 
     Raises:
         DataError: the folder is missing or empty, or the cases cannot be dealt to the study's sites.
+        UsageError: FR-U57 the network holds what cannot be sent.
     """
-    parameters = sum(weights.numel() for weights in prepared.parts.module().parameters())
+    network = prepared.parts.module()
+    of_module(network)  # refuses what could not be sent
+    parameters = sum(weights.numel() for weights in network.parameters())
     sites = assign(prepared.simulation, prepared.study, prepared.plugins)
     held_out = set(leave_one_out(prepared.study, tuple(sites)).cohort.held_out)
     reader = prepared.simulation.build_reader(prepared.plugins)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedrounds_common.errors import UsageError
+
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]  # float32 or integer, by state-dict name, in the model's own order
@@ -22,8 +24,31 @@ def is_float(array: Array) -> bool:
 
 
 def of_module(module: nn.Module) -> dict[str, Array]:
-    """A copy of the module's state dict as NumPy arrays, in the model's order."""
-    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in module.state_dict().items()}
+    """A copy of the module's state dict as NumPy arrays, in the model's order.
+
+    Raises:
+        UsageError: FR-U57 an entry of a kind that no difference and no mean can be made of, such as bool.
+    """
+    state = module.state_dict()
+    _refuse_what_cannot_travel(state)
+    return {name: tensor.detach().cpu().numpy().copy() for name, tensor in state.items()}
+
+
+def _refuse_what_cannot_travel(state: Mapping[str, Tensor]) -> None:
+    import torch
+
+    whole = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+    kinds = {*whole, torch.float16, torch.float32, torch.float64}
+    odd = {
+        name: str(tensor.dtype).removeprefix("torch.") for name, tensor in state.items() if tensor.dtype not in kinds
+    }
+    if odd:
+        named = ", ".join(f"{name} ({kind})" for name, kind in list(odd.items())[:4])
+        raise UsageError(
+            "FR-U57", f"the network's state holds {named}{' …' if len(odd) > 4 else ''}",
+            wanted="float16, float32, float64 or whole numbers: of others no difference can be sent and no mean made",
+            do="register a buffer that never changes with persistent=False, or keep it as torch.uint8",
+        )  # fmt: skip
 
 
 def into_module(module: nn.Module, arrays: Arrays) -> None:

@@ -18,9 +18,11 @@ import torch
 from torch import nn
 
 import fedrounds
+from fedrounds.checking import check_data
 from fedrounds.model import open_model
 from fedrounds.run import Run
 from fedrounds.series import Series
+from fedrounds.simulation import Given, prepare
 from fedrounds_common.arrays import digest, of_module
 from fedrounds_common.errors import RunFileError, UsageError
 from fedrounds_common.network import Network
@@ -198,6 +200,34 @@ def test_a_run_with_a_network_of_ones_own_gives_that_network_back(tmp_path: Path
         Run(run.path).consensus()
     again = Run(run.path, network=Pointwise()).consensus()
     assert digest(of_module(again)) == run.status["consensus"]
+
+
+@dataclass(frozen=True)
+class Masked(Network):
+    """A network with a mask of true and false among its buffers."""
+
+    persistent: bool = True
+
+    def build(self, dims: int, inputs: int, outputs: int) -> nn.Module:
+        network = nn.Conv3d(inputs, outputs, 1)
+        network.register_buffer("window", torch.ones(2, dtype=torch.bool), persistent=self.persistent)
+        return network
+
+    def divisor(self, dims: int) -> int:
+        return 1
+
+
+def test_a_network_whose_state_cannot_be_sent_is_refused_before_any_site_is_asked(tmp_path: Path, cubes: Cubes) -> None:
+    heard: list[str] = []
+    with pytest.raises(UsageError, match=r"FR-U57 .*window \(bool\).*persistent=False") as caught:
+        simulated(
+            cubes(tmp_path, rounds=1), network=Masked(), listen=lambda event, facts: heard.append(event)
+        )  # fmt: skip
+    assert caught.value.exit_status == 2
+    assert heard == []
+    with pytest.raises(UsageError, match="FR-U57"):
+        check_data(prepare(tmp_path / "cubes.toml", plugins=[MINE], given=Given(network=Masked())))
+    assert simulated(tmp_path / "cubes.toml", network=Masked(persistent=False)).exit == 0
 
 
 def test_the_consensus_of_the_python_face_is_that_of_the_file(tmp_path: Path, cubes: Cubes) -> None:
