@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-from fedrounds.run import Run
+from fedrounds.run import Run, refuse_without_objects
 from fedrounds_client.site import Parts, build_parts
 from fedrounds_common.arrays import Arrays, digest, into_module, of_module
 from fedrounds_common.errors import RunFileError, UsageError
@@ -77,7 +77,8 @@ def open_model(
         task, network: objects instead of what the study names, as given to `simulate`.
 
     Raises:
-        RunFileError: missing, damaged, of another network, or trained on cases of another form.
+        RunFileError: missing, damaged, of another network, trained on cases of another form, or made
+            with an object that is not handed in.
         UsageError: a file by itself, and no study.
     """
     if isinstance(source, Run):
@@ -93,6 +94,7 @@ def open_model(
     if run is not None and study is None:
         rehearsal = read_json(run / "rehearsal.json")
         folders += tuple(Path(folder) for folder in rehearsal["plugins"])
+        refuse_without_objects(run, task=task, network=network)
         read = study_from_canonical(rehearsal["study"], folders)
         parts, says_study = build_parts(read, folders, task, network), digest_of_text(rehearsal["study"])
         reader, phantom = rehearsal["simulation"].get("reader", {}), _is_phantom(run)

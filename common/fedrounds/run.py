@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 from fedrounds_common.arrays import into_module
+from fedrounds_common.errors import RunFileError
 from fedrounds_common.network import Network
 from fedrounds_common.study.canonical import study_from_canonical
 from fedrounds_common.study.study import Study
@@ -17,6 +18,26 @@ from fedrounds_server.tables import ALL, MetricRow, Over, final_rows, mean_of, r
 
 if TYPE_CHECKING:
     from torch import nn
+
+
+def refuse_without_objects(run: Path, **given: Task | Network | None) -> None:
+    """Refuse to open a model that was made with objects from Python without these: no folder holds them.
+
+    Another task may fit the weights and mean something else by them, so nothing is tried.
+
+    Raises:
+        RunFileError: FR-F36.
+    """
+    record = RunFolder(run).record
+    outside = read_json(record).get("outside_code", {}) if record.is_file() else {}
+    missing = {part: outside[part] for part, object_ in given.items() if object_ is None and part in outside}
+    if missing:
+        named = ", ".join(f"{part} {name}" for part, name in missing.items())
+        hand_in = ", ".join(f"{part}=…" for part in missing)
+        raise RunFileError(
+            "FR-F36", f"the run used objects from Python: {named}", wanted="the same, handed in again",
+            do=f"in Python: Run(path, {hand_in}), and the same for evaluate and predict", where=run.name,
+        )  # fmt: skip
 
 
 @final
@@ -97,10 +118,15 @@ class Run:
         return self.model(self.folder.consensus)
 
     def model(self, file: Path) -> nn.Module:
-        """The study's network with the weights of `file`; another network's are refused."""
+        """The study's network with the weights of `file`.
+
+        Raises:
+            RunFileError: FR-F14 of another network; FR-F36 of an object that was not handed in: `Run(path, network=…)`.
+        """
         from fedrounds_common.arrays import of_module
         from fedrounds_server.release import read_model
 
+        refuse_without_objects(self.path, task=self.task, network=self.network)
         study = self.study
         task, network = self.task or study.build_task(self.plugins), self.network or study.build_network(self.plugins)
         module = task.network(network, study.cases)
