@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,6 +70,16 @@ def add_text(file: Path, text: str) -> None:
     # an old file's name may hold bytes that are no text
     with file.open("a", encoding="utf-8", errors="backslashreplace") as stream:
         stream.write(text.rstrip() + "\n")
+
+
+def remove_file(file: Path) -> None:
+    """Take a file away; none there is no error."""
+    file.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Take a folder away with all that is in it; none there is no error."""
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def cut_short(file: Path) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -16,15 +16,19 @@ from fedrounds_common.disk import write_json
 from fedrounds_common.errors import DONE, INTERRUPTED, PARTIAL, FedroundsError, UsageError
 from fedrounds_common.network import Network
 from fedrounds_common.rng import derive, seeded
+from fedrounds_common.signing import SigningKey
 from fedrounds_common.strategy import Strategy
 from fedrounds_common.study.canonical import digest_of_text, study_from_canonical
 from fedrounds_common.study.study import Study
 from fedrounds_common.task import Task
 from fedrounds_server.folder import RunFolder
 from fedrounds_server.judging import gather_metrics
+from fedrounds_server.keys import Keys
 from fedrounds_server.plan import Listener, Plan, nobody
 from fedrounds_server.release import read_model, write_model
 from fedrounds_server.rounds import Outcome, run
+
+MOST_WARNINGS = 1000
 
 
 @final
@@ -52,8 +56,8 @@ class Objects:
 
 
 def server_app(objects: Objects | None = None) -> ServerApp:
-    """A ServerApp. Its run configuration holds `study` (canonical text), `run` (folder), and for a
-    simulation `plugins`, `initial` (weights to start from), `start_model`, `resume`."""
+    """A ServerApp. Its run configuration holds `study` (canonical text), `run` (folder), `initial` (weights to
+    start from), `resume`, `anew`, and `plugins` for a simulation or `coordinator` (folder) between hospitals."""
     given = objects or Objects()
     app = ServerApp()
 
@@ -87,7 +91,20 @@ def make_plan(config: dict[str, Any], given: Objects) -> Plan:
         start_model="initial" if file else "untrained",
         resume=bool(config.get("resume", False)),
         listen=given.listen,
+        anew=bool(config.get("anew", False)),
+        keys=coordinator_keys(str(config.get("coordinator", ""))),
     )
+
+
+def coordinator_keys(folder: str) -> Keys | None:
+    """The coordinator's key and its register, from its folder; None in a simulation, which has none."""
+    if not folder:
+        return None
+    from fedrounds_server.coordinator.folder import CoordinatorFolder
+    from fedrounds_server.coordinator.register import read_register
+
+    where = CoordinatorFolder(Path(folder))
+    return Keys(SigningKey.load(where.signing_key), lambda: read_register(where.path))
 
 
 def initial_weights(study: Study, task: Task, network: Network) -> Arrays:
@@ -104,6 +121,8 @@ def carry_out(grid: Grid, plan: Plan, after: After) -> Outcome:
     started = time.time()
     status: dict[str, Any] = {"format": 1, "state": "running", "study": plan.digest, "started": started}
     write_json(plan.folder.status, status)
+    warnings: list[str] = []
+    plan = replace(plan, listen=_noting(plan.listen, warnings))
     try:
         outcome = run(grid, plan)
         write_model(plan.folder.consensus, outcome.consensus.arrays, plan.study, plan.digest, outcome.rounds)
@@ -114,9 +133,21 @@ def carry_out(grid: Grid, plan: Plan, after: After) -> Outcome:
         status |= ended_by(error)
         raise
     finally:
+        status |= {"warnings": warnings} if warnings else {}
         write_json(plan.folder.status, {**status, "seconds": time.time() - started})
     plan.listen("end", status)
     return outcome
+
+
+def _noting(listen: Listener, warnings: list[str]) -> Listener:
+    """The same listener, and what it is warned of stays: between hospitals nobody may be watching."""
+
+    def both(event: str, facts: Mapping[str, Any]) -> None:
+        if event == "warning" and len(warnings) < MOST_WARNINGS:
+            warnings.append(str(facts.get("text", "")))
+        listen(event, facts)
+
+    return both
 
 
 def _ended(outcome: Outcome, afterwards: Afterwards) -> dict[str, Any]:
@@ -133,13 +164,15 @@ def _ended(outcome: Outcome, afterwards: Afterwards) -> dict[str, Any]:
         "failed": dict(sorted(failed.items())),
         "left_out_cases": dict(sorted(left_out.items())),
         **({"failed_models": dict(sorted(afterwards.models.items()))} if afterwards.models else {}),
+        **({"not_bit_exact": dict(sorted(outcome.unlike.items()))} if outcome.unlike else {}),
         "consensus": digest(outcome.consensus.arrays),
     }
 
 
 def ended_by(error: BaseException) -> dict[str, Any]:
     """What `status.json` says of a run that an error ended; of an unknown one its type only."""
-    if isinstance(error, KeyboardInterrupt):
+    # Flower's own word for a run that was stopped from outside is private to it
+    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "RunNotRunningException":
         return {"state": "interrupted", "exit": INTERRUPTED}
     if isinstance(error, FedroundsError):
         return {"state": "failed", "exit": error.exit_status, "code": error.code, "message": str(error)}

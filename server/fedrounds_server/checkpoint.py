@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from fedrounds_common.arrays import Array, Arrays, digest
-from fedrounds_common.disk import write_whole
+from fedrounds_common.disk import remove_file, write_whole
 from fedrounds_common.errors import RunFileError
 from fedrounds_common.strategy import Consensus
 
@@ -52,7 +52,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     }
     write_whole(_file(folder, checkpoint.round), save_arrays(flat, says))
     for old in _rounds(folder)[:-KEPT]:
-        _file(folder, old).unlink(missing_ok=True)
+        remove_file(_file(folder, old))
 
 
 def newest_checkpoint(folder: Path, study: str) -> tuple[Checkpoint | None, list[str]]:

@@ -46,8 +46,16 @@ class RunFolder:
         """One CSV a scored model; `metrics.csv` is made of them."""
         return self.path / "scores"
 
+    @property
+    def rounds(self) -> Path:
+        """What has come of rounds that are not over."""
+        return self.path / "rounds"
+
+    def round(self, round_: int) -> Path:
+        return self.rounds / f"{round_:04d}"
+
     def updates(self, round_: int) -> Path:
-        return self.path / "rounds" / f"{round_:04d}" / "updates"
+        return self.round(round_) / "updates"
 
 
 def read_json(file: Path) -> dict[str, Any]:

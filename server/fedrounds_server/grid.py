@@ -8,16 +8,16 @@ what is wrong on our own way to the SuperLink costs no site at all.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import final
 
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
-from fedrounds_common.errors import CODE, UpdateError
-from fedrounds_common.leaving import Ask, Leaving, Refusal, from_wire, to_wire
-from fedrounds_common.wire import parts_of, record_of, signature_of
+from fedrounds_common.leaving import Ask, to_wire
+from fedrounds_common.wire import record_of
+from fedrounds_server.answers import ABSENT, FORGED, LATE, LOST, Answer, Letter, read_reply
 from fedrounds_server.clock import Clock
 from fedrounds_server.keys import Keys
 from fedrounds_server.pulling import (
@@ -33,38 +33,13 @@ from fedrounds_server.pulling import (
 
 TYPES = {"hello": MessageType.QUERY, "train": MessageType.TRAIN, "score": MessageType.EVALUATE}
 POLL_S = 0.5
-LATE, ABSENT, LOST, FORGED = "late", "absent", "FR-R03", "FR-R17"
 TTL_S = 12 * 3600.0  # Flower's own: a message that is not answered by then is thrown away
 LIMIT_S = TTL_S - 1800.0  # so nobody is waited for longer, whatever the study says
 GRACE_S = 60.0  # for the sites to come back, after our own side was away at a deadline
 GONE_S = 900.0  # a node that was offline for so long has left
 RETURN_S = 60.0  # a node that is back and still silent after so long has forgotten what it was asked
 MOST_AGAIN = 2
-Letter = tuple[str, bytes, bytes]  # header, buffer, signature (empty where nobody signs)
 CRASHED, OFFLINE = 8, 5  # Flower's codes: the ClientApp's process died; the node's heartbeat has stopped
-
-
-@final
-@dataclass(frozen=True)
-class Answer:
-    """What one node did: a message of ours, or `fault` = "late", "absent" or the code of what was odd.
-
-    `raw`: header, buffer and signature as they came, of a message of ours.
-    """
-
-    node: int
-    leaving: Leaving | None
-    fault: str = ""
-    reference: str = ""
-    bytes_up: int = 0
-    ask: Ask | None = None
-    raw: Letter | None = None
-
-    @property
-    def state(self) -> str:
-        """As the history says it: "late", "error:CODE" or "refused:CODE"; a message of the wrong kind is an error."""
-        fault = self.fault or "FR-R10"
-        return f"error:{fault}" if fault.startswith("FR-") else fault
 
 
 @final
@@ -104,7 +79,9 @@ class Post:
     def waits_for(self, node: int) -> bool:
         return any(sent.node == node for sent in self._waiting.values())
 
-    def ask(self, asks: Mapping[int, Ask], deadline_s: float | None = None, keep: bool = False) -> Iterator[Answer]:
+    def ask(
+        self, asks: Mapping[int, Ask], deadline_s: float | None = None, keep: bool = False
+    ) -> Generator[Answer, None, None]:
         """Send each node its request and yield the answers as they come; every node is yielded exactly once.
 
         Args:
@@ -124,7 +101,7 @@ class Post:
                 mine.discard((answer.node, _nonce(answer)))
                 yield answer
             late = set(mine) if keep else late
-            for node, nonce in sorted(mine):
+            for node, _ in sorted(mine):
                 yield Answer(node, None, LATE, ask=asks[node])
         finally:
             self.give_up(lambda sent_to, ask: (sent_to, ask.nonce) in mine - late)
@@ -275,7 +252,9 @@ class Post:
         for reply in replies:
             number = reply.metadata.reply_to_message_id
             if number in self._waiting:
-                self._came.append((number, self._read(reply, self._waiting[number])))
+                self._came.append(
+                    (number, read_reply(reply, self._waiting[number].node, self._waiting[number].ask, self.keys))
+                )
         self._clear_doubts({number for number, _ in self._came})
 
     def _pull_alone(self, puller: Puller) -> None:
@@ -305,7 +284,7 @@ class Post:
                 # what came for this node says it answers another's request: that other one has not answered yet
                 self._came.append((number, Answer(sent.node, None, FORGED, ask=sent.ask)))
             elif not (reply.has_error() and self._mended(number, sent, reply.error.code)):
-                self._came.append((number, self._read(reply, sent)))
+                self._came.append((number, read_reply(reply, sent.node, sent.ask, self.keys)))
         if not replies:
             self._still_nothing(sent)
 
@@ -339,30 +318,6 @@ class Post:
             if number not in came and sent.doubtful:
                 sent.doubtful = False
                 self._ask_again(sent)
-
-    def _read(self, reply: Message, sent: _Sent) -> Answer:
-        if reply.has_error():
-            code = CODE.search(reply.error.reason or "")  # and nothing of the text around it
-            return Answer(sent.node, None, code[0] if code else LOST, ask=sent.ask)
-        if reply.metadata.src_node_id != sent.node:
-            return Answer(sent.node, None, FORGED, ask=sent.ask)
-        try:
-            header, buffer = parts_of(reply.content)
-            signature = signature_of(reply.content)
-            if self.keys is not None:
-                self.keys.check(header, buffer, signature, sent.node)
-            leaving = from_wire(header, buffer)
-        except UpdateError as error:
-            return Answer(sent.node, None, error.code, ask=sent.ask)
-        size = len(header.encode()) + len(buffer)
-        if isinstance(leaving, Ask):
-            return Answer(sent.node, None, "FR-R10", bytes_up=size, ask=sent.ask)
-        if isinstance(leaving, Refusal):
-            if self.keys is not None and (leaving.run, leaving.nonce) != (sent.ask.run, sent.ask.nonce):
-                return Answer(sent.node, None, "FR-R18", bytes_up=size, ask=sent.ask)
-            kind = "refused" if leaving.refused else "error"
-            return Answer(sent.node, leaving, f"{kind}:{leaving.code}", leaving.reference, size, sent.ask)
-        return Answer(sent.node, leaving, "", "", size, sent.ask, (header, buffer, signature))
 
 
 def _nonce(answer: Answer) -> str:

@@ -44,7 +44,7 @@ class Guard:
         self._check_answers(answer.site, answer.run, answer.round, answer.nonce, ask, site)
         if answer.study != ask.digest:
             raise UpdateError("FR-R16", f"{site} trained another study", wanted=ask.digest[:12])
-        decoded = replace(answer, arrays=self._decoded(answer.arrays, site))
+        decoded = replace(answer, arrays=self.decoded(answer.arrays, site))
         check_update(decoded, ask.arrays, self.max_norm)
         cap = self.agreed_cases.get(site, 0)
         if answer.cases > cap:
@@ -57,11 +57,12 @@ class Guard:
         if not isinstance(answer, Scores):
             raise UpdateError("FR-R10", f"{site} answered with {answer.kind}", wanted="scores")
         self._check_answers(answer.site, answer.run, answer.round, answer.nonce, ask, site)
-        if (answer.model, answer.cohort) != (ask.model, ask.cohort):
+        if (answer.model, answer.cohort) != (ask.model, ask.cohort) or answer.study not in ("", ask.digest):
             raise UpdateError("FR-R16", f"{site} scored {answer.model} on {answer.cohort}", wanted=ask.model)
         return answer
 
-    def _decoded(self, arrays: Arrays, site: str) -> Arrays:
+    def decoded(self, arrays: Arrays, site: str) -> Arrays:
+        """What the codec makes of a site's arrays; raises UpdateError if it stumbles over them."""
         try:
             return self.codec.decode(arrays)
         except UpdateError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, final
 
@@ -14,7 +14,11 @@ from fedrounds_common.disk import add_line, write_text
 @final
 @dataclass(frozen=True)
 class SiteLine:
-    """`state`: ok | late | error:CODE | refused:CODE | absent. Norm and cosine (to the step) of its update."""
+    """`state`: ok | late | error:CODE | refused:CODE | absent. Norm and cosine (to the step) of its update.
+
+    `part`: "" as usual; "idle", not drawn for this round; "spare", asked for in case another failed, and not
+    needed; "round-N": late in that round, and its update of then stood in for it here.
+    """
 
     site: str
     state: str
@@ -27,6 +31,12 @@ class SiteLine:
     norm: float | None = None
     cosine: float | None = None
     reference: str = ""
+    part: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether this site should have sent an update and did not."""
+        return self.state != "ok" and not (self.state == "absent" and self.part in ("idle", "spare"))
 
 
 @final
@@ -39,7 +49,7 @@ class RoundLine:
 
     @property
     def ok(self) -> tuple[SiteLine, ...]:
-        return tuple(line for line in self.sites if line.state == "ok")
+        return tuple(line for line in self.sites if line.state == "ok" and line.part != "spare")
 
 
 def append(file: Path, line: RoundLine) -> None:
@@ -66,5 +76,7 @@ def keep_until(file: Path, round_: int) -> None:
 
 
 def _line(value: dict[str, Any]) -> RoundLine:
-    sites = tuple(SiteLine(**site) for site in value.pop("sites"))
+    # a later version may have written more of a site than this one knows
+    known = {entry.name for entry in fields(SiteLine)}
+    sites = tuple(SiteLine(**{key: said for key, said in site.items() if key in known}) for site in value.pop("sites"))
     return RoundLine(**value, sites=sites)

@@ -13,9 +13,10 @@ from fedrounds_common.errors import RunFileError, UpdateError
 from fedrounds_common.leaving import Ask
 from fedrounds_common.study.study import Study
 from fedrounds_common.task import Tally, Task, add_tallies
+from fedrounds_server.answers import Answer
 from fedrounds_server.cohort import Roster
 from fedrounds_server.folder import RunFolder
-from fedrounds_server.grid import Answer, ask_nodes
+from fedrounds_server.grid import Post
 from fedrounds_server.guard import Guard, check_tally
 from fedrounds_server.plan import Plan
 from fedrounds_server.tables import ALL, MetricRow, metric_rows, read_metrics, write_metrics
@@ -24,11 +25,15 @@ Tallies = Mapping[tuple[str, str], Tally]  # by site and cohort
 
 
 def judge(
-    grid: Grid, plan: Plan, sites: Roster, round_: int, model: str, trained_at: str, arrays: Arrays
-) -> dict[str, str]:
+    grid: Grid, plan: Plan, sites: Roster, round_: int, model: str, trained_at: str, arrays: Arrays,
+    post: Post | None = None,
+) -> dict[str, str]:  # fmt: skip
     """Have every site score the model: training sites on their validation cases, held-out sites on all.
 
     What an interrupted run has on disk of all sites is kept; where one was missing, all are asked again.
+
+    Args:
+        post: where answers of other kinds are still awaited over this grid; None: nowhere.
 
     Returns:
         The sites that sent no scores, with their state; the table is in the run's `scores/`.
@@ -43,6 +48,7 @@ def judge(
     missing: dict[str, str] = {}
     tallies: dict[tuple[str, str], Tally] = {}
     guard = Guard({}, 0.0, plan.codec)
+    post = post or Post(grid, plan.clock, plan.keys)
     for cohort, names in cohorts.items():
         if not names:
             continue
@@ -51,7 +57,7 @@ def judge(
             model, trained_at, cohort, arrays,
         )  # fmt: skip
         by_node = {sites.nodes[name]: name for name in names}
-        for answer in ask_nodes(grid, dict.fromkeys(by_node, ask), plan.study.cohort.deadline_s):
+        for answer in post.ask(dict.fromkeys(by_node, ask), plan.study.cohort.deadline_s):
             name = by_node[answer.node]
             tally, state = _admitted(guard, plan, answer, ask, name)
             if tally is None:

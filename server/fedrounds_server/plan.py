@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, final
 
 from fedrounds_common.arrays import Arrays
@@ -11,7 +11,9 @@ from fedrounds_common.codec import Codec
 from fedrounds_common.strategy import Strategy
 from fedrounds_common.study.study import Study
 from fedrounds_common.task import Task
+from fedrounds_server.clock import Clock
 from fedrounds_server.folder import RunFolder
+from fedrounds_server.keys import Keys
 from fedrounds_server.updates import BUDGET_BYTES
 
 Listener = Callable[[str, Mapping[str, Any]], None]
@@ -27,6 +29,9 @@ class Plan:
     """`text` is the study's canonical text, `digest` its digest; `initial` the weights that round 1 starts from.
 
     `start_model`: what stands in the tables for these, "untrained" or "initial".
+    `anew`: begin with round 1 where every checkpoint is damaged, which is otherwise refused.
+    `keys`: between hospitals, who may say what; None in a simulation, where nobody signs.
+    `durable`: what a round has received is on disk before it counts; always so where there are keys.
     """
 
     study: Study
@@ -41,3 +46,12 @@ class Plan:
     resume: bool = False
     listen: Listener = nobody
     update_budget_bytes: int = BUDGET_BYTES
+    anew: bool = False
+    keys: Keys | None = None
+    durable: bool = False
+    clock: Clock = field(default_factory=Clock)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether each update is on disk before it counts."""
+        return self.durable or self.keys is not None

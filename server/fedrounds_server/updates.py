@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from fedrounds_common.arrays import Arrays, size_bytes
+from fedrounds_common.disk import remove_file, remove_folder, write_whole
 from fedrounds_common.strategy import SiteUpdate
 
 BUDGET_BYTES = 512 * 2**20
@@ -29,35 +29,65 @@ class UpdateStore:
     budget_bytes: int = BUDGET_BYTES
     _cases: dict[str, int] = field(default_factory=dict)
     _held: dict[str, Arrays] = field(default_factory=dict)
+    _again: dict[str, Callable[[], Arrays]] = field(default_factory=dict)
     _used: int = 0
 
-    def put(self, update: SiteUpdate) -> None:
-        """Raises ValueError on a second update of one site: the guard has let a double through."""
+    def put(self, update: SiteUpdate, again: Callable[[], Arrays] | None = None) -> None:
+        """Take one site's update.
+
+        Args:
+            again: reads its arrays once more, where they are on disk already: they are not written twice.
+
+        Raises:
+            ValueError: a second update of one site: the guard has let a double through.
+        """
         if update.site in self._cases:
             raise ValueError(f"{update.site} has an update in this round already")
         size = size_bytes(update.arrays)
         if self._used + size <= self.budget_bytes:
             self._held[update.site] = update.arrays
             self._used += size
+        elif again is not None:
+            self._again[update.site] = again
         else:
-            self.folder.mkdir(parents=True, exist_ok=True)
             arrays = {name: np.asarray(array, order="C") for name, array in update.arrays.items()}
-            save_file(arrays, self._file(update.site))
+            write_whole(self._file(update.site), save(arrays))
         self._cases[update.site] = update.cases
+
+    @property
+    def cases(self) -> dict[str, int]:
+        """Site → the cases that its update stands for."""
+        return dict(self._cases)
+
+    def drop(self, site: str) -> None:
+        """Leave a site's update out."""
+        del self._cases[site]
+        self._used -= size_bytes(self._held.pop(site, {}))
+        if self._again.pop(site, None) is None:
+            remove_file(self._file(site))
 
     def __len__(self) -> int:
         return len(self._cases)
 
     def __iter__(self) -> Iterator[SiteUpdate]:
         for site in sorted(self._cases):
-            arrays = self._held.get(site)
-            yield SiteUpdate(site, load_file(self._file(site)) if arrays is None else arrays, self._cases[site])
+            yield SiteUpdate(site, self._arrays(site), self._cases[site])
+
+    def _arrays(self, site: str) -> Arrays:
+        if site in self._held:
+            return self._held[site]
+        return self._again[site]() if site in self._again else load_file(self._file(site))
 
     def clear(self) -> None:
+        self.forget()
+        remove_folder(self.folder)
+
+    def forget(self) -> None:
+        """Free the memory; what is on disk stays."""
         self._cases.clear()
         self._held.clear()
+        self._again.clear()
         self._used = 0
-        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _file(self, site: str) -> Path:
         return self.folder / f"{site}.safetensors"

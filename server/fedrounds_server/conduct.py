@@ -1,0 +1,224 @@
+"""How one round is carried out: who is asked, what is taken, when it is enough, and what it becomes."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import final
+
+from fedrounds_common.arrays import digest, size_bytes
+from fedrounds_common.disk import remove_folder
+from fedrounds_common.errors import TooFewSites
+from fedrounds_common.leaving import Ask
+from fedrounds_common.strategy import Consensus
+from fedrounds_server.answers import LOST
+from fedrounds_server.cohort import Roster, need, need_cases, ranked, spares
+from fedrounds_server.collecting import Collection
+from fedrounds_server.greeting import LAST_S, Reception
+from fedrounds_server.grid import Post
+from fedrounds_server.guard import Guard
+from fedrounds_server.history import RoundLine, SiteLine
+from fedrounds_server.midround import OpenRound, read_open, write_open
+from fedrounds_server.plan import Plan
+from fedrounds_server.updates import UpdateStore
+
+
+@final
+@dataclass
+class Conduct:
+    """How rounds are carried out; `before` is the last round's request and whom it went to."""
+
+    plan: Plan
+    post: Post
+    reception: Reception
+    guard: Guard
+    before: tuple[Ask, Mapping[int, str]] | None = None
+
+    def one_round(self, consensus: Consensus, round_: int) -> tuple[Consensus, RoundLine, Roster]:
+        """One round: the next consensus, a line that names every planned site, and who is there.
+
+        Raises:
+            TooFewSites: updates of too few sites or cases were fit to be averaged.
+        """
+        plan, started = self.plan, self.plan.clock.now()
+        sites = self.reception.again()
+        opened = self._opened(sites, consensus, round_)
+        collection = self._collection(opened, consensus)
+        collection.read_back()
+        try:
+            sites, opened = self._collect(collection, sites, opened)
+            collection.stand_in()
+            following = plan.strategy.aggregate(consensus, collection.store)
+            collection.with_cosines(consensus.arrays, following.arrays)
+        finally:
+            # what must outlive a failed round is beside the store, and kept
+            collection.store.forget() if plan.keeps else collection.store.clear()
+        lines = tuple(collection.lines[name] for name in sorted(collection.lines))
+        self.reception.lost({line.site for line in lines if line.state == f"error:{LOST}"})
+        line = RoundLine(round_, plan.clock.now() - started, digest(following.arrays), lines)
+        return following, line, sites
+
+    # ------------------------------------------------------------ what is asked
+
+    def _opened(self, sites: Roster, consensus: Consensus, round_: int) -> OpenRound:
+        """The round as an interrupted run began it, or a new one; on disk before anybody is asked."""
+        plan, folder = self.plan, self.plan.folder.round(round_)
+        start = digest(consensus.arrays) if plan.keeps else ""
+        found = read_open(folder) if plan.keeps else None
+        if found is not None and (found.round, found.study, found.start) == (round_, plan.digest, start):
+            opened = found
+        else:
+            remove_folder(folder)
+            before = self.before[0].nonce if self.before else ""
+            opened = OpenRound(round_, secrets.token_hex(8), plan.digest, start, {}, before)
+        return self._widened(opened, sites)
+
+    def _widened(self, opened: OpenRound, sites: Roster) -> OpenRound:
+        """The same round with the sites that are drawn now too: who was asked before stays asked."""
+        cohort = self.plan.study.cohort
+        drawn = ranked(sites.training, cohort, self.plan.study.seed, opened.round)
+        drawn = drawn[: cohort.per_round + spares(cohort)] if cohort.per_round else drawn
+        asked = {**opened.sites, **{name: self.reception.caps[name] for name in drawn}}
+        if asked != opened.sites:
+            opened = replace(opened, sites=asked)
+            if self.plan.keeps:
+                write_open(self.plan.folder.round(opened.round), opened)
+        for name, cases in asked.items():  # an update read back may be of a site that is not there now
+            self.reception.caps.setdefault(name, cases)
+        return opened
+
+    def _ask(self, round_: int, nonce: str, consensus: Consensus) -> Ask:
+        plan = self.plan
+        return Ask(
+            "train", plan.folder.path.name, round_, nonce, plan.text, plan.digest,
+            arrays=consensus.arrays, shared=consensus.shared,
+        )  # fmt: skip
+
+    def _collection(self, opened: OpenRound, consensus: Consensus) -> Collection:
+        store = UpdateStore(self.plan.folder.updates(opened.round), self.plan.update_budget_bytes)
+        ask = self._ask(opened.round, opened.nonce, consensus)
+        if self.before is not None:
+            return Collection(self.plan, self.guard, ask, store, {}, *self.before)
+        # of the round before, only what is on disk of it: the model's tensors are the same
+        before = self._ask(opened.round - 1, opened.before, consensus) if opened.before else None
+        return Collection(self.plan, self.guard, ask, store, {}, before)
+
+    # ------------------------------------------------------------ what comes
+
+    def _collect(self, collection: Collection, sites: Roster, opened: OpenRound) -> tuple[Roster, OpenRound]:
+        """Ask until enough have answered. Between hospitals the missing ones are waited for as the study says.
+
+        Raises:
+            TooFewSites: there were not enough.
+        """
+        clock, end = self.plan.clock, self.plan.clock.now() + self.plan.study.cohort.wait_s
+        asked: dict[int, str] = {}
+        try:
+            while True:
+                self._ask_once(collection, sites, opened, asked)
+                short = self._short(collection, sites, opened)
+                if short is None:
+                    return sites, opened
+                if clock.now() >= end or not self._may_mend(collection, opened):
+                    raise short
+                self.plan.listen("warning", {"text": f"{short.found}; waiting for the others"})
+                self.post.wait(LAST_S)
+                sites = self.reception.again()
+                opened = self._widened(opened, sites)
+        finally:
+            self._close(collection.ask, asked)
+
+    def _ask_once(self, collection: Collection, sites: Roster, opened: OpenRound, asked: dict[int, str]) -> None:
+        """Ask whom we have nothing of, and take what comes by the deadline; `asked` gains whom."""
+        plan, ask, cohort = self.plan, collection.ask, self.plan.study.cohort
+        self._take_strays(collection, asked)
+        failed = {name for name, line in collection.lines.items() if line.failed and not _mends(line.state)}
+        self._lines_of_the_others(collection, sites, opened)
+        missing = set(opened.sites) - set(collection.fresh) - failed
+        names = {sites.nodes[name]: name for name in sorted(missing) if name in sites.nodes}
+        asked |= names
+        plan.listen("round-start", {"round": ask.round, "sites": len(opened.sites)})
+        keep = not self.reception.closed or cohort.late == "next"
+        order = ranked(list(opened.sites), cohort, plan.study.seed, ask.round)
+        with closing(self.post.ask(dict.fromkeys(names, ask), cohort.deadline_s, keep)) as answers:
+            while not self._enough(collection, order) and (answer := next(answers, None)) is not None:
+                collection.take(answer, names[answer.node])
+        self._take_strays(collection, asked)
+        self._leave_out_spares(collection, order, asked)
+
+    def _take_strays(self, collection: Collection, asked: Mapping[int, str]) -> None:
+        """What came while nobody waited: of this round past its deadline, or of the round before."""
+        for answer in self.post.take_strays("train"):
+            if answer.ask is collection.ask:
+                collection.take(answer, asked[answer.node])
+            else:
+                collection.take_late(answer)
+
+    def _lines_of_the_others(self, collection: Collection, sites: Roster, opened: OpenRound) -> None:
+        """Every planned site has a line: who is away says so, and who was not drawn."""
+        for name in {*sites.planned, *opened.sites}:
+            line = collection.lines.get(name)
+            if line is None or line.part == "idle":
+                away = sites.absent.get(name, "absent")
+                idle = name in sites.training and name not in opened.sites
+                collection.lines[name] = SiteLine(name, away, part="idle" if idle else "")
+
+    def _enough(self, collection: Collection, order: tuple[str, ...]) -> bool:
+        """Whether the first `per_round` in the order of the draw that did not fail have all answered.
+
+        By the draw and not by who is quick: the same sites failing, the same ones are averaged.
+        """
+        cohort = self.plan.study.cohort
+        if not cohort.over_select:
+            return False
+        answered = {name for name, line in collection.lines.items() if line.bytes_down}
+        first = [name for name in order if name in collection.fresh or name not in answered][: cohort.per_round]
+        return len(first) == cohort.per_round and set(first) <= set(collection.fresh)
+
+    def _leave_out_spares(self, collection: Collection, order: tuple[str, ...], asked: Mapping[int, str]) -> None:
+        cohort = self.plan.study.cohort
+        if not cohort.per_round:
+            return
+        for name in [name for name in order if name in collection.fresh][cohort.per_round :]:
+            collection.store.drop(name)
+            collection.lines[name] = replace(collection.lines[name], part="spare")
+        if self._enough(collection, order):
+            sent = size_bytes(collection.ask.arrays) + size_bytes(collection.ask.shared)
+            for name in set(asked.values()):
+                if not collection.lines[name].bytes_down:
+                    collection.lines[name] = SiteLine(name, "absent", bytes_down=sent, part="spare")
+
+    def _short(self, collection: Collection, sites: Roster, opened: OpenRound) -> TooFewSites | None:
+        """What is wrong with making a consensus of what there is; None if nothing."""
+        study, fresh = self.plan.study, collection.fresh
+        missing = {
+            name: line.state for name, line in sorted(collection.lines.items()) if name in opened.sites and line.failed
+        }
+        planned = set(sites.planned)
+        enrolled = self.plan.keys.enrolled() if self.plan.keys else {}
+        known = {name: n for name, n in {**enrolled, **opened.sites, **self.reception.known}.items() if name in planned}
+        try:
+            need(len(fresh), study.cohort.minimum, f"sent an update fit for round {opened.round}", missing)
+            need_cases(fresh, known, study.cohort, study.seed, opened.round)
+        except TooFewSites as short:
+            kept = f"; on disk for when the run goes on: {', '.join(fresh) or 'none'}" if self.plan.keeps else ""
+            return TooFewSites(short.code, short.found, wanted=short.wanted, do=short.do + kept)
+        return None
+
+    def _may_mend(self, collection: Collection, opened: OpenRound) -> bool:
+        """Whether waiting can help: somebody may come back, or change their mind; broken data stay broken."""
+        if self.reception.closed:
+            return False
+        return any(_mends(line.state) for line in collection.lines.values() if line.failed)
+
+    def _close(self, ask: Ask, asked: Mapping[int, str]) -> None:
+        """Late answers are waited for into the next round, or not at all."""
+        late = self.plan.study.cohort.late == "next"
+        self.post.give_up(lambda node, sent: sent.kind == "train" and not (late and sent is ask))
+        self.before = (ask, dict(asked)) if late else None
+
+
+def _mends(state: str) -> bool:
+    return state in ("late", "absent", f"error:{LOST}") or state.startswith("refused:")
