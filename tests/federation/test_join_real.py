@@ -145,7 +145,10 @@ class World:
         def answers() -> bool:
             host, port = self.address.split(":")
             try:
-                with socket.create_connection((host, int(port)), 2) as line, context.wrap_socket(line, server_hostname=host):
+                with (
+                    socket.create_connection((host, int(port)), 2) as line,
+                    context.wrap_socket(line, server_hostname=host),
+                ):
                     return True
             except OSError:
                 return False
@@ -202,6 +205,13 @@ def app_with_python(world: World) -> Path:
     return folder
 
 
+def node_of(launcher: subprocess.Popen[bytes]) -> int:
+    """The SuperNode that this launcher runs."""
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    assert len(children) == 1
+    return int(children[0])
+
+
 def test_a_site_waits_until_it_is_let_in_and_refuses_code(world: World) -> None:
     superlink = world.superlink()
     launcher = world.launcher()
@@ -209,6 +219,12 @@ def test_a_site_waits_until_it_is_let_in_and_refuses_code(world: World) -> None:
     assert launcher.poll() is None
     world.register()
     world.until(lambda: f"connected to {world.address}" in world.said(), "connected")
+
+    # the node is killed: SuperLink would take it for present for a minute more
+    killed = time.monotonic()
+    os.kill(node_of(launcher), signal.SIGKILL)
+    world.until(lambda: world.said().count("connected to ") == 2, "connected again", 45)
+    assert time.monotonic() - killed < 45
 
     # the coordinator comes back after a crash: nobody at the site does anything
     world.end(superlink)

@@ -20,23 +20,27 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+from flwr.proto.fleet_pb2 import DeactivateNodeRequest
 from flwr.supercore.exit import add_exit_handler
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supernode import start_client_internal as supernode
 from flwr.supernode.cli.flower_supernode import SuperNodeLifespanConfig, _start_supernode_http_api
+from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from flwr.supernode.nodestate import NodeStateFactory
-from httpx import Response
+from httpx import HTTPError, Response
 
 from fedrounds_client.home import SiteHome
 from fedrounds_client.jail import die_with
 from fedrounds_client.join.bundle import check_bundle
 from fedrounds_client.journal import note_once
-from fedrounds_common.disk import add_text
+from fedrounds_common.disk import add_text, write_text
 from fedrounds_common.errors import NetworkError, RefusedError
 
 # exit statuses by which the launcher learns what Flower only writes into its log
+NODE = "node"  # in flwr/: the number of a node that has not said goodbye yet
 NOT_KNOWN, OTHER_VERSION = 81, 82
 ACTIVATE = "/ActivateNode"  # its "precondition failed": no node with that key is registered
 VERSION_HEADER = "flwr-version-incompatibility-message"
@@ -53,8 +57,11 @@ def guard(home: Path) -> None:
     def connect_guarded(*args: Any, **kwargs: Any) -> Iterator[tuple[Any, ...]]:
         with connect(*args, **kwargs) as connection:
             *before, get_fab, pull, push, confirm = connection
-            SiteHome(home).flwr.joinpath("connected").touch()
+            flwr = SiteHome(home).flwr
+            write_text(flwr / NODE, str(before[0]))
+            flwr.joinpath("connected").touch()
             yield (*before, _checked(get_fab, home), pull, push, confirm)
+        (flwr / NODE).unlink(missing_ok=True)
 
     supernode._init_connection = connect_guarded
     supernode._verify_fab = lambda fab, trusted_entities: fab.verifications == ALLOWED
@@ -72,6 +79,25 @@ def _checked(get_fab: Callable[[str, int], Any], home: Path) -> Callable[[str, i
         return type(fab)(fab.hash_str, fab.content, dict(ALLOWED))
 
     return get_checked
+
+
+def sign_off(home: SiteHome, settings: SuperNodeLifespanConfig) -> None:
+    """Say goodbye for a node that was killed: else SuperLink takes it for present, and lets no other in for a minute."""
+    file = home.flwr / NODE
+    if not file.is_file() or settings.authentication_keys is None:
+        return
+    version = RuntimeVersionHttpInterceptor("SuperNode")
+    try:
+        with FleetHttpClient.from_server_address(
+            settings.server_address,
+            False,
+            settings.root_certificates,
+            [version, NodeAuthHttpInterceptor(*settings.authentication_keys)],
+        ) as client:
+            client.DeactivateNode(DeactivateNodeRequest(node_id=int(file.read_text())))
+    except (HTTPError, RuntimeError, ValueError, OSError):
+        return  # then the minute passes
+    file.unlink(missing_ok=True)
 
 
 def watch_answers() -> None:
@@ -125,6 +151,7 @@ def _free_port() -> int:
 def serve(home: SiteHome) -> None:
     """Run the SuperNode until it is ended or gives up."""
     settings = settings_of(home)
+    sign_off(home, settings)
     guard(home.folder)
     watch_answers()
     states = NodeStateFactory(objectstore_factory=ObjectStoreFactory())

@@ -159,7 +159,7 @@ def _run_node(home: SiteHome, way: Way, marks: Marks, say: Say, stop: threading.
         return
     if status == NOT_KNOWN:
         raise NetworkError(
-            "FR-E43", "the coordinator does not know this site's key, or no longer", wanted="an enrolled site",
+            "FR-E43", "the coordinator does not know this site's key, or not yet, or no longer", wanted="an enrolled site",
             do="it is tried again; ask the coordinator (coordinator status)",
         )  # fmt: skip
     if status == OTHER_VERSION:
