@@ -11,7 +11,7 @@ import hmac
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, final
 
 from fedrounds_client.home import SiteHome
@@ -55,7 +55,7 @@ def see(home: SiteHome, ask: Ask, patients: Iterable[str], now: datetime) -> Non
     line = {
         "format": FORMAT,
         "event": "trained" if ask.kind == "train" else "judged",
-        "time": now.isoformat(timespec="seconds"),
+        "time": now.astimezone(UTC).isoformat(timespec="microseconds"),
         "run": ask.run, "round": ask.round, "study": ask.digest, "received": digest(ask.arrays),
         "model": ask.model, "cohort": ask.cohort, "use": use,
         "patients": sorted({_hidden(key, patient) for patient in patients}),
@@ -63,9 +63,13 @@ def see(home: SiteHome, ask: Ask, patients: Iterable[str], now: datetime) -> Non
     add_line(home.lineage, line)
 
 
-def uses(home: SiteHome, study: str, event: str) -> frozenset[str]:
-    """The distinct uses of that kind that a study has made so far."""
-    return frozenset(line["use"] for line in _lines(home) if line["study"] == study and line["event"] == event)
+def uses(home: SiteHome, study: str, event: str, since: str = "") -> frozenset[str]:
+    """The distinct uses of that kind that a study has made so far, or since then (ISO, UTC, microseconds)."""
+    return frozenset(
+        line["use"]
+        for line in _lines(home)
+        if line["study"] == study and line["event"] == event and line["time"] >= since
+    )
 
 
 def sights(home: SiteHome, patient: str) -> tuple[Sight, ...]:

@@ -115,13 +115,13 @@ class SitePermit:
         if ask.kind == "hello":
             return
         event = "trained" if ask.kind == "train" else "judged"
+        if lineage.use_of(ask) in lineage.uses(self.home, ask.digest, event):
+            return
         rounds = min(said.rounds, self.settings.policy.rounds)
         most = rounds if ask.kind == "train" else JUDGINGS_A_ROUND * (rounds + 1)
-        used = lineage.uses(self.home, ask.digest, event)
-        if lineage.use_of(ask) not in used and len(used) >= most:
-            raise RefusedError(
-                "FR-C10", f"{len(used)} of {most} times {event}", do="allow more rounds, if that is meant"
-            )
+        used = len(lineage.uses(self.home, ask.digest, event, said.when))
+        if used >= most:
+            raise RefusedError("FR-C10", f"{used} of {most} times {event}", do="allow more rounds, if that is meant")
 
     def check_cases(self, ask: Ask, site: Site) -> None:
         """Raises RefusedError FR-C19: too few cases stand behind what is asked for."""

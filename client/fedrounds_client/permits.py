@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, final
 
@@ -22,7 +22,8 @@ FORMAT = 1
 @dataclass(frozen=True)
 class Said:
     """`text`: the study's very text, which `review` compares the next one with. `policy`: the digest of the policy
-    it was said under. `until`, `when`: ISO times. `journal`: number and sum of the journal's last line before it."""
+    it was said under. `rounds` counts from `when`; `until`, `when`: ISO times, in UTC. `journal`: number and sum
+    of the journal's last line before it."""
 
     site: str
     study: str
@@ -43,14 +44,18 @@ def say(
     """Sign and keep a person's answer, and enter it in the journal."""
     number, total = head(home)
     said = Said(
-        settings.name, digest_of_text(text), text, allowed, rounds, (until or now).isoformat(timespec="seconds"),
-        who, now.isoformat(timespec="seconds"), settings.policy.digest, (number, total),
+        settings.name, digest_of_text(text), text, allowed, rounds, _time(until or now), who, _time(now),
+        settings.policy.digest, (number, total),
     )  # fmt: skip
     table = {"format": FORMAT, "kind": "permit", **asdict(said), "journal": [number, total]}
     facts = {"study": said.study, "who": who} | ({"rounds": rounds, "until": said.until} if allowed else {})
     note(home, "permitted" if allowed else "refused", **facts)
     write_json(_file(home, said.study), sign_json(home.key, table))
     return said
+
+
+def _time(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def heard(home: SiteHome, name: str, study: str) -> Said | None:

@@ -1,0 +1,139 @@
+"""The consent screen: what `review` found, as a person reads it in a terminal."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping
+
+from fedrounds_client.review import Costs, Leaves, Review, Tensor
+
+WIDTH, HEAD = 108, 9
+SHOWN_TENSORS = 8
+
+
+def screen(found: Review) -> str:
+    """Every part under its heading; of many tensors the largest (`--format json` and `--try` show all)."""
+    parts = {
+        "WHO": _who(found), "WHAT": _what(found), "DATA": _data(found), "LEAVES": _leaves(found.leaves),
+        "PRIVACY": _privacy(found), "COSTS": _costs(found.costs), "RIGHTS": _rights(), "POLICY": _policy(found),
+    }  # fmt: skip
+    lines = [f"{plain(found.name)} asks to run here", "─" * WIDTH]
+    for heading, texts in parts.items():
+        for number, text in enumerate(texts):
+            first = heading if not number else ""
+            wrapped = textwrap.wrap(plain(text), WIDTH - HEAD, subsequent_indent="  ") or [""]
+            lines += [f"{first if not n else '':<{HEAD}}{line}" for n, line in enumerate(wrapped)]
+    how = f"fedrounds site allow {found.study[:12]}"
+    lines += ["─" * WIDTH, f"yes: {how} [--rounds N] [--until DATE]     no: fedrounds site refuse {found.study[:12]}"]
+    return "\n".join([*lines, "see the very bytes first: fedrounds site review --try"])
+
+
+def plain(text: str) -> str:
+    """Without characters that move a terminal's cursor: the study's text comes from outside."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            break
+        count /= 1000
+    return f"{count:.4g} {unit}"
+
+
+def _who(found: Review) -> Iterator[str]:
+    yield f"coordinator with the key {found.coordinator}"
+    yield "its signature fits. Is it the key that was compared by telephone when this site joined?"
+    yield f"asked {found.times} times, first {found.first}, last {found.last}, for run {found.run}"
+
+
+def _what(found: Review) -> Iterator[str]:
+    yield f"study {found.study}"
+    named = (("task", found.task), ("network", found.model), ("strategy", found.strategy))
+    yield "; ".join(f"{what} {_table(table)}" for what, table in named)
+    if found.said:
+        yield f"{found.said}; asks again because of {found.why}; it has trained {found.used} rounds here"
+    if not found.compared_with:
+        yield "nothing was ever allowed here that it could be compared with"
+    elif found.compared_with == found.study:
+        yield "byte for byte the study that was last allowed"
+    else:
+        yield f"changed since the study that was last allowed ({found.compared_with[:12]}): {len(found.changes)} values"
+        yield from (f"{each.key}: {each.before or 'nothing'} → {each.now or 'nothing'}" for each in found.changes)
+
+
+def _table(table: Mapping[str, object]) -> str:
+    inner = ", ".join(f"{key} = {value}" for key, value in table.items() if key != "name")
+    return f"{table['name']}" + (f" ({inner})" if inner else "")
+
+
+def _data(found: Review) -> Iterator[str]:
+    cases = found.cases
+    yield f"{cases.found} cases of {cases.patients} patients; {cases.withdrawn} more are left out, as their patients withdrew"
+    if cases.role == "train":
+        yield f"{cases.training} to train on, {cases.validation} to judge on (cases found bad when opened are left out)"
+    else:
+        yield "held out: models are judged on all of them, and trained on none"
+    yield f"uses {', '.join(cases.channels)} and labels {', '.join(cases.labels)}; no names, dates or reports"
+
+
+def _leaves(leaving: Leaves) -> Iterator[str]:
+    yield (
+        f"per round: {len(leaving.tensors)} tensors, the difference that training made, {size(leaving.update_bytes)} "
+        f"with {len(leaving.numbers)} entries beside them: {', '.join(leaving.numbers)}"
+    )
+    yield from _tensors(leaving.tensors)
+    count = sum(tensor.bytes // 8 for tensor in leaving.tally)
+    yield (
+        f"per judging: {count:,} numbers, sums over cases, {size(leaving.scores_bytes)}: "
+        f"{', '.join(f'{tensor.name} {_shape(tensor)}' for tensor in leaving.tally)}"
+    )
+    yield f"at the start: {', '.join(leaving.hello)}"
+    yield f"never: {leaving.never}"
+
+
+def _tensors(tensors: tuple[Tensor, ...]) -> Iterator[str]:
+    largest = sorted(tensors, key=lambda tensor: -tensor.bytes)[:SHOWN_TENSORS]
+    for tensor in tensors:
+        if tensor in largest:
+            yield f"  {tensor.name} {tensor.dtype} {_shape(tensor)} {size(tensor.bytes)}"
+    if len(tensors) > len(largest):
+        rest = sum(tensor.bytes for tensor in tensors) - sum(tensor.bytes for tensor in largest)
+        yield f"  and {len(tensors) - len(largest)} smaller ones, {size(rest)}"
+
+
+def _shape(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape)) or "1"
+
+
+def _privacy(found: Review) -> Iterator[str]:
+    privacy = found.privacy
+    if privacy.epsilon is None:
+        yield "no noise: nothing bounds what the differences could tell of a patient, in a round or in all"
+    else:
+        budget = "no limit" if privacy.budget is None else f"{privacy.budget:g}"
+        yield (
+            f"protects each {privacy.protects}: epsilon {privacy.epsilon:.3g} in all, about {privacy.a_round:.2g} a "
+            f"round; this site's limit is {budget}"
+        )
+
+
+def _costs(costs: Costs) -> Iterator[str]:
+    up, down = size(costs.up_bytes * costs.rounds), size(costs.down_bytes * costs.rounds)
+    yield f"{costs.rounds} rounds of {costs.steps_a_round} steps; {up} up and {down} down in all, judging besides"
+    if costs.seconds_a_round is None:
+        yield f"disk: {size(costs.state_bytes)} and the prepared cases; `review --try` measures time and disk"
+    else:
+        hours = costs.seconds_a_round * costs.rounds / 3600
+        disk = size(costs.state_bytes + (costs.disk_bytes or 0))
+        yield f"about {costs.seconds_a_round:.3g} s a round ({hours:.2g} hours in all) and {disk} of disk, as tried here"
+
+
+def _rights() -> Iterator[str]:
+    yield "pause or leave at any time (fedrounds site pause, leave); patients can withdraw (withdrawn.csv)"
+    yield "leaving deletes prepared images and received models here; what was summed already cannot be taken out again"
+
+
+def _policy(found: Review) -> Iterator[str]:
+    yield "within this site's policy" if not found.broken else "this site's policy forbids it:"
+    yield from found.broken

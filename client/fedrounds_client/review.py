@@ -1,0 +1,257 @@
+"""What a person should know of a study that asks, before saying yes: computed here, from the study's own text.
+
+Nothing is taken on trust: the tensors that would leave are those of the network built here, the bytes
+those of the messages packed here, the cases those that this site's reader finds today.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, final
+
+import numpy as np
+
+from fedrounds_client import lineage, policy
+from fedrounds_client.enrolled import own_of
+from fedrounds_client.home import SiteHome, read_table
+from fedrounds_client.permits import Said, heard, last_allowed
+from fedrounds_client.settings import SiteSettings
+from fedrounds_client.site import Parts, parts_of_text
+from fedrounds_client.state import KEPT_FILES
+from fedrounds_client.training import steps_per_round
+from fedrounds_client.waiting import Waiting
+from fedrounds_client.withdrawn import withdrawn_patients
+from fedrounds_common.arrays import Arrays, manifest, of_module, size_bytes
+from fedrounds_common.case import CaseRef
+from fedrounds_common.leaving import Ask, Hello, Scores, Update, to_wire
+from fedrounds_common.strategy import Trained
+from fedrounds_common.study.canonical import agreed_tables, study_from_canonical
+from fedrounds_common.study.parse import leaves
+from fedrounds_common.study.study import Study
+from fedrounds_sites.splits import split
+
+NEVER = "images, labels, file names, scores of single cases, texts of errors"
+
+
+@final
+@dataclass(frozen=True)
+class Tensor:
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+
+
+@final
+@dataclass(frozen=True)
+class Change:
+    """One value that is another than in the study last allowed here; "" where there was or is none."""
+
+    key: str
+    before: str
+    now: str
+
+
+@final
+@dataclass(frozen=True)
+class Cases:
+    """`found`: that the reader lists, withdrawn ones not among them; `bad` ones show only when they are opened."""
+
+    role: str
+    found: int
+    patients: int
+    training: int
+    validation: int
+    withdrawn: int
+    channels: tuple[str, ...]
+    labels: tuple[str, ...]
+
+
+@final
+@dataclass(frozen=True)
+class Leaves:
+    """Everything that would leave. Bytes of an update and of scores as they travel, signature and envelope besides.
+
+    `numbers`: scalars beside an update's tensors; `tally`: the arrays of sums that scores are.
+    """
+
+    tensors: tuple[Tensor, ...]
+    update_bytes: int
+    numbers: tuple[str, ...]
+    tally: tuple[Tensor, ...]
+    scores_bytes: int
+    hello: tuple[str, ...]
+    never: str = NEVER
+
+
+@final
+@dataclass(frozen=True)
+class Privacy:
+    """`epsilon` over all rounds, None: no bound. `budget`: the policy's."""
+
+    protects: str
+    epsilon: float | None
+    a_round: float | None
+    budget: float | None
+
+
+@final
+@dataclass(frozen=True)
+class Costs:
+    """`state_bytes` on disk beside prepared cases. `seconds_a_round`, `disk_bytes`: measured by a try, None before."""
+
+    rounds: int
+    steps_a_round: int
+    up_bytes: int
+    down_bytes: int
+    state_bytes: int
+    seconds_a_round: float | None
+    disk_bytes: int | None
+
+
+@final
+@dataclass(frozen=True)
+class Review:
+    """`broken`: the policy's rules that the study breaks; with any of them it cannot be allowed.
+
+    `said`: what was said of it before. `used`: rounds it has trained here.
+    """
+
+    study: str
+    name: str
+    coordinator: str
+    run: str
+    first: str
+    last: str
+    times: int
+    why: str
+    task: Mapping[str, Any]
+    model: Mapping[str, Any]
+    strategy: Mapping[str, Any]
+    compared_with: str
+    changes: tuple[Change, ...]
+    cases: Cases
+    leaves: Leaves
+    privacy: Privacy
+    costs: Costs
+    said: str
+    used: int
+    broken: tuple[str, ...]
+
+
+def review(home: SiteHome, settings: SiteSettings, asked: Waiting) -> Review:
+    """Everything about one study that asks.
+
+    Raises:
+        DataError: the site's cases cannot be listed. StudyError: the text is no study.
+    """
+    parts = parts_of_text(asked.text, settings.plugins)
+    study, start = parts.study, of_module(parts.module())
+    before, cases = last_allowed(home, settings.name), _cases(home, settings, parts.study)
+    leaving, down = _leaves(parts, settings.name, start, asked)
+    return Review(
+        asked.study, study.name, asked.coordinator, asked.run, asked.first, asked.last, asked.times, asked.why,
+        study.task, study.model, study.strategy, before.study if before else "",
+        changes(before.text, asked.text, settings) if before else (), cases, leaving, _privacy(settings, study),
+        _costs(home, asked.study, study, cases, leaving, down, size_bytes(start)),
+        _said(heard(home, settings.name, asked.study)), len(lineage.uses(home, asked.study, "trained")),
+        tuple(str(rule) for rule in policy.broken_by(settings.policy, study, settings.plugins)),
+    )  # fmt: skip
+
+
+def changes(before: str, now: str, settings: SiteSettings) -> tuple[Change, ...]:
+    """Every value of the agreed half that differs between two texts, by dotted key."""
+    old, new = (_values(agreed_tables(study_from_canonical(text, settings.plugins))) for text in (before, now))
+    keys = [*new, *(key for key in old if key not in new)]
+    return tuple(
+        Change(key, old.get(key, ""), new.get(key, "")) for key in keys if old.get(key, "") != new.get(key, "")
+    )
+
+
+def _values(tables: Mapping[str, Any]) -> dict[str, str]:
+    found = {}
+    for key in leaves(tables):
+        value: Any = tables
+        for part in key.split("."):
+            value = value[int(part)] if isinstance(value, list) else value[part]
+        found[key] = str(value)
+    return found
+
+
+def _cases(home: SiteHome, settings: SiteSettings, study: Study) -> Cases:
+    refs = own_of(settings).cases(study)
+    gone = withdrawn_patients(home)
+    kept = tuple(ref for ref in refs if ref.patient not in gone)
+    held_out = settings.name in study.cohort.held_out
+    train, validation = ((), ()) if held_out else _parted(kept, settings.name, study)
+    return Cases(
+        "held-out" if held_out else "train", len(kept), len({ref.patient for ref in kept}), len(train),
+        len(kept) if held_out else len(validation), len(refs) - len(kept), study.cases.channels,
+        tuple(study.cases.labels),
+    )  # fmt: skip
+
+
+def _parted(refs: tuple[CaseRef, ...], site: str, study: Study) -> tuple[tuple[CaseRef, ...], tuple[CaseRef, ...]]:
+    rule = study.evaluation
+    both = split(
+        refs, site, study.seed, rule.local_validation, folds=rule.folds if rule.by == "patient" else 0, fold=rule.fold
+    )
+    return both.train, both.validation
+
+
+def _leaves(parts: Parts, site: str, start: Arrays, asked: Waiting) -> tuple[Leaves, int]:
+    """What leaves, and the bytes that come a round: the very messages, packed here with numbers in place of results."""
+    study, consensus = parts.study, parts.strategy.begin(start)
+    sent, _ = parts.strategy.send(Trained(start, start, 1, 1), consensus, {})
+    travelling, _ = parts.codec.encode(sent, {})
+    run, nonce, digest = asked.run, "0" * 32, asked.study
+    update = Update(site, run, 1, nonce, digest, 1, 1, 0.1, 0.1, str(study.wire["name"]), travelling)
+    tally = parts.task.tally([], study.cases, study.evaluation, 0)
+    scores = Scores(site, run, 1, nonce, "consensus", "local-val", 1, tally, digest)
+    ask = Ask("train", run, 1, nonce, asked.text, digest, arrays=consensus.arrays, shared=consensus.shared)
+    up, judged, down = (_bytes(message) for message in (update, scores, ask))
+    return Leaves(
+        _tensors(travelling), up, _scalars(Update), _tensors(tally), judged, _scalars(Hello)
+    ), down  # fmt: skip
+
+
+def _bytes(message: Update | Scores | Ask) -> int:
+    header, buffer = to_wire(message)
+    return len(header.encode()) + len(buffer)
+
+
+def _tensors(arrays: Arrays) -> tuple[Tensor, ...]:
+    return tuple(
+        Tensor(name, np.dtype(dtype).name, shape, arrays[name].nbytes) for name, dtype, shape in manifest(arrays)
+    )
+
+
+def _scalars(kind: type[Any]) -> tuple[str, ...]:
+    return tuple(entry.name for entry in fields(kind) if entry.name not in ("arrays", "tally", "kind"))
+
+
+def _privacy(settings: SiteSettings, study: Study) -> Privacy:
+    protects, epsilon = policy.privacy_of(study, settings.plugins)
+    a_round = None if epsilon is None else epsilon / study.training.rounds
+    return Privacy(protects, epsilon, a_round, settings.policy.maximum_epsilon)
+
+
+def _costs(
+    home: SiteHome, digest: str, study: Study, cases: Cases, leaving: Leaves, down: int, model_bytes: int
+) -> Costs:
+    tried = read_table(home.tries / digest[:12] / "try.json") or {}
+    measured = tried if tried.get("study") == digest else {}
+    return Costs(
+        study.training.rounds, steps_per_round(study.training, cases.training) if cases.training else 0,
+        leaving.update_bytes, down,
+        # two moments a weight, and the strategy's own
+        KEPT_FILES * 3 * model_bytes, measured.get("seconds"), measured.get("disk_bytes"),
+    )  # fmt: skip
+
+
+def _said(before: Said | None) -> str:
+    if before is None:
+        return ""
+    bounds = f" for {before.rounds} rounds until {before.until}" if before.allowed else ""
+    return f"{'allowed' if before.allowed else 'refused'} by {before.who} on {before.when}{bounds}"
