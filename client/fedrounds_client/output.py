@@ -2,6 +2,7 @@
 
 masks/CASE.nii.gz           label values, with the input's own header geometry
 probabilities/CASE.nii.gz   float32, one volume a region or label, in the study's order
+masks/CASE.nii.gz           of DICOM: in the axes of its series, columns, rows and planes
 masks/PICTURE.png           label values, or 0 and 255 where the reader reads masks of two values
 probabilities/PICTURE_REGION.png   16 bits: 65535 is certain
 labels.txt                  the labels' names and colours, as ITK-SNAP reads them
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrounds_client.outside import outputs
-from fedrounds_common.case import F32, U8, Case, CaseRef
+from fedrounds_common.case import F32, F64, U8, Case, CaseRef
 from fedrounds_common.disk import write_text, write_whole
 from fedrounds_common.pictures import COLOURS, png_of
 from fedrounds_common.study.tables import CaseForm
@@ -44,6 +45,13 @@ class FromPictures(Protocol):
     def pictures(self, ref: CaseRef) -> tuple[Path, ...]: ...
 
 
+@runtime_checkable
+class FromSeries(Protocol):
+    """A reader whose cases may lie in other axes than what they were read from: `placed` gives these."""
+
+    def placed(self, array: Any, case: Case, form: CaseForm) -> tuple[Any, F64] | None: ...
+
+
 def files_of(reader: Reader, ref: CaseRef, form: CaseForm) -> tuple[Path, ...]:
     """The image files behind a case: of a volume the first channel's; none where they cannot be named."""
     if isinstance(reader, FromVolumes):
@@ -66,25 +74,36 @@ def write_prediction(
             for file in reader.pictures(case.ref)
         ]
         return _write_pictures(folder, names, _values(reader, made.labels), maps)
+    volumes = _write_volumes(folder, reader, case, made.labels, maps, form)
     if len(case.grid) == 2:
-        return _write_pictures(folder, [Path(case.ref.name)], made.labels, maps)
-    return _write_volumes(folder, reader, case, made.labels, maps, form)
+        return (*_write_pictures(folder, [Path(case.ref.name)], made.labels, maps), *volumes)
+    return volumes
 
 
 def _write_volumes(
     folder: Path, reader: Reader, case: Case, labels: U8, maps: Mapping[str, F32], form: CaseForm
 ) -> tuple[Path, ...]:
+    """None of a picture that lies nowhere."""
     wanted: dict[Path, U8 | F32] = {folder / "masks" / f"{case.ref.name}.nii.gz": labels}
     if maps:
         stacked = np.stack(list(maps.values()))
         wanted[folder / "probabilities" / f"{case.ref.name}.nii.gz"] = stacked if len(stacked) > 1 else stacked[0]
     for file, array in wanted.items():
+        placed = _placed(reader, array, case, form)
+        if placed is None:
+            return ()
         if isinstance(reader, FromVolumes):
             links = bool(getattr(reader, "follow_links", False))
             write_like(reader.source(case.ref, form), file, array, case.affine, follow_links=links)
         else:
-            write_nifti(file, array, case.affine)
+            write_nifti(file, *placed)
     return tuple(wanted)
+
+
+def _placed(reader: Reader, array: U8 | F32, case: Case, form: CaseForm) -> tuple[U8 | F32, F64] | None:
+    if isinstance(reader, FromSeries):
+        return reader.placed(array, case, form)
+    return None if len(case.grid) == 2 else (array, case.affine)
 
 
 def _values(reader: FromPictures, labels: U8) -> U8:

@@ -9,6 +9,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 
@@ -328,6 +329,62 @@ match = "folder"
     # 700 in the first channel, whatever the second says
     np.testing.assert_array_equal(np.asarray(written.dataobj) == 1, case.image[0] > 700)
     assert 0.001 < np.asarray(written.dataobj).mean() < 0.5
+
+
+SERIES = """
+[simulation.reader]
+name = "dicom_series"
+root = "in"
+"""
+PLANE_FORM = 'dims = {dims}\nchannels = ["epi"]\nlabels = {{ bright = 1 }}\nintensity = "none"'
+
+
+@pytest.mark.parametrize(("dims", "unit"), [(3, "study"), (2, "study"), (2, "image")])
+def test_each_pixel_of_a_dicom_plane_has_its_label_where_the_plane_says_it_lies(
+    tmp_path: Path, brightness: Make, dims: int, unit: str
+) -> None:
+    model = brightness(PLANE_FORM.format(dims=dims), at=(700.0,), more=SERIES + f'unit = "{unit}"\n')
+    root = Path(__file__).parents[1] / "data/dicom/ge_epi"
+    found = predict(model.file, root, tmp_path / "out", study=model.study, plugins=model.plugins)
+    masks = [nib.load(file) for files in found.files.values() for file in files
+             if "masks" in file.parts and file.name.endswith(".nii.gz")]  # fmt: skip
+    assert len(masks) == (15 if unit == "image" else 1)
+    planes = [pydicom.dcmread(file) for file in sorted(root.glob("*.dcm"))]
+    to_ras = np.array([-1, -1, 1])
+    seen = 0
+    for dataset in planes:
+        right, down = np.array(dataset.ImageOrientationPatient, float).reshape(2, 3)
+        between_rows, between_columns = map(float, dataset.PixelSpacing)
+        bright = np.argwhere(dataset.pixel_array > 700)
+        steps = bright[:, :1] * down * between_rows + bright[:, 1:] * right * between_columns
+        wanted_mm = (np.array(dataset.ImagePositionPatient, float) + steps) * to_ras
+        for mask in masks:
+            there = nib.affines.apply_affine(np.linalg.inv(mask.affine), wanted_mm)
+            number = round(float(there[0, 2]))
+            if abs(there[0, 2] - number) < 0.1 and 0 <= number < mask.shape[2]:
+                np.testing.assert_allclose(there[:, :2], bright[:, ::-1], atol=1e-3)
+                assert mask.shape[:2] == (dataset.Columns, dataset.Rows)
+                plane = np.asarray(mask.dataobj)[..., number]
+                np.testing.assert_array_equal(plane.T == 1, dataset.pixel_array > 700)
+                seen += 1
+    assert seen == 15
+
+
+def test_a_dicom_picture_that_lies_nowhere_gets_no_place(tmp_path: Path, brightness: Make) -> None:
+    root = Path(__file__).parents[1] / "data/dicom/ge_epi"
+    (tmp_path / "in").mkdir()
+    dataset = pydicom.dcmread(sorted(root.glob("*.dcm"))[7])
+    del dataset.ImagePositionPatient
+    dataset.save_as(tmp_path / "in/still.dcm")
+    model = brightness(PLANE_FORM.format(dims=2), at=(700.0,), more=SERIES + 'unit = "image"\n')
+    found = predict(model.file, tmp_path / "in", tmp_path / "out", study=model.study, plugins=model.plugins)
+    ((name, files),) = found.files.items()
+    assert sorted(file.relative_to(tmp_path / "out").as_posix() for file in files) == [
+        f"masks/{name}.png", f"probabilities/{name}_bright.png",
+    ]  # fmt: skip
+    np.testing.assert_array_equal(
+        np.asarray(Image.open(tmp_path / f"out/masks/{name}.png")) == 1, dataset.pixel_array > 700
+    )
 
 
 def _dicom_case(model: Any, root: Path, name: str) -> Any:

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, ClassVar, final
+from typing import Annotated, ClassVar, TypeVar, final
 
 import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 
-from fedrounds_common.case import U8, Case, CaseRef, LabelMap
+from fedrounds_common.case import F32, F64, U8, Case, CaseRef, LabelMap
 from fedrounds_common.errors import CaseError, DataError
 from fedrounds_common.plugins import STRICT, RulesBroken
 from fedrounds_common.study.tables import CaseForm, Rule
@@ -26,6 +26,7 @@ from fedrounds_sites.masks import map_labels, study_values
 from fedrounds_sites.pictures import SUFFIXES, grey_of, read_pixels
 from fedrounds_sites.reader import Reader
 
+Onto = TypeVar("Onto", U8, F32)
 GROUPS = {"case", "patient", "site"}
 
 
@@ -129,6 +130,25 @@ class DicomSeries(Reader):
         slices = np.ascontiguousarray(volume.image.transpose(0, 3, 2, 1))
         masks = None if target is None else LabelMap(np.ascontiguousarray(target.transpose(2, 1, 0)))
         return Case(ref, slices, masks, volume.affine[:, [2, 1, 0, 3]])
+
+    def placed(self, array: Onto, case: Case, form: CaseForm) -> tuple[Onto, F64] | None:
+        """What lies on the case's grid, in the axes of its series: how a prediction is written.
+
+        Args:
+            array: (*grid), or (K, *grid).
+
+        Returns:
+            The array with columns, rows and planes as its last axes (one plane of a single picture, 1 mm
+            thick), and their affine to RAS mm. None: a picture that does not say where it lies.
+        """
+        if form.dims == 3:
+            return array, case.affine
+        if len(case.grid) == 3:
+            return np.swapaxes(array, -3, -1), case.affine[:, [2, 1, 0, 3]]
+        first = self._header(self._files(case.ref).files[0], case.ref)
+        if first is None or first.place is None:
+            return None
+        return np.swapaxes(array, -2, -1)[..., None], case.affine[:, [1, 0, 2, 3]]
 
     def stamp(self, ref: CaseRef, form: CaseForm) -> str:
         found = self._files(ref)
