@@ -124,8 +124,7 @@ def check_resumable(path: Path, flower: Flower) -> None:
     status = read_json(RunFolder(path).status)
     if status.get("exit") in (DONE, PARTIAL):
         raise UsageError("FR-U69", f"{path.name} has ended with a consensus", do="submit the study for another run")
-    going = [run for run in flower.runs() if run.run_id in flower_runs(path) and not run.ended]
-    if going or _is_worked_on(path):
+    if _is_worked_on(path) or any(run.run_id in flower_runs(path) and not run.ended for run in flower.runs()):
         raise UsageError(
             "FR-U69", f"{path.name} is going on", do=f"wait, or: fedrounds coordinator stop {path.name}"
         )  # fmt: skip
