@@ -284,3 +284,15 @@ def test_torchvision_is_not_installed_here() -> None:
     from importlib.metadata import distributions
 
     assert "torchvision" not in {str(found.metadata["Name"]).lower() for found in distributions()}
+
+
+def test_images_of_others_lie_beside_their_licence_and_the_notice_names_them() -> None:
+    notice = (REPO / "NOTICE").read_text("utf-8")
+    found = (file for part in ("sites", "tests/data") for file in (REPO / part).rglob("*"))
+    folders = {file.parent for file in found if file.name.endswith((".dcm", ".nii.gz", ".npz", ".png"))}
+    assert len(folders) >= 5
+    for folder in folders:
+        home = next(place for place in (folder, folder.parent) if list(place.glob("LICENCE*")))
+        assert home.relative_to(REPO).as_posix() in notice
+        said = "".join(file.read_text("utf-8") for file in home.glob("LICENCE*"))
+        assert "http" in said or "Copyright" in said, f"{home}: where is the licence stated?"
