@@ -33,6 +33,10 @@ from fedrounds_server.coordinator.register import read_register
 from fedrounds_server.coordinator.supervisor import check_database, supervisor_pid
 from fedrounds_server.front.settings import limits_of
 
+WHATS = (
+    "account", "folder", "settings", "signing key", "certificates", "database", "register", "journal", "bundle",
+    "Flower's port", "front", "telemetry", "clock", "disk",
+)  # fmt: skip
 MAY_BE_OPEN = {".pem"}  # certificates are public
 CODE = {".py", ".pyc", ".so", ".whl", ".sh"}
 TIME_ERROR = 5  # adjtimex(2): the clock is not synchronised

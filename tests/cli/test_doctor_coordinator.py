@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fedrounds.hardening import account, disk, examine_coordinator, listeners
+from fedrounds.hardening import WHATS, account, disk, examine_coordinator, listeners
 from fedrounds.health import Finding
 from fedrounds_server.coordinator.folder import CoordinatorFolder
 from fedrounds_server.coordinator.invitation import invite
@@ -31,6 +31,7 @@ def found(folder: CoordinatorFolder, what: str, now: datetime | None = None) -> 
 def test_a_new_coordinator_has_no_fault(coordinator: CoordinatorFolder) -> None:
     findings = examine_coordinator(coordinator.path)
     assert [each for each in findings if each.level == "fault"] == []
+    assert tuple(each.what for each in findings) == WHATS
     assert found(coordinator, "certificates").found == "for localhost; server ends in 365 days"
 
 

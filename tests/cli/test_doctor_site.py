@@ -1,0 +1,37 @@
+"""`fedrounds doctor --site` is the same look as `fedrounds site doctor`, from the general doctor's place."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fedrounds.cli.main import main
+from fedrounds.health_site import WHATS
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Path:
+    folder = tmp_path / "site"
+    assert main(["site", "init", str(folder), "--name", "oslo", "--reader", "phantom_glioma"]) == 0
+    return folder
+
+
+def test_every_line_is_one_of_the_checklists(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    main(["doctor", "--site", str(site), "--format", "json"])
+    found = json.loads(capsys.readouterr().out)["data"]["findings"]
+    assert [each["what"] for each in found if each["what"] not in WHATS] == []
+    assert {"folder", "keys", "walls"} <= {each["what"] for each in found}
+
+
+def test_a_key_that_others_may_open_is_exit_5(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (site / "keys/signing.key").chmod(0o644)
+    assert main(["doctor", "--site", str(site)]) == 5
+    assert "others may open" in capsys.readouterr().out
+
+
+def test_a_coordinator_and_a_site_are_not_looked_at_in_one(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--site", str(site), "--coordinator", str(site)]) == 2
+    assert "one of the two" in capsys.readouterr().err
