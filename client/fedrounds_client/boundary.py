@@ -153,7 +153,8 @@ def _claimed(header: str) -> Ask:
 def _refusal(ask: Ask, name: str, log: Path, error: Exception) -> Refusal:
     code = code_of(error)
     reference = hashlib.sha256(f"{ask.run}/{ask.round}/{ask.nonce}/{name}".encode()).hexdigest()[:10]
-    detail = "".join(traceback.format_exception(error))
+    # of a refusal the way through our code says nothing, and a coordinator may go on asking for days
+    detail = str(error) if isinstance(error, RefusedError) else "".join(traceback.format_exception(error))
     add_text(log, f"{reference} {code} round {ask.round} {ask.kind}\n{detail}")
     return Refusal(name, ask.run, ask.round, ask.nonce, code, reference, refused=isinstance(error, RefusedError))
 

@@ -41,10 +41,14 @@ def size(count: float) -> str:
     return f"{count:.4g} {unit}"
 
 
+def counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def _who(found: Review) -> Iterator[str]:
     yield f"coordinator with the key {found.coordinator}"
     yield "its signature fits. Is it the key that was compared by telephone when this site joined?"
-    yield f"asked {found.times} times, first {found.first}, last {found.last}, for run {found.run}"
+    yield f"asked {counted(found.times, 'time')}, first {found.first}, last {found.last}, for run {found.run}"
 
 
 def _what(found: Review) -> Iterator[str]:
@@ -52,13 +56,13 @@ def _what(found: Review) -> Iterator[str]:
     named = (("task", found.task), ("network", found.model), ("strategy", found.strategy))
     yield "; ".join(f"{what} {_table(table)}" for what, table in named)
     if found.said:
-        yield f"{found.said}; asks again because of {found.why}; it has trained {found.used} rounds here"
+        yield f"{found.said}; asks again because of {found.why}; it has trained {counted(found.used, 'round')} here"
     if not found.compared_with:
         yield "nothing was ever allowed here that it could be compared with"
     elif found.compared_with == found.study:
         yield "byte for byte the study that was last allowed"
     else:
-        yield f"changed since the study that was last allowed ({found.compared_with[:12]}): {len(found.changes)} values"
+        yield f"changed since the study that was last allowed ({found.compared_with[:12]}): {counted(len(found.changes), 'value')}"
         yield from (f"{each.key}: {each.before or 'nothing'} → {each.now or 'nothing'}" for each in found.changes)
 
 
@@ -69,7 +73,8 @@ def _table(table: Mapping[str, object]) -> str:
 
 def _data(found: Review) -> Iterator[str]:
     cases = found.cases
-    yield f"{cases.found} cases of {cases.patients} patients; {cases.withdrawn} more are left out, as their patients withdrew"
+    gone = f"; {cases.withdrawn} more are left out, as their patients withdrew" if cases.withdrawn else ""
+    yield f"{counted(cases.found, 'case')} of {counted(cases.patients, 'patient')}{gone}"
     if cases.role == "train":
         yield f"{cases.training} to train on, {cases.validation} to judge on (cases found bad when opened are left out)"
     else:

@@ -35,3 +35,8 @@ def head(home: SiteHome) -> list[Any]:
     text = last_line(home.journal)
     line = json.loads(text) if text else {"n": 0, "sum": chain.START}
     return [line["n"], line["sum"]]
+
+
+def read_journal(home: SiteHome) -> list[dict[str, Any]]:
+    """Every line. Raises RunFileError: one is not as it was written."""
+    return list(chain.read(home.journal))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
 from fedrounds_common.disk import add_line
 from fedrounds_common.leaving import Leaving, scalars_of, signed_bytes, to_wire
@@ -39,3 +41,18 @@ def enter_signed(file: Path, message: Leaving, purpose: str, key: SigningKey | N
 def payload_digest(header: str, buffer: bytes) -> str:
     """SHA-256 of a payload, by which the records of both ends are compared."""
     return hashlib.sha256(header.encode() + buffer).hexdigest()
+
+
+def entries(file: Path) -> list[dict[str, Any]]:
+    """Every line, in order; one that a crash cut short was written before its payload left, and is passed over."""
+    if not file.exists():
+        return []
+    found = []
+    for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and {"kind", "purpose", "bytes", "sha256", "says"} <= set(line):
+            found.append(line)
+    return found

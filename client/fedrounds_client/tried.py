@@ -94,6 +94,7 @@ def work(home: SiteHome, study: str, walls: Sequence[str]) -> None:
     try:
         own = open_own(own_of(settings), parts.study, inside, withdrawn_patients(home))
         site = Site(settings.name, inside, own.hospital, parts, withdrawn=own.withdrawn)
+        own.hospital.open_all()  # reading and preparing is done once, not in every round
         started = time.monotonic()
         payloads = _payloads(site, asked)
         seconds = time.monotonic() - started

@@ -30,6 +30,7 @@ from fedrounds.cli import (
     runs,
     show,
     simulate,
+    site,
     study,
 )
 from fedrounds.cli.frame import Answer, group, print_answer, print_envelope, say
@@ -37,7 +38,7 @@ from fedrounds.environment import quiet
 from fedrounds_common.errors import INTERRUPTED, FedroundsError, MachineError, StudyError
 
 app = group("Train medical-image models across hospitals that keep their images.")
-for part in (simulate, coordinator, demo, evaluate, predict, study, listing, runs, report, show, explain, doctor, phantom):
+for part in (simulate, coordinator, site, demo, evaluate, predict, study, listing, runs, report, show, explain, doctor, phantom):
     part.register(app)
 
 
