@@ -98,8 +98,13 @@ class Front:
         self._busy[site] += 1
         try:
             yield
+        except Refused as refusal:
+            refusal.site = site
+            raise
         finally:
             self._busy[site] -= 1
+            if not self._busy[site]:
+                del self._busy[site]
 
     async def _receive_enrolment(self, body: bytes, send: Send) -> None:
         async with self._enrolling:

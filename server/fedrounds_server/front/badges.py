@@ -54,7 +54,11 @@ class Register:
         self._badges: Mapping[bytes, Badge] = {}
 
     def find(self, pem: bytes) -> Badge | None:
-        stamp = self._look()
+        """Raises Refused FR-C54: the folder itself cannot be read, and then nobody is let in."""
+        try:
+            stamp = self._look()
+        except OSError as error:
+            raise Refused("FR-C54", 503, f"the register cannot be read ({error.strerror})", retry_after=30) from error
         if stamp != self._stamp:
             self._badges, self._stamp = self._read(), stamp
         return self._badges.get(pem.strip())

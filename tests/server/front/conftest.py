@@ -16,7 +16,7 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from flwr.proto.fleet_pb2 import ActivateNodeRequest, PullMessagesRequest
+from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest, PullMessagesRequest
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.node_pb2 import Node
 from flwr.supernode.fleet_http_client import FleetHttpClient
@@ -59,12 +59,11 @@ class Site:
             "content-type": "application/protobuf",
         }
 
-    def save(self, folder: Path) -> tuple[Path, Path]:
-        private, public = folder / f"{self.name}.key", folder / f"{self.name}.pub"
-        private.write_bytes(self.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    def save(self, folder: Path) -> Path:
+        private = folder / f"{self.name}.key"
+        private.write_bytes(self.key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))
         private.chmod(0o600)
-        public.write_text(self.pem)
-        return private, public
+        return private
 
 
 @dataclass
@@ -132,6 +131,13 @@ class House:
             assert client.SendNodeHeartbeat(SendNodeHeartbeatRequest(node=node, heartbeat_interval=30.0)).success
             assert not client.PullMessages(PullMessagesRequest(node=node)).messages_list
 
+    def goes(self, name: str) -> None:
+        with self.client(self.sites[name]) as client:
+            client.DeactivateNode(DeactivateNodeRequest(node_id=self.sites[name].node_id))
+
+    def free_port(self) -> int:
+        return free_ports(1)[0]
+
     # ------------------------------------------------------------ raw callers
 
     def dial(self, source: str = "127.0.0.2", seconds: float = 15.0) -> socket.socket:
@@ -148,7 +154,7 @@ class House:
     def answer_of(self, line: socket.socket) -> tuple[int, bytes]:
         return answer_of(line)
 
-    def wait_until(self, done: Callable[[], bool], what: str, seconds: float) -> None:
+    def wait_until(self, done: Callable[[], bool], what: str | Callable[[], str], seconds: float) -> None:
         wait_until(done, what, seconds)
 
     def ask(self, request: bytes, source: str = "127.0.0.2") -> tuple[int, bytes]:
@@ -156,6 +162,15 @@ class House:
         with self.dial_tls(source) as line:
             line.sendall(request)
             return answer_of(line)
+
+    def post_whole(self, path: str, headers: Mapping[str, str]) -> bytes:
+        """Everything that comes back until the line is closed."""
+        with self.dial_tls() as line:
+            line.sendall(head("POST", path, {**headers, "content-length": "0"}))
+            data = b""
+            while piece := line.recv(65536):
+                data += piece
+        return data
 
     def post(
         self, path: str, headers: Mapping[str, str] | None = None, body: bytes = b"", source: str = "127.0.0.2"
@@ -185,10 +200,10 @@ def answer_of(line: socket.socket) -> tuple[int, bytes]:
     return (int(top.split()[1]) if top else 0), body
 
 
-def wait_until(done: Callable[[], bool], what: str, seconds: float) -> None:
+def wait_until(done: Callable[[], bool], what: str | Callable[[], str], seconds: float) -> None:
     end = time.monotonic() + seconds
     while not done():
-        assert time.monotonic() < end, f"{what}: not within {seconds} s"
+        assert time.monotonic() < end, f"{what if isinstance(what, str) else what()}: not within {seconds} s"
         time.sleep(0.05)
 
 

@@ -12,12 +12,14 @@ import ssl
 import time
 from typing import Any
 
+import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.proto.fleet_pb2 import PushMessagesRequest, RegisterNodeFleetRequest
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import Message, Metadata, ObjectTree
 from flwr.proto.node_pb2 import Node
+from flwr.supercore.retry.http_retry import _RETRYABLE_TRANSPORT_ERRORS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 HEARTBEAT, PUSH_OBJECT = "/v1/fleet/send-node-heartbeat", "/v1/fleet/push-object"
@@ -437,12 +439,13 @@ def test_plain_http_to_the_tls_port_gets_no_word_of_http(house: House) -> None:
     house.wait_until(lambda: "FR-C53 0 127.0.0.2" in house.front_log, "the refusal is in the log", 5)
 
 
+@pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 def test_tls_older_than_1_2_is_not_spoken(house: House) -> None:
     old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
     old.set_ciphers("ALL:@SECLEVEL=0")
     old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
-    with house.dial() as line, pytest.raises((ssl.SSLError, ConnectionError)):
+    with house.dial() as line, pytest.raises(ssl.SSLError, match="ALERT_PROTOCOL_VERSION"):  # the front's own word
         old.wrap_socket(line, server_hostname="127.0.0.1")
     house.is_served()
 
@@ -458,6 +461,26 @@ def test_an_address_may_hold_so_many_connections_and_the_rest_are_reset(house: H
         time.sleep(0.3)
         assert sum(alive(line) for line in lines) <= 24
     assert f"FR-C43 0 {source} 24 connections are open from this address" in house.front_log
+
+
+def test_a_site_that_the_full_door_sends_away_takes_it_for_a_line_that_failed_and_tries_again(house: House) -> None:
+    # Flower's SuperNode gives up for good at an error that speaks of SSL, TLS or a certificate
+    with contextlib.ExitStack() as open_ones:
+        for _ in range(24):
+            with contextlib.suppress(ConnectionError):
+                open_ones.enter_context(house.dial("127.0.0.1"))
+        with pytest.raises(httpx.TransportError) as sent_away:
+            house.is_served()
+    assert not any(word in str(sent_away.value).lower() for word in ("ssl", "tls", "certificate"))
+    assert isinstance(sent_away.value, _RETRYABLE_TRANSPORT_ERRORS)
+    house.wait_until(lambda: served(house), "it is served when the others are gone", 10)
+
+
+def served(house: House) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        house.is_served()
+        return True
+    return False
 
 
 def alive(line: socket.socket) -> bool:
