@@ -13,7 +13,7 @@ from fedrounds_common.disk import remove_folder
 from fedrounds_common.errors import TooFewSites
 from fedrounds_common.leaving import Ask
 from fedrounds_common.strategy import Consensus
-from fedrounds_server.answers import LOST
+from fedrounds_server.answers import LOST, Answer
 from fedrounds_server.cohort import Roster, need, need_cases, ranked, spares
 from fedrounds_server.collecting import Collection
 from fedrounds_server.greeting import LAST_S, Reception
@@ -115,6 +115,10 @@ class Conduct:
         """
         clock, end = self.plan.clock, self.plan.clock.now() + self.plan.study.cohort.wait_s
         asked: dict[int, str] = {}
+        # at once, and not when the next one comes: it must be on disk before anything else can happen
+        self.post.take_stray = lambda answer: self._take_stray(collection, asked, answer)
+        for answer in self.post.take_strays("train"):
+            self._take_stray(collection, asked, answer)
         try:
             while True:
                 self._ask_once(collection, sites, opened, asked)
@@ -133,7 +137,6 @@ class Conduct:
     def _ask_once(self, collection: Collection, sites: Roster, opened: OpenRound, asked: dict[int, str]) -> None:
         """Ask whom we have nothing of, and take what comes by the deadline; `asked` gains whom."""
         plan, ask, cohort = self.plan, collection.ask, self.plan.study.cohort
-        self._take_strays(collection, asked)
         failed = {name for name, line in collection.lines.items() if line.failed and not _mends(line.state)}
         self._lines_of_the_others(collection, sites, opened)
         missing = set(opened.sites) - set(collection.fresh) - failed
@@ -145,16 +148,17 @@ class Conduct:
         with closing(self.post.ask(dict.fromkeys(names, ask), cohort.deadline_s, keep)) as answers:
             while not self._enough(collection, order) and (answer := next(answers, None)) is not None:
                 collection.take(answer, names[answer.node])
-        self._take_strays(collection, asked)
         self._leave_out_spares(collection, order, asked)
 
-    def _take_strays(self, collection: Collection, asked: Mapping[int, str]) -> None:
-        """What came while nobody waited: of this round past its deadline, or of the round before."""
-        for answer in self.post.take_strays("train"):
-            if answer.ask is collection.ask:
-                collection.take(answer, asked[answer.node])
-            else:
-                collection.take_late(answer)
+    def _take_stray(self, collection: Collection, asked: Mapping[int, str], answer: Answer) -> bool:
+        """What came while nobody waited for it: of this round past its deadline, or of the round before."""
+        if answer.ask is None or answer.ask.kind != "train":
+            return False
+        if answer.ask is collection.ask:
+            collection.take(answer, asked[answer.node])
+        else:
+            collection.take_late(answer)
+        return True
 
     def _lines_of_the_others(self, collection: Collection, sites: Roster, opened: OpenRound) -> None:
         """Every planned site has a line: who is away says so, and who was not drawn."""
@@ -215,6 +219,7 @@ class Conduct:
 
     def _close(self, ask: Ask, asked: Mapping[int, str]) -> None:
         """Late answers are waited for into the next round, or not at all."""
+        self.post.take_stray = lambda answer: False
         late = self.plan.study.cohort.late == "next"
         self.post.give_up(lambda node, sent: sent.kind == "train" and not (late and sent is ask))
         self.before = (ask, dict(asked)) if late else None

@@ -129,7 +129,7 @@ class Reception:
 
     def _unready(self) -> list[int]:
         """Nodes that are there, have not said hello, and are not about to."""
-        return sorted(node for node in self._online - set(self._hellos) if not self._post.waits_for(node))
+        return sorted(node for node in self._online - set(self._hellos) if not self._post.waits_for(node, "hello"))
 
     def _all_ready(self) -> bool:
         ready = self.roster(minimum=0)
@@ -176,7 +176,7 @@ class Reception:
         if self._plan.keys is not None:
             enrolled = self._plan.keys.enrolled()
             for node in [node for node, hello in self._hellos.items() if hello.site not in enrolled]:
-                self._faults[node] = (self._hellos.pop(node).site, "refused:FR-R52")
+                self._faults[node] = (self._hellos.pop(node).site, "error:FR-R52")
 
     def _greet(self, nodes: list[int], deadline_s: float | None) -> None:
         """One hello, with a nonce of its own."""
@@ -195,6 +195,7 @@ class Reception:
         if hello is not None:
             name = hello.site
             self._hellos[node] = hello
+            self._post.is_back(node)
             self.known[name] = hello.training_cases
             self.caps[name] = self._cap(name, hello.training_cases)
             if self.closed and sum(other.site == name for other in self._hellos.values()) > 1:

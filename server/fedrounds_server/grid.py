@@ -65,6 +65,7 @@ class Post:
     def __init__(self, grid: Grid, clock: Clock | None = None, keys: Keys | None = None) -> None:
         self.grid, self.clock, self.keys = grid, clock or Clock(), keys
         self.strays: list[Answer] = []  # answers to what is not being waited for: late ones, and hellos
+        self.take_stray: Callable[[Answer], bool] = lambda answer: False  # has the first look at each
         self._waiting: dict[str, _Sent] = {}
         self._came: deque[tuple[str, Answer]] = deque()
         # a grid of our own waits in its pulls, and has no peer that could make them hang
@@ -76,8 +77,13 @@ class Post:
         """The nodes that are online."""
         return steadily(lambda: list(self.grid.get_node_ids()), self.clock)
 
-    def waits_for(self, node: int) -> bool:
-        return any(sent.node == node for sent in self._waiting.values())
+    def waits_for(self, node: int, kind: str) -> bool:
+        return any((sent.node, sent.ask.kind) == (node, kind) for sent in self._waiting.values())
+
+    def is_back(self, node: int) -> None:
+        """This node was away and speaks again: what it has not answered is sent to it once more."""
+        for sent in self._waiting.values():
+            sent.doubtful = sent.doubtful or sent.node == node
 
     def ask(
         self, asks: Mapping[int, Ask], deadline_s: float | None = None, keep: bool = False
@@ -187,7 +193,7 @@ class Post:
                 if self._settle(number, answer):
                     if (answer.node, _nonce(answer)) in wanted:
                         yield answer
-                    else:
+                    elif not self.take_stray(answer):
                         self.strays.append(answer)
             # not while answers lie there: they may have come in time, while the one before was being read
             if not moved and end is not None and self.clock.now() > end:
