@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from fedrounds_common.arrays import Array, Arrays
-from fedrounds_common.disk import write_whole
+from fedrounds_common.disk import remove_file, write_whole
 from fedrounds_common.errors import RunFileError
 
 # The coordinator keeps three checkpoints. Gone back from round r + 1 to the oldest, r − 2, it asks for round
@@ -67,7 +67,7 @@ def write_state(folder: Path, round_: int, state: SiteState) -> None:
     write_whole(_file(folder, round_), save(flat, metadata={"format": FORMAT}))
     # by count, not by age: a site drawn in rounds 1 and 5 needs round 1's state if round 5 is asked again
     for old in _rounds(folder)[:-KEPT_FILES]:
-        _file(folder, old).unlink(missing_ok=True)
+        remove_file(_file(folder, old))
 
 
 def _rounds(folder: Path) -> list[int]:

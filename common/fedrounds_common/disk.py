@@ -1,4 +1,9 @@
-"""Writing so that a reader sees the old file or the new one, even after a crash. Every part of ours writes here."""
+"""Writing so that a reader sees the old file or the new one, even after a crash. Every part of ours writes here.
+
+A name is on disk only once its folder is: so every new file, folder and renamed file is followed by an fsync of
+the folder that it stands in. Each primitive step goes through `Steps`, so that a test can make any of them fail
+and can work out what a crash there leaves (`through`).
+"""
 
 from __future__ import annotations
 
@@ -10,39 +15,133 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol, final
 
 BLOCK = 8192
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND
+Data = bytes | memoryview
 
 
-def write_whole(file: Path, *parts: bytes | memoryview) -> None:
+class Steps(Protocol):
+    """The steps that every write of ours is made of. Each raises OSError where the operating system refuses it."""
+
+    def open(self, file: Path, flags: int, mode: int) -> int: ...
+
+    def write(self, handle: int, data: Data) -> None: ...
+
+    def sync(self, handle: int) -> None: ...
+
+    def close(self, handle: int) -> None: ...
+
+    def rename(self, file: Path, target: Path) -> None: ...
+
+    def unlink(self, file: Path) -> None: ...
+
+    def truncate(self, file: Path, size: int) -> None: ...
+
+    def make_folder(self, folder: Path, mode: int) -> None: ...
+
+    def remove_folder(self, folder: Path) -> None: ...
+
+    def sync_folder(self, folder: Path) -> None: ...
+
+
+@final
+class SystemSteps:
+    """The operating system's own."""
+
+    def open(self, file: Path, flags: int, mode: int) -> int:
+        return os.open(file, flags | os.O_CLOEXEC, mode)
+
+    def write(self, handle: int, data: Data) -> None:
+        left = memoryview(data).cast("B")
+        while left:
+            left = left[os.write(handle, left) :]
+
+    def sync(self, handle: int) -> None:
+        os.fsync(handle)
+
+    def close(self, handle: int) -> None:
+        os.close(handle)
+
+    def rename(self, file: Path, target: Path) -> None:
+        file.replace(target)
+
+    def unlink(self, file: Path) -> None:
+        file.unlink(missing_ok=True)
+
+    def truncate(self, file: Path, size: int) -> None:
+        os.truncate(file, size)
+
+    def make_folder(self, folder: Path, mode: int) -> None:
+        folder.mkdir(mode, exist_ok=True)
+
+    def remove_folder(self, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def sync_folder(self, folder: Path) -> None:
+        handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+_steps: Steps = SystemSteps()
+
+
+@contextmanager
+def through(steps: Steps) -> Iterator[None]:
+    """Within, every write of this process is made of these steps."""
+    global _steps
+    before, _steps = _steps, steps
+    try:
+        yield
+    finally:
+        _steps = before
+
+
+def write_whole(file: Path, *parts: Data) -> None:
     """Write the parts end to end: a temporary file beside it, fsync, rename, fsync of the folder."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    _make_folders(file.parent)
     # a name of its own: two processes that write the same file must not write into one half
     part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
     try:
-        with part.open("wb") as stream:
-            for data in parts:
-                stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the rename itself is on disk only after its folder is
-    finally:
-        os.close(folder)
+        _write_new(part, 0o666, parts)
+        _steps.rename(part, file)
+    except BaseException:
+        _steps.unlink(part)
+        raise
+    _steps.sync_folder(file.parent)  # the rename itself is on disk only after its folder is
 
 
 def write_private(file: Path, data: bytes) -> None:
     """Write a file that only its owner may open, from its first byte on. Raises FileExistsError: it is there."""
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
+    _make_folders(file.parent, 0o700)
+    _write_new(file, 0o600, (data,))
+    _steps.sync_folder(file.parent)
+
+
+def _write_new(file: Path, mode: int, parts: tuple[Data, ...]) -> None:
+    handle = _steps.open(file, NEW, mode)
+    try:
+        for data in parts:
+            _steps.write(handle, data)
+        _steps.sync(handle)
+    finally:
+        _steps.close(handle)
+
+
+def _make_folders(folder: Path, mode: int = 0o777) -> None:
+    """Make the folders that are missing, each on disk in the one above it."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for new in reversed(missing):
+        _steps.make_folder(new, mode)
+        _steps.sync_folder(new.parent)
 
 
 def write_text(file: Path, text: str) -> None:
@@ -55,31 +154,40 @@ def write_json(file: Path, value: object) -> None:
 
 def add_line(file: Path, value: object) -> None:
     """Append one JSON line and have it on disk before going on."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a+b") as stream:
-        if stream.tell() and os.pread(stream.fileno(), 1, stream.tell() - 1) != b"\n":
-            stream.write(b"\n")  # a crash cut the last line short: it must not take this one along
-        stream.write(json.dumps(value, sort_keys=True).encode() + b"\n")
-        stream.flush()
-        os.fsync(stream.fileno())
+    _make_folders(file.parent)
+    line = json.dumps(value, sort_keys=True).encode() + b"\n"
+    handle = _steps.open(file, APPEND, 0o666)
+    try:
+        size = os.fstat(handle).st_size
+        # a crash cut the last line short: it must not take this one along
+        cut = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
+        _steps.write(handle, b"\n" + line if cut else line)
+        _steps.sync(handle)
+    finally:
+        _steps.close(handle)
+    if size == 0:
+        _steps.sync_folder(file.parent)  # the file may be new
 
 
 def add_text(file: Path, text: str) -> None:
-    """Append lines to a log."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # an old file's name may hold bytes that are no text
-    with file.open("a", encoding="utf-8", errors="backslashreplace") as stream:
-        stream.write(text.rstrip() + "\n")
+    """Append lines to a log, which a crash may cut short."""
+    _make_folders(file.parent)
+    handle = _steps.open(file, APPEND, 0o666)
+    try:
+        # an old file's name may hold bytes that are no text
+        _steps.write(handle, (text.rstrip() + "\n").encode(errors="backslashreplace"))
+    finally:
+        _steps.close(handle)
 
 
 def remove_file(file: Path) -> None:
     """Take a file away; none there is no error."""
-    file.unlink(missing_ok=True)
+    _steps.unlink(file)
 
 
 def remove_folder(folder: Path) -> None:
     """Take a folder away with all that is in it; none there is no error."""
-    shutil.rmtree(folder, ignore_errors=True)
+    _steps.remove_folder(folder)
 
 
 def cut_short(file: Path) -> int:
@@ -89,7 +197,7 @@ def cut_short(file: Path) -> int:
     size = file.stat().st_size
     whole = _after_last_newline(file, size)
     if whole < size:
-        os.truncate(file, whole)
+        _steps.truncate(file, whole)
     return size - whole
 
 

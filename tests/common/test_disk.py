@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast, final
 
 import pytest
 
-from fedrounds_common.disk import add_line, add_text, write_whole
+from fedrounds_common.disk import Steps, SystemSteps, add_line, add_text, through, write_private, write_whole
 
 
 def test_a_line_after_one_that_a_crash_cut_short_stands_by_itself(tmp_path: Path) -> None:
@@ -33,3 +35,46 @@ def test_a_log_takes_a_name_that_is_no_text(tmp_path: Path) -> None:
     add_text(tmp_path / "log", "left out \udcff\n\n")
     add_text(tmp_path / "log", "next")
     assert (tmp_path / "log").read_text() == "left out \\udcff\nnext\n"
+
+
+@final
+class Noting:
+    """The system's own steps, written down."""
+
+    def __init__(self) -> None:
+        self.system, self.said = SystemSteps(), list[str]()
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def step(*given: Any) -> Any:
+            file = given[0] if isinstance(given[0], Path) else None
+            self.said.append(f"{name} {file.name}" if file else name)
+            return getattr(self.system, name)(*given)
+
+        return step
+
+
+def noted(tmp_path: Path, write: Callable[[], object]) -> list[str]:
+    steps = Noting()
+    with through(cast("Steps", steps)):
+        write()
+    return [line.split(".")[0] if ".part" in line else line for line in steps.said]
+
+
+def test_a_file_is_renamed_after_its_bytes_and_before_its_folder_are_on_disk(tmp_path: Path) -> None:
+    said = noted(tmp_path, lambda: write_whole(tmp_path / "a", b"1", b"2"))
+    assert said == ["open ", "write", "write", "sync", "close", "rename ", f"sync_folder {tmp_path.name}"]
+
+
+def test_each_new_folder_is_on_disk_before_anything_in_it_counts(tmp_path: Path) -> None:
+    said = noted(tmp_path, lambda: add_line(tmp_path / "x" / "y" / "log", 1))
+    folders = ["make_folder x", f"sync_folder {tmp_path.name}", "make_folder y", "sync_folder x"]
+    # a name is lost in a crash with the folder that was not synced, however well the file was
+    assert said == [*folders, "open log", "write", "sync", "close", "sync_folder y"]
+    again = noted(tmp_path, lambda: add_line(tmp_path / "x" / "y" / "log", 2))
+    assert again == ["open log", "write", "sync", "close"]
+
+
+def test_a_key_is_on_disk_under_its_name(tmp_path: Path) -> None:
+    said = noted(tmp_path, lambda: write_private(tmp_path / "key", b"k"))
+    assert said == ["open key", "write", "sync", "close", f"sync_folder {tmp_path.name}"]
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
