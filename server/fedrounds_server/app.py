@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
@@ -21,7 +22,7 @@ from fedrounds_common.strategy import Strategy
 from fedrounds_common.study.canonical import digest_of_text, study_from_canonical
 from fedrounds_common.study.study import Study
 from fedrounds_common.task import Task
-from fedrounds_server.folder import RunFolder
+from fedrounds_server.folder import RunFolder, worked_on
 from fedrounds_server.judging import gather_metrics
 from fedrounds_server.keys import Keys
 from fedrounds_server.plan import Listener, Plan, nobody
@@ -64,7 +65,9 @@ def server_app(objects: Objects | None = None) -> ServerApp:
     @app.main()
     def main(grid: Grid, context: Context) -> None:
         plan = make_plan(dict(context.run_config), given)
-        carry_out(grid, plan, given.after)
+        # a simulation holds the run's lock itself, around everything that it does
+        with worked_on(plan.folder) if plan.keys is not None else nullcontext():
+            carry_out(grid, plan, given.after)
 
     return app
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from fedrounds_common.errors import RunFileError
+from fedrounds_common.errors import RunFileError, UsageError
 
 FORMAT = 1
 
@@ -16,6 +20,11 @@ FORMAT = 1
 @dataclass(frozen=True)
 class RunFolder:
     path: Path
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that works on the run; between hospitals its pid stands in it."""
+        return self.path / ".lock"
 
     @property
     def status(self) -> Path:
@@ -56,6 +65,39 @@ class RunFolder:
 
     def updates(self, round_: int) -> Path:
         return self.round(round_) / "updates"
+
+
+@contextmanager
+def worked_on(folder: RunFolder) -> Iterator[None]:
+    """One ServerApp at a time in a run's folder; the lock goes with the process, however that ends.
+
+    Raises:
+        UsageError: FR-U24 another process is working on it.
+    """
+    with folder.lock.open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UsageError(
+                "FR-U24", f"{folder.path.name} is being worked on by another process", do="wait for it"
+            ) from error
+        stream.truncate(0)
+        stream.write(f"{os.getpid()}\n")
+        stream.flush()
+        yield
+
+
+def worker_pid(folder: RunFolder) -> int | None:
+    """The process that works on a run, or None."""
+    if not folder.lock.exists():
+        return None
+    with folder.lock.open("r+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            text = stream.read().strip()
+            return int(text) if text.isdigit() else 0
+    return None
 
 
 def read_json(file: Path) -> dict[str, Any]:

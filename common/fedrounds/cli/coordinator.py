@@ -252,13 +252,17 @@ def _register_resume(coordinator: typer.Typer) -> None:
         run: RunArgument,
         folder: Folder = HERE,
         wait: Annotated[bool, typer.Option("--wait", help="Follow the run to its end; exit as it does.")] = False,
+        anew: Annotated[
+            bool,
+            typer.Option("--anew", help="Begin with round 1 if every checkpoint is damaged; else that is refused."),
+        ] = False,
     ) -> Answer:
         """Go on with a run that was stopped or cut off, from its last checkpoint."""
         from fedrounds_server.coordinator.submit import resume_run
 
         here = _at(folder)
         flower, path = _flower(here), run_path(run, here.runs)
-        flower_run = resume_run(here, path, flower)
+        flower_run = resume_run(here, path, flower, anew=anew)
         data: dict[str, Any] = {"run": path.name, "path": str(path), "flower_run": flower_run}
         return _followed(path, flower_run, flower, data) if wait else Answer(data, f"{path.name} goes on.")
 

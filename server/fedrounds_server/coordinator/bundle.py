@@ -21,6 +21,7 @@ CONFIG: Mapping[str, str | bool] = {
     "coordinator": "",
     "initial": "",
     "resume": False,
+    "anew": False,
     "simulation": "",
     "plugins": "",
 }

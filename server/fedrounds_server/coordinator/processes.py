@@ -54,7 +54,7 @@ class Child:
         self.folder, self.name, self.command, self.ready = folder, name, list(command), ready
         self.ended = threading.Event()
         self.failures = 0
-        self.since = 0.0
+        self.since, self.since_unix = 0.0, 0.0
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -69,7 +69,7 @@ class Child:
         """Start it; `woken` is set when it ends."""
         end_leftover(self.pid_file, self.command)
         self.ended.clear()
-        self.since = time.monotonic()
+        self.since, self.since_unix = time.monotonic(), time.time()
         process = subprocess.Popen(
             self.command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             env=environment(self.folder), cwd=self.folder.path, umask=UMASK, start_new_session=True,
@@ -152,15 +152,50 @@ def end_leftover(pid_file: Path, command: Sequence[str]) -> None:
     # a script runs as `python script …`: its own words stand at the end
     if running[:-1][-len(command) + 1 :] != [os.fsencode(word) for word in command[1:]]:
         return
+    end_process(pid)
+
+
+def end_orphans(flower_home: Path) -> int:
+    """End the ServerApps of a SuperLink that is gone; how many there were.
+
+    Such a process lives on when its SuperLink is killed, and would write into a run that is resumed meanwhile.
+    """
+    mine = b"FLWR_HOME=" + os.fsencode(flower_home)
+    found = 0
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (place / "cmdline").read_bytes().split(b"\0")
+            ours = mine in (place / "environ").read_bytes().split(b"\0")
+        except OSError:
+            continue  # gone meanwhile, or another account's
+        if ours and any(word.endswith(b"/flwr-serverapp") for word in words):
+            found += 1
+            end_process(int(place.name))
+    return found
+
+
+def end_process(pid: int) -> None:
+    """SIGTERM, and SIGKILL to what does not go."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         end = time.monotonic() + GRACE_S
         try:
             os.kill(pid, number)
-            while time.monotonic() < end:
-                os.kill(pid, 0)
+            while time.monotonic() < end and not _is_dead(pid):
                 time.sleep(0.1)
         except ProcessLookupError:
             return
+        if _is_dead(pid):
+            return
+
+
+def _is_dead(pid: int) -> bool:
+    """Gone, or only waiting for its parent to take note."""
+    try:
+        return (
+            Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[0] == "Z"
+        )
+    except OSError:
+        return True
 
 
 def superlink_serves(folder: CoordinatorFolder, port: int) -> bool:

@@ -27,8 +27,9 @@ from fedrounds_server.checkpoint import load_arrays
 from fedrounds_server.coordinator.bundle import build_app, run_config
 from fedrounds_server.coordinator.flower import Flower, FlowerRun
 from fedrounds_server.coordinator.folder import CoordinatorFolder, kept_private
+from fedrounds_server.coordinator.processes import end_process
 from fedrounds_server.coordinator.register import read_register
-from fedrounds_server.folder import RunFolder, read_json
+from fedrounds_server.folder import RunFolder, read_json, worker_pid
 
 PACKAGES = ("fedrounds", "torch", "monai", "flwr", "numpy", "scipy", "safetensors", "opacus")
 GOING = ("submitted", "running")
@@ -102,15 +103,17 @@ def start_run(folder: CoordinatorFolder, prepared: Submitted, flower: Flower, *,
     return flower_run
 
 
-def resume_run(folder: CoordinatorFolder, path: Path, flower: Flower) -> int:
+def resume_run(folder: CoordinatorFolder, path: Path, flower: Flower, *, anew: bool = False) -> int:
     """The same run of ours goes on from its last checkpoint, in a new run of Flower's; that one's id.
+
+    `anew`: begin with round 1 where every checkpoint is damaged, which is otherwise refused.
 
     Raises:
         UsageError: FR-U69 it is still going on, or it has ended with a consensus.
     """
     check_resumable(path, flower)
     text = (path / "study.json").read_text(encoding="utf-8")
-    config = _write_config(folder, path, text, resume=True)
+    config = _write_config(folder, path, text, resume=True, anew=anew)
     before = read_json(RunFolder(path).status)
     _write_status(path, {**before, "state": "submitted", "exit": None})
     try:
@@ -124,26 +127,15 @@ def check_resumable(path: Path, flower: Flower) -> None:
     status = read_json(RunFolder(path).status)
     if status.get("exit") in (DONE, PARTIAL):
         raise UsageError("FR-U69", f"{path.name} has ended with a consensus", do="submit the study for another run")
-    if _is_worked_on(path) or any(run.run_id in flower_runs(path) and not run.ended for run in flower.runs()):
+    if worker_pid(RunFolder(path)) is not None or any(
+        run.run_id in flower_runs(path) and not run.ended for run in flower.runs()
+    ):
         raise UsageError(
             "FR-U69", f"{path.name} is going on", do=f"wait, or: fedrounds coordinator stop {path.name}"
         )  # fmt: skip
 
 
-def _is_worked_on(path: Path) -> bool:
-    """Whether a process holds the run's lock: one that outlived its SuperLink would write into the same files."""
-    file = path / ".lock"
-    if not file.exists():
-        return False
-    with file.open("r+") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
-
-
-def stop_run(path: Path, flower: Flower, patience_s: float = 30.0) -> str:
+def stop_run(path: Path, flower: Flower) -> str:
     """End a run at Flower and say so in its folder; it can be resumed. Returns the state that it is in then.
 
     Raises:
@@ -154,14 +146,19 @@ def stop_run(path: Path, flower: Flower, patience_s: float = 30.0) -> str:
     if not found or found[0].ended:
         raise UsageError("FR-U69", f"{path.name} is not going on", do="`fedrounds coordinator status` shows how it is")
     flower.stop_run(found[0].run_id)
-    end = time.monotonic() + patience_s
-    while _is_worked_on(path) and time.monotonic() < end:
-        time.sleep(0.5)
+    end_worker(path)
     status = read_json(RunFolder(path).status)
-    if status.get("state") in GOING:
+    if status.get("exit") not in (DONE, PARTIAL):  # it may have come to its end meanwhile
         status = {**status, "state": "stopped", "exit": STOPPED}
         _write_status(path, status)
     return str(status["state"])
+
+
+def end_worker(path: Path) -> None:
+    """End the ServerApp of a run: Flower only tells it at its next heartbeat, and a resumed one may not wait for that."""
+    pid = worker_pid(RunFolder(path))
+    if pid:
+        end_process(pid)
 
 
 def follow(
@@ -205,8 +202,21 @@ def cut_off(folder: CoordinatorFolder, known: Sequence[FlowerRun]) -> tuple[str,
         for path in sorted(folder.runs.glob("[0-9]*"))
         if (numbers := flower_runs(path))
         and numbers[-1] not in going
-        and read_json(RunFolder(path).status).get("state") in GOING
+        and read_json(RunFolder(path).status).get("state") in (*GOING, "interrupted")
     )
+
+
+def close_cut_off(folder: CoordinatorFolder, flower: Flower, since: float) -> None:
+    """Tell Flower that runs which it takes for running are not: their processes ended with a SuperLink before this one.
+
+    Flower would find out by itself after about a minute without a heartbeat. `since`: when this SuperLink was
+    started (Unix time); what was handed over later is left alone.
+    """
+    known = {run.run_id: run for run in flower.runs() if run.status == "running"}
+    for path in folder.runs.glob("[0-9]*"):
+        numbers = flower_runs(path)
+        if numbers and numbers[-1] in known and (path / "flower.json").stat().st_mtime < since:
+            flower.stop_run(numbers[-1])
 
 
 def flower_runs(path: Path) -> list[int]:
@@ -230,7 +240,7 @@ def new_run(runs: Path, name: str) -> Path:
         return path
 
 
-def _write_config(folder: CoordinatorFolder, path: Path, text: str, *, resume: bool) -> Path:
+def _write_config(folder: CoordinatorFolder, path: Path, text: str, *, resume: bool, anew: bool = False) -> Path:
     initial = path / "initial.safetensors"
     return run_config(
         path / "run-config.toml",
@@ -240,6 +250,7 @@ def _write_config(folder: CoordinatorFolder, path: Path, text: str, *, resume: b
             "coordinator": str(folder.path),
             "initial": str(initial) if initial.exists() else "",
             "resume": resume,
+            "anew": anew,
         },
     )
 

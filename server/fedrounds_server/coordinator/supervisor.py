@@ -39,6 +39,7 @@ from fedrounds_server.coordinator.processes import (
     Child,
     check_port_free,
     end_leftover,
+    end_orphans,
     front_command,
     front_serves,
     last_lines,
@@ -47,7 +48,7 @@ from fedrounds_server.coordinator.processes import (
     told,
 )
 from fedrounds_server.coordinator.register import node_ids, read_register, write_entry
-from fedrounds_server.coordinator.submit import cut_off
+from fedrounds_server.coordinator.submit import close_cut_off, cut_off
 
 PATIENCE_S = 120.0
 STEADY_S = 60.0  # up for so long, it is healthy again
@@ -185,6 +186,7 @@ class Supervisor:
     def run(self) -> None:
         for child in self.children:
             end_leftover(child.pid_file, child.command)
+        end_orphans(self.folder.flower_home)
         check_port_free(f"{LOOPBACK}:{self.settings.superlink_port}", "Flower's SuperLink")
         check_port_free(self.settings.bind, "the front")
         with self._signals():
@@ -194,6 +196,7 @@ class Supervisor:
             finally:
                 for child in (self.front, self.superlink):
                     child.stop()
+                end_orphans(self.folder.flower_home)
                 self.folder.note("stopped")
 
     def _up(self) -> None:
@@ -209,7 +212,11 @@ class Supervisor:
             f"{self.settings.name} is up: hospitals dial {self.settings.address}; Flower's Control interface answers "
             f"on {LOOPBACK}:{self.settings.superlink_port} only"
         )
-        reconcile(self.folder, Flower(self.folder, self.settings.superlink_port), self.say)
+        self._reconcile()
+
+    def _reconcile(self) -> None:
+        flower = Flower(self.folder, self.settings.superlink_port)
+        reconcile(self.folder, flower, self.superlink.since_unix, self.say)
 
     def _watch(self) -> None:
         while not self.stop.is_set():
@@ -236,6 +243,8 @@ class Supervisor:
             self._again(child, "it had died")
 
     def _again(self, child: Child, why: str) -> None:
+        if child is self.superlink:
+            end_orphans(self.folder.flower_home)
         child.start(self.woken)
         try:
             child.wait_ready(PATIENCE_S, self.stop)
@@ -248,7 +257,7 @@ class Supervisor:
         self.folder.note("restarted", process=child.name, why=why)
         self.say(f"the {child.name} is up again")
         if child is self.superlink:
-            reconcile(self.folder, Flower(self.folder, self.settings.superlink_port), self.say)
+            self._reconcile()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -269,7 +278,7 @@ class Supervisor:
                 signal.signal(number, handler)
 
 
-def reconcile(folder: CoordinatorFolder, flower: Flower, say: Say) -> None:
+def reconcile(folder: CoordinatorFolder, flower: Flower, since: float, say: Say) -> None:
     """Bring Flower's list of nodes to what the register says, and tell of runs that were cut off.
 
     The two differ after a lost database, or after a revocation while Flower was down.
@@ -288,6 +297,7 @@ def reconcile(folder: CoordinatorFolder, flower: Flower, say: Say) -> None:
                 write_entry(folder, replace(entry, node_id=node_id))
                 folder.note("registered anew", site=entry.site, node=node_id)
                 say(f"{entry.site} was not on Flower's list and is registered again")
+        close_cut_off(folder, flower, since)
         for name in cut_off(folder, flower.runs()):
             say(f"{name} was cut off; to go on: fedrounds coordinator resume {name}")
     except FedroundsError as error:
