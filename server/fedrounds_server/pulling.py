@@ -93,6 +93,7 @@ class Puller:
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
         self._running: dict[str, Aside[list[Message]]] = {}
+        self._probe: Aside[list[int]] | None = None
 
     @property
     def stuck(self) -> bool:
@@ -118,9 +119,13 @@ class Puller:
 
     def reaches_superlink(self) -> bool:
         """Whether the SuperLink answers at all: if it does, what hangs is one peer's doing."""
+        # one that hangs is looked at again: each call would leave another thread behind
+        probe = self._probe or Aside(lambda: list(self._grid.get_node_ids()))
+        self._probe = None
         try:
-            Aside(lambda: list(self._grid.get_node_ids())).result(PATIENCE_S)
+            probe.result(PATIENCE_S)
         except Unfinished:
+            self._probe = probe
             return False
         except Exception as error:
             if not is_ours(error):

@@ -10,6 +10,7 @@ import os
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -346,18 +347,14 @@ def test_of_ten_thousand_changed_letters_none_is_believed() -> None:
     assert isinstance(update, Update)
     header, buffer = to_wire(update)
     signature = KEYS["B"].sign(signed_bytes(header, buffer))
-    guardian, draw, accepted = keys(), random.Random(1), 0
+    guardian, draw = keys(), random.Random(1)
     assert guardian.check(header, buffer, signature, NODES["B"]) == "B"
     for _ in range(10_000):
         parts = [bytearray(header.encode()), bytearray(buffer), bytearray(signature)]
         part = draw.choice(parts)
         part[draw.randrange(len(part))] ^= 1 << draw.randrange(8)
-        try:
+        with pytest.raises(UpdateError, match="FR-R5[134]"):
             guardian.check(parts[0].decode("utf-8", "replace"), bytes(parts[1]), bytes(parts[2]), NODES["B"])
-            accepted += 1
-        except UpdateError as error:
-            assert error.code in ("FR-R51", "FR-R53", "FR-R54")
-    assert accepted == 0
 
 
 def test_last_rounds_signed_update_is_not_taken_again(made: Make) -> None:
@@ -436,7 +433,7 @@ def test_a_site_that_has_not_been_permitted_yet_is_asked_again_until_it_is(made:
     run.run(grid)
     assert run.states == [{"A": "ok", "B": "ok", "C": "ok"}] * 3
     said = hellos(grid, "B")
-    gaps = [later - at for (_, at), (_, later) in zip(said, said[1:], strict=False)]
+    gaps = [later - at for (_, at), (_, later) in pairwise(said)]
     # each answer takes a second; between one and the next request 1, 2, 4, 8 and then 10 seconds
     assert [round(gap - 1) for gap in gaps[:6]] == [1, 2, 4, 8, 10, 10]
     assert len({ask.nonce for ask, _ in said}) == len(said) > 6
