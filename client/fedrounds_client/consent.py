@@ -75,6 +75,8 @@ def _data(found: Review) -> Iterator[str]:
     cases = found.cases
     gone = f"; {cases.withdrawn} more are left out, as their patients withdrew" if cases.withdrawn else ""
     yield f"{counted(cases.found, 'case')} of {counted(cases.patients, 'patient')}{gone}"
+    if cases.withdrawn_nobody:
+        yield f"withdrawn.csv names {', '.join(cases.withdrawn_nobody)}: no case here is of a patient called so"
     if cases.role == "train":
         yield f"{cases.training} to train on, {cases.validation} to judge on (cases found bad when opened are left out)"
     else:

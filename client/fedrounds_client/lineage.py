@@ -10,7 +10,7 @@ import hashlib
 import hmac
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, final
 
@@ -78,9 +78,15 @@ def sights(home: SiteHome, patient: str) -> tuple[Sight, ...]:
     Raises:
         UsageError: the key is missing, without which nobody can tell.
     """
-    hidden = _hidden(_key(home), patient)
-    names = Sight.__dataclass_fields__
-    return tuple(Sight(**{name: line[name] for name in names}) for line in _lines(home) if hidden in line["patients"])
+    # readers put the group before the patient: `p1` of the group a is their a_p1
+    group = home.read_settings().only
+    names = {patient, f"{group}_{patient}"} if group else {patient}
+    key = _key(home)
+    hidden = {_hidden(key, name) for name in names}
+    entries = [entry.name for entry in fields(Sight)]
+    return tuple(
+        Sight(**{entry: line[entry] for entry in entries}) for line in _lines(home) if hidden & set(line["patients"])
+    )
 
 
 def _lines(home: SiteHome) -> Iterator[dict[str, Any]]:

@@ -29,6 +29,7 @@ from fedrounds_common.strategy import Trained
 from fedrounds_common.study.canonical import agreed_tables, study_from_canonical
 from fedrounds_common.study.parse import leaves
 from fedrounds_common.study.study import Study
+from fedrounds_sites.own import called
 from fedrounds_sites.splits import split
 
 NEVER = "images, labels, file names, scores of single cases, texts of errors"
@@ -56,7 +57,8 @@ class Change:
 @final
 @dataclass(frozen=True)
 class Cases:
-    """`found`: that the reader lists, withdrawn ones not among them; `bad` ones show only when they are opened."""
+    """`found`: that the reader lists, withdrawn ones not among them; bad ones show only when they are opened.
+    `withdrawn_nobody`: what withdrawn.csv names and no case here is of."""
 
     role: str
     found: int
@@ -66,6 +68,7 @@ class Cases:
     withdrawn: int
     channels: tuple[str, ...]
     labels: tuple[str, ...]
+    withdrawn_nobody: tuple[str, ...]
 
 
 @final
@@ -181,14 +184,16 @@ def _values(tables: Mapping[str, Any]) -> dict[str, str]:
 
 def _cases(home: SiteHome, settings: SiteSettings, study: Study) -> Cases:
     refs = own_of(settings).cases(study)
-    gone = withdrawn_patients(home)
+    names = withdrawn_patients(home)
+    gone = called(refs, names)
+    nobody = tuple(sorted(name for name in names if not called(refs, [name])))
     kept = tuple(ref for ref in refs if ref.patient not in gone)
     held_out = settings.name in study.cohort.held_out
     train, validation = ((), ()) if held_out else _parted(kept, settings.name, study)
     return Cases(
         "held-out" if held_out else "train", len(kept), len({ref.patient for ref in kept}), len(train),
         len(kept) if held_out else len(validation), len(refs) - len(kept), study.cases.channels,
-        tuple(study.cases.labels),
+        tuple(study.cases.labels), nobody,
     )  # fmt: skip
 
 

@@ -120,7 +120,7 @@ def settings_of(raw: Table, folder: Path) -> tuple[SiteSettings | None, list[Fau
         faults.append(Fault("format", f"{head.format}: this fedrounds reads format {FORMAT}"))
     plugins = tuple((folder / Path(part).expanduser()).resolve() for part in (head.plugins if head else ()))
     policy, found = validate(Policy, tables["policy"], "policy")
-    faults += found + (_unknown(policy, plugins) if policy else [])
+    faults += found + _unknown(tables["policy"], plugins)
     machine, found = validate(Machine, tables["machine"], "machine")
     faults += found
     data, only, found = _data(tables["data"], folder, plugins)
@@ -147,14 +147,13 @@ def _data(table: Table, folder: Path, plugins: Sequence[Path]) -> tuple[Table, s
     return reader, str(only), faults
 
 
-def _unknown(policy: Policy, plugins: Sequence[Path]) -> list[Fault]:
+def _unknown(policy: Table, plugins: Sequence[Path]) -> list[Fault]:
     """Names of the policy that no plug-in has: a misspelt one would refuse for ever, without a word."""
-    shelf: tuple[tuple[str, tuple[str, ...], Shelf[Any]], ...] = (
-        ("tasks", policy.tasks, shelves.TASKS), ("networks", policy.networks, shelves.NETWORKS),
-    )  # fmt: skip
+    shelf: tuple[tuple[str, Shelf[Any]], ...] = (("tasks", shelves.TASKS), ("networks", shelves.NETWORKS))
     return [
         Fault(f"policy.{key}.{number}", choice_message(name, known.names(plugins)))
-        for key, names, known in shelf
-        for number, name in enumerate(names)
+        for key, known in shelf
+        if isinstance(policy.get(key), list)
+        for number, name in enumerate(policy[key])
         if name not in known.names(plugins)
     ]

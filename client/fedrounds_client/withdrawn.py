@@ -1,6 +1,7 @@
 """Patients who withdrew: read anew at every request, left out from then on, and their prepared images deleted.
 
-`withdrawn.csv` has one pseudonym a line, as the site's reader gives it, in its first column.
+`withdrawn.csv` has one pseudonym a line, as the site's reader gives it, in its first column. A name in it that is
+no patient's is shown by `review`: a misspelt one would go on being trained on.
 """
 
 from __future__ import annotations
@@ -8,14 +9,16 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from fedrounds_client.home import SiteHome, read_table
 from fedrounds_client.journal import note
+from fedrounds_common.case import CaseRef
 from fedrounds_common.disk import write_json
 from fedrounds_common.errors import DataError
 from fedrounds_sites.cache import CaseStore
+from fedrounds_sites.own import called
 
 HEADING = "patient"
 
@@ -51,8 +54,10 @@ def forget_withdrawn(home: SiteHome, patients: frozenset[str]) -> int:
         return 0
     gone = 0
     for run in sorted(home.runs.glob("*/")):
-        gone += CaseStore(run / "cache").forget(patients)
-        for file in _pictures(run, patients):
+        refs = listed(run)
+        meant = called(refs, patients) | patients
+        gone += CaseStore(run / "cache").forget(meant)
+        for file in _pictures(run, {ref.name for ref in refs if ref.patient in meant}):
             file.unlink(missing_ok=True)
             gone += 1
     note(home, "withdrawn", patients=len(patients), before=before["patients"], files_deleted=gone)
@@ -60,10 +65,13 @@ def forget_withdrawn(home: SiteHome, patients: frozenset[str]) -> int:
     return gone
 
 
-def _pictures(run: Path, patients: frozenset[str]) -> Iterator[Path]:
-    """Pictures of their cases: a picture's name ends with its case's."""
-    listed = read_table(run / "cases.json") or {"cases": []}
-    cases = {entry["name"] for entry in listed["cases"] if entry["patient"] in patients}
-    for note_ in sorted((run / "pictures").glob("*.json")):
-        if (read_table(note_) or {}).get("case") in cases:
-            yield from (note_, note_.with_suffix(".png"))
+def listed(run: Path) -> tuple[CaseRef, ...]:
+    """The cases that a run of this site uses; none where nothing was listed yet."""
+    table = read_table(run / "cases.json") or {"cases": []}
+    return tuple(CaseRef(**entry) for entry in table["cases"])
+
+
+def _pictures(run: Path, cases: Collection[str]) -> Iterator[Path]:
+    for told in sorted((run / "pictures").glob("*.json")):
+        if (read_table(told) or {}).get("case") in cases:
+            yield from (told, told.with_suffix(".png"))

@@ -82,9 +82,21 @@ def open_own(own: Own, study: Study, folder: Path, withdrawn: Collection[str] = 
     reader = own.reader()
     asked = case_key(own.name, own.data, own.only, digest(study))
     refs = _listed(own, reader, study, folder / "cases.json", asked)
-    kept = tuple(ref for ref in refs if ref.patient not in withdrawn)
+    gone = called(refs, withdrawn)
+    kept = tuple(ref for ref in refs if ref.patient not in gone)
     wanted = _Wanted(own.name, folder, kept, asked, reader, own.data, study)
     return OwnHospital(_hospital(wanted), len(refs) - len(kept))
+
+
+def called(refs: Collection[CaseRef], names: Collection[str]) -> frozenset[str]:
+    """The patients among these that somebody means by these names: as the reader calls them, or without the group
+    that readers put before (`p1` for `a_p1`): a patient left out too many harms nobody, one too few does."""
+    wanted = frozenset(names)
+    return frozenset(
+        ref.patient
+        for ref in refs
+        if ref.patient in wanted or (ref.site and ref.patient.removeprefix(f"{ref.site}_") in wanted)
+    )
 
 
 def _listed(own: Own, reader: Reader, study: Study, file: Path, asked: str) -> tuple[CaseRef, ...]:

@@ -221,6 +221,16 @@ def test_the_prepared_images_and_pictures_of_who_withdrew_are_deleted(enrolled: 
     assert CaseStore(run / "cache").forget({"A0", "A1", "A2", "A3", "A4", "A5"}) == 5
 
 
+def test_a_patient_may_be_named_without_the_group_that_the_reader_puts_before() -> None:
+    from fedrounds_common.case import CaseRef
+    from fedrounds_sites.own import called
+
+    refs = (CaseRef("a_p1", "a_p1", "a"), CaseRef("a_p10", "a_p10", "a"), CaseRef("p2", "p2"))
+    assert called(refs, ["p1"]) == called(refs, ["a_p1"]) == {"a_p1"}
+    assert called(refs, ["p2", "a"]) == {"p2"}
+    assert called(refs, []) == called(refs, ["p", "1"]) == frozenset()
+
+
 def test_a_list_that_cannot_be_read_stops_the_site(enrolled: MakeSite, study_ask: MakeAsk) -> None:
     site, ask = enrolled(), study_ask()
     site.allow(ask)
