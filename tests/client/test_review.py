@@ -1,0 +1,189 @@
+"""Consent is given to what was seen: the screen, the difference to the last study, and the very bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedrounds_client.consent import screen
+from fedrounds_client.page import page_of
+from fedrounds_client.review import Change, Review, review
+from fedrounds_client.tried import try_out
+from fedrounds_client.waiting import Waiting, find, waiting
+from fedrounds_common.arrays import digest
+from fedrounds_common.errors import MachineError
+from fedrounds_common.leaving import Ask, Hello, Scores, Update, from_wire, to_wire
+
+MakeSite = Callable[..., Any]
+MakeAsk = Callable[..., Ask]
+
+
+def looked_at(site: Any, ask: Ask) -> tuple[Review, Waiting]:
+    site.answer(ask)
+    asked = find(site.home, ask.digest)
+    return review(site.home, site.home.read_settings(), asked), asked
+
+
+def test_what_review_says_leaves_is_what_leaves(enrolled: MakeSite, study_ask: MakeAsk) -> None:
+    site, ask = enrolled(), study_ask()
+    found, asked = looked_at(site, ask)
+    site.allow(ask)
+    update = site.answer(ask)
+    scores = site.answer(study_ask("score", cohort="local-val"))
+    assert isinstance(update, Update)
+    assert isinstance(scores, Scores)
+    assert [(t.name, t.dtype, t.shape) for t in found.leaves.tensors] == [
+        (name, array.dtype.name, array.shape) for name, array in update.arrays.items()
+    ]
+    assert [(t.name, t.shape) for t in found.leaves.tally] == [(n, a.shape) for n, a in scores.tally.items()]
+    # the texts beside the tensors are as long as nonce and floats happen to be
+    sent = {kind: sum(map(len, to_wire(said))) for kind, said in (("update", update), ("scores", scores))}
+    assert found.leaves.update_bytes == pytest.approx(sent["update"], abs=120)
+    assert found.leaves.scores_bytes == pytest.approx(sent["scores"], abs=120)
+    assert asked.coordinator == site.coordinator.public.fingerprint == found.coordinator
+
+
+def test_the_cases_are_those_that_hello_would_tell(enrolled: MakeSite, study_ask: MakeAsk) -> None:
+    site, ask = enrolled(), study_ask()
+    site.home.withdrawn.write_text("A0\nA77\n")
+    found, _ = looked_at(site, ask)
+    site.allow(ask)
+    hello = site.answer(study_ask("hello", 0))
+    assert isinstance(hello, Hello)
+    assert (found.cases.training, found.cases.validation) == (hello.training_cases, hello.validation_cases)
+    assert (found.cases.found, found.cases.withdrawn) == (5, 1)
+    assert found.costs.steps_a_round == hello.steps
+    assert found.cases.withdrawn_nobody == ("A77",)
+    assert "withdrawn.csv names A77: no case here" in screen(found)
+
+
+def test_the_difference_to_the_study_allowed_last_is_shown(enrolled: MakeSite, study_ask: MakeAsk) -> None:
+    site, ask = enrolled(), study_ask()
+    first, _ = looked_at(site, ask)
+    assert first.compared_with == ""
+    site.allow(study_ask(overrides=("seed=9",)))
+    site.allow(ask)
+    other = study_ask(overrides=("training.batch=3", "model.channels=[8, 8]"))
+    found, _ = looked_at(site, other)
+    assert found.compared_with == ask.digest
+    assert set(found.changes) == {
+        Change("training.batch", "2", "3"), Change("model.channels", "[8, 16]", "[8, 8]"),
+    }  # fmt: skip
+
+
+def test_a_study_that_was_refused_is_not_what_the_next_is_compared_with(enrolled: MakeSite, study_ask: MakeAsk) -> None:
+    site = enrolled()
+    site.allow(study_ask(overrides=("seed=9",)), allowed=False)
+    found, _ = looked_at(site, study_ask())
+    assert found.compared_with == ""
+
+
+def test_a_study_that_the_policy_forbids_says_so(enrolled: MakeSite, study_ask: MakeAsk) -> None:
+    site = enrolled()
+    site.set('policy.networks=["unet"]', "policy.minimum_privacy=patient")
+    found, _ = looked_at(site, study_ask())
+    assert [rule[:6] for rule in found.broken] == ["FR-C13", "FR-C14"]
+    assert "policy forbids it" in screen(found)
+
+
+def test_the_screen_names_everything_a_person_is_asked_about(enrolled: MakeSite, study_ask: MakeAsk) -> None:
+    site, ask = enrolled(), study_ask()
+    found, _ = looked_at(site, ask)
+    text = screen(found)
+    for heading in ("WHO", "WHAT", "DATA", "LEAVES", "PRIVACY", "COSTS", "RIGHTS", "POLICY"):
+        assert re.search(rf"^{heading} ", text, re.MULTILINE), heading
+    for said in (ask.digest, site.coordinator.public.fingerprint, "6 cases of 6 patients", "nothing bounds"):
+        assert said in text
+
+
+def test_the_screen_lets_no_study_move_the_cursor(enrolled: MakeSite, study_ask: MakeAsk) -> None:
+    site = enrolled()
+    found, _ = looked_at(site, study_ask())
+    evil = replace(found, task={"name": "segmentation", "note": "\x1b[2J\x1b[1;1Hallowed\nby the\rhospital"})
+    text = screen(evil)
+    assert "\x1b" not in text
+    assert "\r" not in text
+    assert text.count("\n") == screen(replace(found, task={"name": "segmentation", "note": "x" * 43})).count("\n")
+
+
+# ---------------------------------------------------------------- tried
+
+
+@pytest.mark.slow
+def test_a_try_writes_the_very_payload_with_the_network_off(enrolled: MakeSite, study_ask: MakeAsk) -> None:
+    site, ask = enrolled(), study_ask()
+    _, asked = looked_at(site, ask)
+    page = try_out(site.home, asked)
+    folder = page.parent
+    said = json.loads((folder / "try.json").read_text())
+    assert said["network_off"] or any("not walled off" in line for line in said["walls"])
+    header, buffer = (folder / "update.json").read_text(), (folder / "update.bin").read_bytes()
+    tried = from_wire(header, buffer)
+    site.allow(ask)
+    update = site.answer(ask)
+    assert isinstance(tried, Update)
+    assert isinstance(update, Update)
+    assert digest(tried.arrays) == digest(update.arrays)  # bit for bit what then leaves
+    assert said["update"] == hashlib.sha256(header.encode() + buffer).hexdigest()
+    assert [line["event"] for line in site.journal()] == ["asked", "tried", "permitted", "trained"]
+    assert not (folder / "run").exists()  # the images prepared for it are gone
+    again, _ = looked_at(site, study_ask(overrides=("seed=8",)))
+    assert again.costs.seconds_a_round is None
+    site.home.permits.joinpath(f"{ask.digest}.json").unlink()
+    measured, _ = looked_at(site, replace(ask, nonce="later"))
+    assert measured.costs.seconds_a_round == said["seconds"]
+
+
+@pytest.mark.slow
+def test_a_try_that_fails_says_with_which_code_and_where_to_look(enrolled: MakeSite, study_ask: MakeAsk) -> None:
+    site = enrolled(empty="A")  # none of its cases can be opened
+    _, asked = looked_at(site, study_ask())
+    with pytest.raises(MachineError, match=r"FR-C29 .*FR-H01") as caught:
+        try_out(site.home, asked)
+    assert "no case here can be trained on" in Path(caught.value.where).read_text()
+
+
+def test_the_page_shows_every_tensor_number_and_byte_and_asks_nobody(enrolled: MakeSite, study_ask: MakeAsk) -> None:
+    site, ask = enrolled(), study_ask()
+    site.answer(ask)
+    (asked,) = waiting(site.home)
+    site.allow(ask)
+    payloads = {
+        "update": to_wire(site.answer(ask)), "scores": to_wire(site.answer(study_ask("score", cohort="local-val"))),
+    }  # fmt: skip
+    page = page_of("A", asked, payloads, {"network_off": True, "seconds": 1.0})
+    for header, buffer in payloads.values():
+        printed = "".join(
+            "".join(line[10:].split())
+            for block in re.findall(r"<details>.*?<pre>(.*?)</pre></details>", page, re.DOTALL)
+            for line in block.splitlines()
+        )
+        assert buffer.hex() in printed
+        for name, value in json.loads(header).items():
+            assert f"<td>{name}</td>" in page or name in ("arrays", "tally"), (name, value)
+    assert not re.search(r"<script|https?://|src=|href=|@import|url\(", page)
+    assert "default-src 'none'" in page
+
+
+def test_of_a_large_payload_the_page_shows_the_ends_and_the_sums(
+    enrolled: MakeSite, study_ask: MakeAsk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedrounds_client.page.FULL", 1000)
+    site, ask = enrolled(), study_ask()
+    site.answer(ask)
+    (asked,) = waiting(site.home)
+    site.allow(ask)
+    update = site.answer(ask)
+    page = page_of("A", asked, {"update": to_wire(update)}, {"network_off": False, "seconds": 1.0})
+    assert "could not cut the process off" in page
+    for array in update.arrays.values():
+        data = array.tobytes()
+        assert hashlib.sha256(data).hexdigest() in page
+        assert data[-4:].hex() in page
