@@ -15,6 +15,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
+@final
 class Gone(Exception):
     """The caller has left in the middle of its request."""
 

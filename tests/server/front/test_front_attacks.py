@@ -441,12 +441,17 @@ def test_plain_http_to_the_tls_port_gets_no_word_of_http(house: House) -> None:
 
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 def test_tls_older_than_1_2_is_not_spoken(house: House) -> None:
-    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old, source = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), "127.0.7.2"
     old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
     old.set_ciphers("ALL:@SECLEVEL=0")
-    old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
-    with house.dial() as line, pytest.raises(ssl.SSLError, match="ALERT_PROTOCOL_VERSION"):  # the front's own word
+    old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_2
+    with house.dial(source) as line, old.wrap_socket(line, server_hostname="127.0.0.1") as spoken:
+        assert spoken.version() == "TLSv1.2"
+    old.maximum_version = ssl.TLSVersion.TLSv1_1
+    # the front ends the line; a client that could not even ask would say NO_PROTOCOLS_AVAILABLE
+    with house.dial(source) as line, pytest.raises(ssl.SSLError, match="UNEXPECTED_EOF|ALERT_PROTOCOL_VERSION"):
         old.wrap_socket(line, server_hostname="127.0.0.1")
+    house.wait_until(lambda: f"FR-C53 0 {source}" in house.front_log, "the refusal is in the log", 5)
     house.is_served()
 
 
