@@ -21,7 +21,7 @@ from fedrounds_client.journal import note, note_once
 from fedrounds_client.ledger import enter, enter_signed, payload_digest
 from fedrounds_client.memory import out_of_memory
 from fedrounds_common.arrays import digest
-from fedrounds_common.disk import add_text
+from fedrounds_common.disk import add_text, locked
 from fedrounds_common.errors import FedroundsError, RefusedError, UpdateError, code_of
 from fedrounds_common.leaving import Ask, Leaving, Refusal, Update, check_update, from_wire
 
@@ -80,12 +80,12 @@ def answer_enrolled(header: str, buffer: bytes, signature: bytes, home: Path, pi
     site_home, ask = SiteHome(home), EMPTY
     try:
         ask = _heard(header, buffer, signature, site_home)
-        message, patients = _done(ask, site_home, pieces)
+        message = _done(ask, site_home, pieces)
     except Exception as error:
         if out_of_memory(error):
             raise
         return _refuse(ask if ask is not EMPTY else _claimed(header), site_home, error)
-    return _leave(ask, message, patients, site_home)
+    return _leave(ask, message, site_home)
 
 
 def _heard(header: str, buffer: bytes, signature: bytes, home: SiteHome) -> Ask:
@@ -98,22 +98,23 @@ def _heard(header: str, buffer: bytes, signature: bytes, home: SiteHome) -> Ask:
     return ask
 
 
-def _done(ask: Ask, home: SiteHome, pieces: int) -> tuple[Leaving, frozenset[str]]:
-    """The answer, and the patients whose images it was made with."""
-    from fedrounds_client.enrolled import open_enrolled
+def _done(ask: Ask, home: SiteHome, pieces: int) -> Leaving:
+    """The answer, allowed to leave; which patients' images it was made with is written down before it can."""
+    from fedrounds_client.enrolled import check_again, open_enrolled
 
     site, permit = open_enrolled(home, ask, pieces=pieces)
     message = _do(ask, site, permit)
-    if ask.kind == "hello":
-        return message, frozenset()
-    cases = site.hospital.open_all().training if ask.kind == "train" else site.hospital.cohort(ask.cohort)
-    return message, frozenset(case.ref.patient for case in cases)
+    # one at a time: of two requests for the last round that a permit allows, one must find it used up
+    with locked(home.lineage):
+        check_again(home, ask)
+        if ask.kind != "hello":
+            cases = site.hospital.open_all().training if ask.kind == "train" else site.hospital.cohort(ask.cohort)
+            lineage.see(home, ask, {case.ref.patient for case in cases}, datetime.now(UTC))
+    return message
 
 
-def _leave(ask: Ask, message: Leaving, patients: frozenset[str], home: SiteHome) -> Signed:
-    """Sign and write down, lineage first: what has left must never be missing from the books."""
-    if patients:
-        lineage.see(home, ask, patients, datetime.now(UTC))
+def _leave(ask: Ask, message: Leaving, home: SiteHome) -> Signed:
+    """Sign and write down: what has left must never be missing from the books."""
     signed = enter_signed(home.outbox, message, _purpose(ask), home.key)
     facts = {"run": ask.run, "round": ask.round, "study": ask.digest, "sent": payload_digest(*signed[:2])}
     if isinstance(message, Update):

@@ -66,6 +66,13 @@ def show_gpu(settings: SiteSettings) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = "" if settings.policy.gpu == "none" else settings.policy.gpu
 
 
+def check_again(home: SiteHome, ask: Ask) -> None:
+    """As the permit, the policy and the clock are now that the work is done. Raises RefusedError: it must not leave."""
+    settings = home.read_settings()
+    study = parts_of_text(ask.study, settings.plugins).study
+    SitePermit(home, settings, study, datetime.now(UTC)).check_again(ask)
+
+
 def own_of(settings: SiteSettings) -> Own:
     return Own(settings.name, settings.data, settings.only, settings.plugins)
 

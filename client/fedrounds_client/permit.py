@@ -80,13 +80,24 @@ class SitePermit:
     def check(self, ask: Ask) -> None:
         """Raises RefusedError with the first rule that stands against it; a study without a rule for it is refused."""
         self._check_here()
-        digest = checked_digest(ask)
+        said = self._said(checked_digest(ask))
+        self._check_policy(ask)
+        self._check_used(ask, said)
+
+    def check_again(self, ask: Ask) -> None:
+        """With the work done, before its result leaves: somebody may have paused, refused or used rounds up meanwhile.
+
+        The hours are not asked again: what began within them may end.
+        """
+        self._check_here()
+        self._check_used(ask, self._said(ask.digest))
+
+    def _said(self, digest: str) -> Said:
         said = heard(self.home, self.settings.name, digest)
         if said is None:
             raise not_permitted(digest)
         self._check_said(said)
-        self._check_policy(ask)
-        self._check_used(ask, said)
+        return said
 
     def _check_here(self) -> None:
         if self.home.left.exists():

@@ -47,7 +47,7 @@ def forget_withdrawn(home: SiteHome, patients: frozenset[str]) -> int:
 
     What is deleted is counted in the journal, without a name.
     """
-    marker = home.runs / "withdrawn.json"
+    marker = home.folder / "withdrawn.json"
     stamp = hashlib.sha256(json.dumps(sorted(patients)).encode()).hexdigest()
     before = read_table(marker) or {"patients": 0, "stamp": ""}
     if before["stamp"] == stamp or (not patients and not before["stamp"]):

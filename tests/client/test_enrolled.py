@@ -180,6 +180,47 @@ def test_a_refusal_needs_no_torch() -> None:
     assert child.stdout.strip() == "[]"
 
 
+MEANWHILE = {
+    "paused": (lambda site, ask: site.home.paused.touch(), "FR-C05"),
+    "left": (lambda site, ask: site.home.left.touch(), "FR-C06"),
+    "refused": (lambda site, ask: site.allow(ask, allowed=False), "FR-C21"),
+    "the policy changed": (lambda site, ask: site.set("policy.minimum_cases=2"), "FR-C08"),
+    "used up elsewhere": (lambda site, ask: see_another(site, ask), "FR-C10"),
+}
+
+
+def see_another(site: Any, ask: Ask) -> None:
+    from datetime import UTC, datetime
+
+    from fedrounds_client.lineage import see
+
+    see(site.home, replace(ask, run="0002-cubes"), ["A0"], datetime.now(UTC))
+
+
+@pytest.mark.parametrize("what", MEANWHILE)
+def test_what_changed_while_it_trained_holds_before_the_update_leaves(
+    what: str, enrolled: MakeSite, study_ask: MakeAsk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fedrounds_client import rounds
+
+    site, ask = enrolled(), study_ask()
+    site.allow(ask, rounds=1)
+    happens, code = MEANWHILE[what]
+    train = rounds.train
+
+    def train_and_then(*arguments: Any) -> Any:
+        result = train(*arguments)
+        happens(site, ask)
+        return result
+
+    monkeypatch.setattr(rounds, "train", train_and_then)
+    said = site.answer(ask)
+    assert isinstance(said, Refusal)
+    assert said.code == code
+    assert [line["kind"] for line in outbox(site)] == ["refusal"]
+    assert site.journal("trained") == []
+
+
 # ---------------------------------------------------------------- who withdrew
 
 
