@@ -12,7 +12,7 @@ import httpx
 
 from fedrounds_server.coordinator.folder import LOOPBACK
 from fedrounds_server.front.body import Send
-from fedrounds_server.front.flower import HEADERS, PASSED_ON
+from fedrounds_server.front.flower import ANSWERED, ASKED
 from fedrounds_server.front.refusals import Refused
 from fedrounds_server.front.settings import Limits
 
@@ -21,7 +21,6 @@ RETRY_AFTER = 5
 # SuperLink lets an idle line go after 5 s: ours go before, or a request would meet a closed one
 _POOL = httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=16, keepalive_expiry=3)
 _PATIENCE = httpx.Timeout(connect=5, read=60, write=60, pool=5)
-_BACK = frozenset({"content-type", "content-length"})
 
 
 @final
@@ -52,7 +51,7 @@ class SuperLink:
             Refused: FR-C52 it does not answer.
             ConnectionError: it, or the caller, stopped in the middle of the answer.
         """
-        onwards = {name: value for name, value in headers.items() if name in PASSED_ON or name.startswith(HEADERS)}
+        onwards = {name: value for name, value in headers.items() if name in ASKED}
         if length is not None:
             onwards["content-length"] = str(length)
         request = self._client.build_request(
@@ -69,7 +68,7 @@ class SuperLink:
             await answer.aclose()
 
     async def _pass_back(self, answer: httpx.Response, send: Send) -> None:
-        kept = [(name, value) for name, value in answer.headers.raw if _comes_back(name)]
+        kept = [(name, value) for name, value in answer.headers.raw if name.lower().decode("latin-1") in ANSWERED]
         await send({"type": "http.response.start", "status": answer.status_code, "headers": kept})
         sent = 0
         try:
@@ -80,8 +79,3 @@ class SuperLink:
         except (httpx.TransportError, TimeoutError) as error:
             raise ConnectionError(f"an answer ended after {sent:,} bytes ({type(error).__name__})") from error
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def _comes_back(name: bytes) -> bool:
-    lower = name.lower().decode("latin-1")
-    return lower in _BACK or lower.startswith(HEADERS)

@@ -16,8 +16,12 @@ from fedrounds_server.front.settings import Limits
 
 KEY_HEADER, SIGNATURE_HEADER, TIME_HEADER = "flwr-public-key", "flwr-signature", "flwr-timestamp"
 OLDEST_SECONDS, EARLIEST_SECONDS = 305.0, -5.0  # how far a signed time may lie behind and ahead of this clock
-HEADERS = "flwr-"  # Flower's own headers begin so; with the two below they are all that is passed on
-PASSED_ON = frozenset({"content-type", "accept"})
+# what is passed on to SuperLink, and what comes back; any other header ends here
+ASKED = frozenset({
+    "content-type", "accept", KEY_HEADER, SIGNATURE_HEADER, TIME_HEADER,
+    "flwr-package-name", "flwr-package-version", "flwr-component-name",
+})  # fmt: skip
+ANSWERED = frozenset({"content-type", "content-length", "flwr-version-incompatibility-message"})
 PROTOBUF = "application/protobuf"
 COORDINATOR_NODE = 1
 SMALL, TOLD = 64 * 1024, 4 * 1024 * 1024

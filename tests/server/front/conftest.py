@@ -220,6 +220,7 @@ def lay_out(path: Path) -> House:
     folder = CoordinatorFolder(path)
     make_folders(folder)
     make_authority(folder.keys, "test", "127.0.0.1", [])
+    SigningKey.create().save(folder.signing_key)
     bind = f"127.0.0.1:{outside}"
     settings = Settings(
         format=1, name="test", address=bind, bind=bind, superlink_port=inside, superlink_host="127.0.0.1", limits=LIMITS

@@ -10,6 +10,7 @@ import json
 import socket
 import ssl
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,6 +21,10 @@ from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.message_pb2 import Message, Metadata, ObjectTree
 from flwr.proto.node_pb2 import Node
 from flwr.supercore.retry.http_retry import _RETRYABLE_TRANSPORT_ERRORS
+
+from fedrounds_common.signing import SigningKey, sign_json
+from fedrounds_server.coordinator.invitation import invite
+from fedrounds_server.coordinator.register import Enrolled, write_entry
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 HEARTBEAT, PUSH_OBJECT = "/v1/fleet/send-node-heartbeat", "/v1/fleet/push-object"
@@ -298,6 +303,34 @@ def test_an_enrolment_of_more_than_16_kb_is_refused(house: House) -> None:
     status, body = house.post("/v1/enrol", {}, b"{}")
     assert status == 400
     assert code(body) == "FR-C61"  # the enrolment's own answer
+
+
+def test_a_hospital_that_was_invited_enrols_through_the_same_door(house: House, tmp_path: Path) -> None:
+    invitation = json.loads(invite(house.folder, "C", tmp_path).read_text())
+    key, node = SigningKey.create(), type(house.sites["A"])("C", ec.generate_private_key(ec.SECP384R1()))
+    request = sign_json(key, {
+        "format": 1, "kind": "enrolment", "site": "C", "token": invitation["token"], "signing_key": key.public.text,
+        "node_key": node.pem, "cases": 7, "versions": {}, "made": "2026-11-20T12:00:00+00:00",
+    })  # fmt: skip
+    body = json.dumps(request).encode()
+    for _ in range(2):
+        assert house.post("/v1/enrol", {}, body) == (202, b'{"state": "pending"}')
+    status, refused = house.post("/v1/enrol", {}, json.dumps({**request, "cases": 8}).encode())
+    assert (status, code(refused)) == (400, "FR-C62")
+    # waiting is not being let in
+    assert house.post(HEARTBEAT, node.headers(), heartbeat(1))[0] == 401
+    write_entry(house.folder, Enrolled("C", key.public, 7, None, False, node.pem))
+    assert house.post("/v1/enrol", {}, body) == (200, b'{"state": "enrolled"}')
+
+
+def test_a_stranger_who_asks_whether_to_send_is_told_no_and_never_to_go_on(house: House) -> None:
+    with house.dial_tls() as line:
+        line.sendall(house.head("POST", PUSH_OBJECT, {"content-length": str(MB), "expect": "100-continue"}))
+        said = b""
+        while piece := line.recv(4096):
+            said += piece
+    assert said.startswith(b"HTTP/1.1 401")
+    assert b"100" not in said.split(b"\r\n")[0]
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from flwr.proto.message_pb2 import Message, Metadata, ObjectTree
 from flwr.proto.node_pb2 import Node
 from flwr.supercore import constant
 from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
+from flwr.supercore.runtime_version_compatibility import RuntimeVersionMetadata
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from hypothesis import given
 from hypothesis import strategies as st
@@ -55,6 +56,11 @@ def test_headers_and_times_are_flowers() -> None:
     assert shared.TIMESTAMP_HEADER == flower.TIME_HEADER
     assert shared.TIMESTAMP_TOLERANCE + shared.SYSTEM_TIME_TOLERANCE == flower.OLDEST_SECONDS
     assert -shared.SYSTEM_TIME_TOLERANCE == flower.EARLIEST_SECONDS
+    sent = {name for name, _ in RuntimeVersionMetadata.from_local_component("SuperNode").as_metadata()}
+    assert sent | {
+        flower.KEY_HEADER, flower.SIGNATURE_HEADER, flower.TIME_HEADER, "content-type", "accept"
+    } == flower.ASKED  # fmt: skip
+    assert constant.VERSION_INCOMPATIBILITY_MESSAGE_METADATA_KEY in flower.ANSWERED
     assert shared.SUPERLINK_NODE_ID == flower.COORDINATOR_NODE
 
 
