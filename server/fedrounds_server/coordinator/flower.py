@@ -25,7 +25,7 @@ from fedrounds_server.coordinator.folder import LOOPBACK, UMASK, CoordinatorFold
 CONNECTION = "coordinator"
 PATIENCE_S = 120.0
 GONE = "unregistered"  # a node's status
-KEY_IN_USE = "[code: 23]"  # of Flower's errors
+KEY_IN_USE, RUN_FINISHED = "[code: 23]", "[code: 18]"  # of Flower's errors
 # of a child: nothing sent home, no look for updates, no download for a run
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -109,7 +109,12 @@ class Flower:
         return int(self._ask("run", str(app), CONNECTION, "--run-config", str(config))["run-id"])
 
     def stop_run(self, run_id: int) -> None:
-        self._ask("stop", str(run_id), CONNECTION)
+        """End a run; one that has ended meanwhile is as it should be."""
+        try:
+            self._ask("stop", str(run_id), CONNECTION)
+        except NetworkError as error:
+            if RUN_FINISHED not in error.found:
+                raise
 
     def runs(self) -> tuple[FlowerRun, ...]:
         return _runs(self._ask("list", CONNECTION))

@@ -124,15 +124,17 @@ def resume_run(folder: CoordinatorFolder, path: Path, flower: Flower, *, anew: b
 
 
 def check_resumable(path: Path, flower: Flower) -> None:
+    """Make sure that nothing carries the run out any more; a run of Flower's without its process is ended there."""
     status = read_json(RunFolder(path).status)
     if status.get("exit") in (DONE, PARTIAL):
         raise UsageError("FR-U69", f"{path.name} has ended with a consensus", do="submit the study for another run")
-    if worker_pid(RunFolder(path)) is not None or any(
-        run.run_id in flower_runs(path) and not run.ended for run in flower.runs()
-    ):
-        raise UsageError(
-            "FR-U69", f"{path.name} is going on", do=f"wait, or: fedrounds coordinator stop {path.name}"
-        )  # fmt: skip
+    if worker_pid(RunFolder(path)) is None:
+        going = [run for run in flower.runs() if run.run_id in flower_runs(path) and not run.ended]
+        if not going or status.get("state") != "submitted":  # it had begun, and whoever held its lock is gone
+            for run in going:
+                flower.stop_run(run.run_id)
+            return
+    raise UsageError("FR-U69", f"{path.name} is going on", do=f"wait, or: fedrounds coordinator stop {path.name}")
 
 
 def stop_run(path: Path, flower: Flower) -> str:
