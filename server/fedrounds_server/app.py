@@ -175,7 +175,7 @@ def _ended(outcome: Outcome, afterwards: Afterwards) -> dict[str, Any]:
 def ended_by(error: BaseException) -> dict[str, Any]:
     """What `status.json` says of a run that an error ended; of an unknown one its type only."""
     # Flower's own word for a run that was stopped from outside is private to it
-    if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "RunNotRunningException":
+    if isinstance(error, KeyboardInterrupt | SystemExit) or type(error).__name__ == "RunNotRunningException":
         return {"state": "interrupted", "exit": INTERRUPTED}
     if isinstance(error, FedroundsError):
         return {"state": "failed", "exit": error.exit_status, "code": error.code, "message": str(error)}
