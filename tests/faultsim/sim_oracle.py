@@ -1,0 +1,273 @@
+"""What must hold, kept apart from the program: the oracle sees every event and works out for itself what is true.
+
+It knows each update that a site really made, what had left each site, what the coordinator said it had accepted, and
+the consensus that a run without any fault would have made of the very sites that answered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, final
+
+from fedrounds_client import ledger, lineage
+from fedrounds_common import chain
+from fedrounds_common.arrays import Arrays, difference, digest
+from fedrounds_common.errors import FedroundsError
+from fedrounds_common.leaving import Ask, Leaving, Update, from_wire
+from fedrounds_common.strategy import Consensus, SiteUpdate, Strategy, Updates
+from fedrounds_common.study.tables import Cohort
+from fedrounds_server import history
+from fedrounds_server.cohort import choose
+from fedrounds_server.folder import RunFolder
+from sim_hospital import CASES, START, Hospital, Letter, rounds_kept, toy_round
+from sim_world import World
+
+STATE = re.compile(r"ok|late|absent|(error|refused):FR-[A-Z]\d\d")
+DAMAGE = re.compile(r"FR-R59|FR-F11|damaged")
+
+
+@final
+@dataclass
+class Oracle:
+    world: World
+    folder: RunFolder
+    cohort: Cohort
+    study_seed: int
+    rounds: int
+    permitted: int
+    strategy: Strategy
+    committed: int = 0
+    round: int = 0
+    consensus: dict[int, Consensus] = field(default_factory=dict)
+    # (site, round) → digest of what it received → its update
+    genuine: dict[tuple[str, int], dict[str, SiteUpdate]] = field(default_factory=dict)
+    moments: dict[tuple[str, int], list[Arrays]] = field(default_factory=dict)
+    left: dict[str, list[tuple[int, str]]] = field(default_factory=lambda: defaultdict(list))  # site → round, use
+    payloads: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    accepted: dict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
+    averaged: dict[int, dict[str, int]] = field(default_factory=dict)  # round → site → the round its update is of
+    damaged: bool = False
+    _before: dict[str, tuple[int, list[Arrays]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.consensus[0] = self.strategy.begin(START)
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return self.cohort.sites
+
+    # ------------------------------------------------------------ at a site
+
+    def asked(self, ask: Ask) -> None:
+        """A round begins with the one consensus of the round before, whoever was asked when."""
+        if ask.kind == "train" and digest(ask.arrays) != digest(self.consensus[ask.round - 1].arrays):
+            self.world.violated(f"round {ask.round} was asked with another consensus than round {ask.round - 1} made")
+
+    def before(self, hospital: Hospital, ask: Ask | None) -> None:
+        """A site is about to train: from what state it should, and what that should give."""
+        if ask is None or ask.kind != "train":
+            return
+        name, kept = hospital.name, [r for r in rounds_kept(hospital.home, ask.run) if r < ask.round]
+        needed = max((round_ for round_, _ in self.left[name] if round_ < ask.round), default=0)
+        start = max(kept, default=0)
+        if start < needed:
+            self.world.violated(f"{name} has lost its state of round {needed}, whose update had left")
+        starts = self.moments[name, start] if start else [{}]
+        ends = [toy_round(name, ask.round, ask.arrays, moments) for moments in starts]
+        known = self.moments.setdefault((name, ask.round), [])
+        known += [kept_ for _, kept_ in ends if digest(kept_) not in {digest(each) for each in known}]
+        self._before[name] = ask.round, [difference(arrays, ask.arrays) for arrays, _ in ends]
+
+    def answered(self, hospital: Hospital, ask: Ask, letter: Letter) -> None:
+        """A site's answer leaves: it was charged, is in the books, and is what training gives."""
+        name, said = hospital.name, from_wire(*letter[:2])
+        self.world.say(f"{name} answers {_what(said)}")
+        self.payloads[name].add(ledger.payload_digest(*letter[:2]))
+        if isinstance(said, Update):
+            round_, expected = self._before[name]
+            if round_ != ask.round or digest(said.arrays) not in {digest(each) for each in expected}:
+                self.world.violated(f"{name} made another update of round {ask.round} than its state and request give")
+            received = self.genuine.setdefault((name, ask.round), {})
+            received[digest(ask.arrays)] = SiteUpdate(name, said.arrays, said.cases)
+            self.left[name].append((ask.round, lineage.use_of(ask)))
+        self.check_books(hospital)
+
+    def check_books(self, hospital: Hospital) -> None:
+        """What left is in the books, whatever happened since; and the bill is never below the truth."""
+        name, home = hospital.name, hospital.home
+        outbox = {line["sha256"] for line in ledger.entries(home.outbox)}
+        if not self.payloads[name] <= outbox:
+            self.world.violated(f"{name}: an answer left that is not in its outbox")
+        if self.left[name]:
+            charged = lineage.uses(home, self._study(home), "trained")
+            if not {use for _, use in self.left[name]} <= charged:
+                self.world.violated(f"{name}: an update left that was not charged against its permit")
+            if len({use for _, use in self.left[name]}) > self.permitted:
+                self.world.violated(f"{name}: more updates left than its permit allows")
+
+    def fallen(self, hospital: Hospital) -> None:
+        """After a crash of a site: its journal is whole, and its books know what left."""
+        try:
+            chain.verify(hospital.home.journal)
+        except FedroundsError as error:
+            self.world.violated(f"{hospital.name}: a crash broke its journal: {error}")
+        self.check_books(hospital)
+
+    def _study(self, home: Any) -> str:
+        return next(home.permits.glob("*.json")).stem
+
+    # ------------------------------------------------------------ at the coordinator
+
+    def listen(self, event: str, facts: Mapping[str, Any]) -> None:
+        self.world.say(f"  {event} {_short(facts)}")
+        if event == "plan":
+            self._begun(int(facts["first"]))
+        elif event == "round-start":
+            self.round = int(facts["round"])
+        elif event == "site" and facts["state"] == "ok":
+            self.accepted[facts["round"]].add(facts["site"])
+        elif event == "warning" and DAMAGE.search(str(facts["text"])) and not self.damaged:
+            self.world.violated(f"a file of the coordinator's is damaged, and nothing damaged it: {facts['text']}")
+        elif event == "round":
+            self._finished(int(facts["round"]))
+
+    def _begun(self, first: int) -> None:
+        if first - 1 < self.committed and not self.damaged:
+            self.world.violated(f"round {self.committed} was finished, and the run goes on with round {first}")
+        if first - 1 < self.committed:
+            for round_ in [number for number in self.accepted if number >= first]:
+                del self.accepted[round_]
+        self.committed = first - 1
+
+    def averages(self, updates: Sequence[SiteUpdate], following: Consensus) -> None:
+        """A round is averaged: of which genuine updates, each once, enough of them, and to the right bits."""
+        world, round_ = self.world, self.round
+        sites = [update.site for update in updates]
+        if len(set(sites)) != len(sites):
+            world.violated(f"round {round_} counts a site twice: {sites}")
+        of = {update.site: self._round_of(update, round_) for update in updates}
+        for site, made in of.items():
+            for other, were in self.averaged.items():
+                if other < round_ and were.get(site) == made:
+                    world.violated(f"round {round_} counts the update of {site} of round {made} again: round {other} did")
+        self._check_quorum(round_, {site: CASES[site] for site, made in of.items() if made == round_})
+        before = self.consensus[round_ - 1]
+        expected = self.strategy.aggregate(before, _Sorted(sorted(self._own(of, round_), key=lambda u: u.site)))
+        if digest(expected.arrays) != digest(following.arrays):
+            world.violated(f"the consensus of round {round_} is not the fault-free one of {sorted(sites)}")
+        self.averaged[round_] = of
+        self.consensus[round_] = expected
+
+    def _own(self, of: Mapping[str, int], round_: int) -> list[SiteUpdate]:
+        return [self._made(site, made, round_) for site, made in of.items()]
+
+    def _made(self, site: str, made: int, round_: int) -> SiteUpdate:
+        update = self.genuine[site, made][digest(self.consensus[made - 1].arrays)]
+        return update if made == round_ else self._weaker(update)
+
+    def _weaker(self, update: SiteUpdate) -> SiteUpdate:
+        factor = self.cohort.late_factor
+        arrays = {name: (array * factor).astype(array.dtype) for name, array in update.arrays.items() if name != "seen"}
+        seen = update.arrays["seen"]
+        return replace(update, arrays={**arrays, "seen": (seen * factor).round().astype(seen.dtype)})
+
+    def _round_of(self, update: SiteUpdate, round_: int) -> int:
+        """The round that an averaged update was made in; it must be this one, or the one before and late."""
+        for made in (round_, round_ - 1):
+            try:
+                own = self._made(update.site, made, round_)
+            except KeyError:
+                continue
+            if digest(own.arrays) == digest(update.arrays) and own.cases == update.cases:
+                if made == round_ or self.cohort.late == "next":
+                    return made
+        self.world.violated(f"round {round_} counts what {update.site} never made for it")
+        raise AssertionError
+
+    def _check_quorum(self, round_: int, fresh: Mapping[str, int]) -> None:
+        if len(fresh) < self.cohort.minimum:
+            self.world.violated(f"round {round_} was averaged of {len(fresh)} sites, under {self.cohort.minimum}")
+        whole = sum(CASES[name] for name in choose(self.sites, self.cohort, self.study_seed, round_))
+        if sum(fresh.values()) < self.cohort.minimum_cases_share * whole:
+            self.world.violated(f"round {round_} was averaged of {sum(fresh.values())} of {whole} cases")
+
+    def _finished(self, round_: int) -> None:
+        """A round is over: its line names every site, and says of each what really became of its update."""
+        self.committed = round_
+        line = history.read(self.folder.history)[-1]
+        self.check_line(line)
+        named = {site.site: site for site in line.sites}
+        lost = {name for name in self.accepted[round_] if named[name].state != "ok"}
+        if lost:
+            self.world.violated(f"round {round_}: updates of {sorted(lost)} were accepted, and are lost")
+
+    def check_line(self, line: history.RoundLine) -> None:
+        world, names = self.world, [site.site for site in line.sites]
+        if sorted(names) != sorted(self.sites):
+            world.violated(f"round {line.round} names {names}, of {list(self.sites)}")
+        for site in line.sites:
+            if not STATE.fullmatch(site.state):
+                world.violated(f"round {line.round}: {site.site} is {site.state!r}")
+        averaged = self.averaged[line.round]
+        fresh = {site.site for site in line.ok}
+        late = {site.site for site in line.sites if site.part.startswith("round-")}
+        if fresh != {name for name, made in averaged.items() if made == line.round}:
+            world.violated(f"round {line.round} names {sorted(fresh)} as ok, and averaged {sorted(averaged)}")
+        if late != set(averaged) - fresh:
+            world.violated(f"round {line.round} names {sorted(late)} as late and used, and averaged {sorted(averaged)}")
+        if line.digest != digest(self.consensus[line.round].arrays):
+            world.violated(f"the history says another consensus of round {line.round}")
+
+    def ended(self, consensus: Arrays) -> None:
+        """The run is over: every round has its one line, and the model is that of the last."""
+        lines = history.read(self.folder.history)
+        if [line.round for line in lines] != list(range(1, self.rounds + 1)):
+            self.world.violated(f"the history has rounds {[line.round for line in lines]} of {self.rounds}")
+        for line in lines:
+            self.check_line(line)
+        if digest(consensus) != digest(self.consensus[self.rounds].arrays):
+            self.world.violated("the model that the run leaves is not its last consensus")
+
+
+@final
+@dataclass(frozen=True)
+class _Sorted:
+    updates: list[SiteUpdate]
+
+    def __iter__(self) -> Any:
+        return iter(self.updates)
+
+    def __len__(self) -> int:
+        return len(self.updates)
+
+
+@final
+@dataclass(frozen=True)
+class Watched(Strategy):
+    """The study's strategy, with the oracle looking at what goes into each average and what comes out."""
+
+    inner: Strategy
+    oracle: Oracle
+
+    def begin(self, arrays: Arrays) -> Consensus:
+        return self.inner.begin(arrays)
+
+    def aggregate(self, consensus: Consensus, updates: Updates) -> Consensus:
+        listed = list(updates)
+        following = self.inner.aggregate(consensus, _Sorted(listed))  # in the order in which they were handed over
+        self.oracle.averages(listed, following)
+        return following
+
+
+def _what(said: Leaving | Ask) -> str:
+    if isinstance(said, Update):
+        return f"update of round {said.round} {digest(said.arrays)[:8]}"
+    return f"{said.kind} {getattr(said, 'code', '')}".strip()
+
+
+def _short(facts: Mapping[str, Any]) -> str:
+    hidden = {"started", "seconds", "message"}
+    return " ".join(f"{name}={str(value)[:90]}" for name, value in facts.items() if name not in hidden)
