@@ -50,6 +50,7 @@ ENV PATH=/opt/fedrounds/venv/bin:$PATH \
     FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION=1 \
     RAY_USAGE_STATS_ENABLED=0 \
     DO_NOT_TRACK=1 \
+    FEDROUNDS_COORDINATOR=/var/lib/fedrounds/coordinator \
     HOME=/tmp \
     MPLCONFIGDIR=/tmp/matplotlib
 USER 10001:10001

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import time
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import click
 import jsonschema
+import nibabel as nib
+import numpy as np
 import pytest
 import yaml
 
@@ -170,3 +176,99 @@ def test_an_image_gets_everything_the_wheel_is_made_of(name: str) -> None:
     assert all((REPO / source).exists() for source in copied)
     let_in = {line[1:] for line in (REPO / ".dockerignore").read_text("utf-8").splitlines() if line.startswith("!")}
     assert copied <= let_in
+
+
+def quiet(home: Path) -> dict[str, str]:
+    """The environment of a service: nothing of ours is inherited."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("COV_", "FEDROUNDS_"))}
+    return {**clean, "HOME": str(home)}
+
+
+def free_ports(count: int) -> list[int]:
+    with ExitStack() as held:
+        listeners = [held.enter_context(socket.socket()) for _ in range(count)]
+        for listener in listeners:
+            listener.bind(("127.0.0.1", 0))
+        return [int(listener.getsockname()[1]) for listener in listeners]
+
+
+class Service:
+    """A service of the compose file as a process: its own command and health check, its volume a folder here."""
+
+    def __init__(self, table: dict[str, Any], volume: Path) -> None:
+        self.table, self.volume = table, volume
+        volume.mkdir(mode=0o700)
+        self.log = volume.with_suffix(".log")
+
+    def here(self, words: Sequence[str]) -> list[str]:
+        return [word.replace(WRITTEN, str(self.volume)) for word in words]
+
+    def run(self, *words: str) -> str:
+        """A command in the service, as `docker compose run` or `exec` would start it."""
+        done = subprocess.run(
+            [BIN / words[0], *self.here(words[1:])], env=quiet(self.volume), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    @contextmanager
+    def up(self) -> Iterator[None]:
+        words = self.here(self.table["command"])
+        with self.log.open("wb") as out:
+            process = subprocess.Popen(
+                [str(BIN / words[0]), *words[1:]], stdout=out, stderr=out, env=quiet(self.volume), cwd=self.volume
+            )
+            try:
+                yield
+            finally:
+                process.terminate()
+                try:
+                    process.wait(timeout=40)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    process.wait()
+
+    def healthy(self, *more: str) -> bool:
+        words = self.here(self.table["healthcheck"]["test"])
+        assert words[:3] == ["CMD", "python", "/opt/fedrounds/health.py"]
+        asked = [sys.executable, str(REPO / "docker/health.py"), *words[3:], *more]
+        return subprocess.run(asked, capture_output=True, check=False, env=quiet(self.volume)).returncode == 0
+
+    def wait_until_healthy(self, seconds: float, *more: str) -> None:
+        end = time.monotonic() + seconds
+        while not self.healthy(*more):
+            assert time.monotonic() < end, self.log.read_text("utf-8")[-3000:]
+            time.sleep(0.5)
+
+
+@pytest.mark.slow
+def test_coordinator_and_a_site_come_up_by_these_very_commands_and_are_healthy_when_they_serve(
+    compose: dict[str, Any], tmp_path: Path
+) -> None:
+    for folder, kind in (("images", np.float32), ("labels", np.uint8)):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        nib.save(nib.Nifti1Image(np.zeros((8, 8, 8), kind), np.eye(4)), tmp_path / "data" / folder / "a.nii.gz")
+    front, superlink = free_ports(2)
+    coordinator = Service(compose["services"]["coordinator"], tmp_path / "coordinator")
+    site = Service(compose["services"]["site-a"], tmp_path / "site-a")
+    place = ("--folder", f"{WRITTEN}/coordinator")
+    address = (f"127.0.0.1:{front}", "--superlink-port", str(superlink))
+    coordinator.run("fedrounds", "coordinator", "init", *address, *place)
+    assert not coordinator.healthy()
+    with coordinator.up():
+        coordinator.wait_until_healthy(120)
+        coordinator.run("fedrounds", "coordinator", "invite", "site-a", "--out", WRITTEN, *place)
+        shutil.copy(coordinator.volume / "site-a.invitation", site.volume / "invitation")
+        data = f"data.root={tmp_path / 'data'}"
+        site.run("fedrounds", "site", "init", f"{WRITTEN}/site", "--name", "site-a", "-s", data)
+        assert not site.healthy("--alive")
+        with site.up():
+            site.wait_until_healthy(60, "--alive")
+            assert not site.healthy(), "a site that waits to be enrolled is not connected"
+            told = site.run("fedrounds", "site", "doctor", "--site", f"{WRITTEN}/site", "--format", "json")
+            (key,) = [each for each in json.loads(told)["data"]["findings"] if each["what"] == "keys"]
+            let_in = ("--fingerprint", key["found"], "--wait", "60")
+            coordinator.run("fedrounds", "coordinator", "enrol", "site-a", *let_in, *place)
+            site.wait_until_healthy(120)
+        assert not site.healthy("--alive")
+    assert not coordinator.healthy()
