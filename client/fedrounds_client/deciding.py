@@ -108,10 +108,9 @@ def resume(home: SiteHome) -> bool:
 def leave(home: SiteHome) -> int:
     """Answer nobody any more, and delete what runs have left here: prepared images, received models, states.
 
-    Keys, permits, journal, ledger and lineage stay, because they say what happened. Returns the bytes deleted.
+    A new invitation, accepted here, would begin anew. Keys, permits, journal, ledger and lineage stay, because they say what happened. Returns the bytes deleted.
     """
-    if not home.left.exists():
-        write_text(home.left, f"{who()}\n")
+    write_text(home.left, f"{home.mark_of_invitation()}\n")
     freed = 0
     for folder in (home.runs, home.tries, home.waiting):
         freed += policy.used_bytes(folder)

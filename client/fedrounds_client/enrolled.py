@@ -19,7 +19,7 @@ from fedrounds_common.leaving import Ask, signed_bytes
 from fedrounds_sites.own import Own, open_own
 
 # a person has to look (again): not permitted, policy changed, expired, used up
-ASKS_AGAIN = {"FR-C02", "FR-C08", "FR-C09", "FR-C10"}
+ASKS_AGAIN = {"FR-C02", "FR-C08", "FR-C09", "FR-C10", "FR-C32"}
 
 
 def check_sender(home: SiteHome, header: str, buffer: bytes, signature: bytes) -> None:

@@ -123,6 +123,17 @@ class SiteHome:
             ) from error  # fmt: skip
         return read_signed(table, key)
 
+    def has_left(self) -> bool:
+        """Whether a person here left the federation of the invitation that lies here; a new one may begin another."""
+        if not self.left.exists():
+            return False
+        of = self.left.read_text(encoding="utf-8").strip()
+        return not of or of == self.mark_of_invitation()
+
+    def mark_of_invitation(self) -> str:
+        """The invitation's signature, which no other invitation has; "" where there is none."""
+        return str((read_table(self.invitation) or {}).get("signature", ""))
+
     def coordinator(self) -> PublicKey:
         """Whose requests this site listens to. Raises as `read_invitation`."""
         return PublicKey.of_text(str(self.read_invitation()["coordinator"]))

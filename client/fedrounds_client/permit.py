@@ -100,7 +100,7 @@ class SitePermit:
         return said
 
     def _check_here(self) -> None:
-        if self.home.left.exists():
+        if self.home.has_left():
             raise RefusedError("FR-C06", "this site has left", do="a new invitation would have to be accepted")
         if self.home.paused.exists():
             raise RefusedError("FR-C05", "this site is paused", do="`fedrounds site resume` ends that")
@@ -108,6 +108,11 @@ class SitePermit:
     def _check_said(self, said: Said) -> None:
         if not said.allowed:
             raise RefusedError("FR-C21", f"{said.who} said no on {said.when}", do="allow it, if that has changed")
+        if said.coordinator != self.home.coordinator().fingerprint:
+            raise RefusedError(
+                "FR-C32", f"it was allowed to the coordinator with the key {said.coordinator}",
+                do="review and allow the study again, if this one may do it too",
+            )  # fmt: skip
         if said.policy != self.settings.policy.digest:
             raise RefusedError("FR-C08", "site.toml's policy has changed since", do="review and allow the study again")
         if self.now >= datetime.fromisoformat(said.until):

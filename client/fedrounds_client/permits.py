@@ -22,7 +22,7 @@ FORMAT = 1
 @dataclass(frozen=True)
 class Said:
     """`text`: the study's very text, which `review` compares the next one with. `policy`: the digest of the policy
-    it was said under. `rounds` counts from `when`; `until`, `when`: ISO times, in UTC. `journal`: number and sum
+    it was said under, `coordinator`: the fingerprint of the key whose requests it is for. `rounds` counts from `when`; `until`, `when`: ISO times, in UTC. `journal`: number and sum
     of the journal's last line before it."""
 
     site: str
@@ -34,6 +34,7 @@ class Said:
     who: str
     when: str
     policy: str
+    coordinator: str
     journal: tuple[int, str]
 
 
@@ -45,7 +46,7 @@ def say(
     number, total = head(home)
     said = Said(
         settings.name, digest_of_text(text), text, allowed, rounds, _time(until or now), who, _time(now),
-        settings.policy.digest, (number, total),
+        settings.policy.digest, home.coordinator().fingerprint, (number, total),
     )  # fmt: skip
     table = {"format": FORMAT, "kind": "permit", **asdict(said), "journal": [number, total]}
     facts = {"study": said.study, "who": who} | ({"rounds": rounds, "until": said.until} if allowed else {})

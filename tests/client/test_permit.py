@@ -291,6 +291,29 @@ def test_a_request_with_a_bit_flipped_is_refused_and_does_nothing(enrolled: Make
     assert untouched(site)
 
 
+def test_a_yes_to_one_coordinator_is_none_to_another(enrolled: MakeSite, study_ask: MakeAsk) -> None:
+    site, ask, other = enrolled(), study_ask(), SigningKey.create()
+    site.allow(ask)
+    table = {"format": 1, "kind": "invitation", "site": "A", "coordinator": other.public.text}
+    site.home.invitation.write_text(json.dumps(sign_json(other, table)))
+    assert code(site.answer(ask, other)) == "FR-C32"
+    assert [each.coordinator for each in waiting(site.home)] == [other.public.fingerprint]
+    site.allow(ask)
+    assert isinstance(site.answer(ask, other), Update)
+
+
+def test_a_site_that_left_may_accept_a_new_invitation(enrolled: MakeSite, study_ask: MakeAsk) -> None:
+    from fedrounds_client.deciding import leave
+
+    site, ask = enrolled(), study_ask()
+    site.allow(ask)
+    leave(site.home)
+    assert code(site.answer(ask)) == "FR-C06"
+    table = {"format": 1, "kind": "invitation", "site": "A", "coordinator": site.coordinator.public.text, "n": 2}
+    site.home.invitation.write_text(json.dumps(sign_json(site.coordinator, table)))
+    assert isinstance(site.answer(ask), Update)
+
+
 def test_a_changed_invitation_is_believed_no_more(enrolled: MakeSite, study_ask: MakeAsk) -> None:
     site, ask, thief = enrolled(), study_ask(), SigningKey.create()
     site.allow(ask)

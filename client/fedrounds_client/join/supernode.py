@@ -27,7 +27,7 @@ from fedrounds_client.join.enrol import make_keys, request_of, wait_until_enroll
 from fedrounds_client.join.invitation import Invitation, check_fits, check_not_expired, keep, read_invitation
 from fedrounds_client.join.reach import HOPELESS, Way, check_clock, look
 from fedrounds_common.disk import write_text
-from fedrounds_common.errors import INTERRUPTED, FedroundsError, NetworkError, UsageError
+from fedrounds_common.errors import INTERRUPTED, FedroundsError, NetworkError, RefusedError, UsageError
 
 NODE = (sys.executable, "-m", "fedrounds_client.join.node")
 FIRST_S, LONGEST_S, STEADY_S = 1.0, 60.0, 60.0  # pauses between starts; a node that ran so long starts afresh
@@ -101,6 +101,8 @@ def run(home: SiteHome, say: Say, stop: threading.Event, cases: int) -> None:
         NetworkError, RefusedError: where waiting cannot help. UsageError: FR-C25, or FR-E46 it runs already.
     """
     invitation = read_invitation(home.invitation)
+    if home.has_left():
+        raise RefusedError("FR-C06", "this site has left", do="to take part again, ask for a new invitation")
     way = Way(invitation.address, invitation.ca, home.read_settings().machine.proxy)
     home.flwr.mkdir(mode=0o700, parents=True, exist_ok=True)
     marks = Marks(home.flwr)
@@ -152,7 +154,7 @@ def _run_node(home: SiteHome, way: Way, marks: Marks, say: Say, stop: threading.
             env=environment(home, way), start_new_session=True,
         )  # fmt: skip
         try:
-            status = _watch(node, marks, way, say, stop)
+            status = _watch(node, home, marks, way, say, stop)
         finally:
             _end(node)
     if stop.is_set():
@@ -170,9 +172,15 @@ def _run_node(home: SiteHome, way: Way, marks: Marks, say: Say, stop: threading.
     raise NetworkError("FR-E45", f"the SuperNode ended (status {status})", do="it is started again; node.log says more")
 
 
-def _watch(node: subprocess.Popen[bytes], marks: Marks, way: Way, say: Say, stop: threading.Event) -> int:
+def _watch(
+    node: subprocess.Popen[bytes], home: SiteHome, marks: Marks, way: Way, say: Say, stop: threading.Event
+) -> int:
+    """Until the node ends, or somebody says stop or leaves."""
     connected = False
     while not stop.is_set():
+        if home.has_left():
+            stop.set()
+            break
         try:
             return node.wait(timeout=0.5)
         except subprocess.TimeoutExpired:
