@@ -316,7 +316,12 @@ def test_a_reply_that_takes_long_to_pull_is_taken_when_it_is_there(released: thr
 
 
 @pytest.mark.usefixtures("impatient")
-def test_where_every_pull_hangs_because_the_superlink_does_the_deadline_waits_too(released: threading.Event) -> None:
+def test_where_every_pull_hangs_because_the_superlink_does_the_deadline_waits_too(
+    released: threading.Event,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ours, "POLL_S", 5.0)
+
     # as Flower's own grid does it: its calls do not fail, they block until the SuperLink is back
     def blocked(network: Network, pull: int, asked: Message) -> list[Message]:
         released.wait()
