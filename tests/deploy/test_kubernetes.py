@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -165,6 +167,33 @@ def test_the_commands_are_ours(name: str, accepts: Accepts) -> None:
         words = main[probe]["exec"]["command"]
         assert words[:2] == ["python", "/opt/fedrounds/health.py"]
         assert words[3] in main["command"], "another folder than the one that is served"
+
+
+def test_the_sites_settings_have_no_fault_and_its_folder_is_made_of_them(tmp_path: Path) -> None:
+    from fedrounds_client.home import SiteHome
+
+    (settings,) = of_kind("site.yaml", "ConfigMap")
+    (first,) = pod("site.yaml")["initContainers"]
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/site.toml").write_text(settings["data"]["site.toml"], "utf-8")
+    place = {"/etc/fedrounds": str(tmp_path / "etc"), "/var/lib/fedrounds": str(tmp_path / "state")}
+    (tmp_path / "state").mkdir()
+    given = {entry["name"]: replaced(entry["value"], place) for entry in first["env"]}
+    words = [replaced(word, place) for word in first["command"]]
+    for start in (1, 2):  # a pod that starts again finds its folder
+        clean = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        done = subprocess.run(words, env={**clean, **given}, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (start, done.stderr)
+    home = SiteHome(tmp_path / "state/site")
+    assert home.read_settings().data["root"] == "/data"
+    assert home.site_toml.read_text("utf-8") == settings["data"]["site.toml"]
+    assert home.site_toml.stat().st_mode & 0o777 == 0o600
+
+
+def replaced(word: str, places: Table) -> str:
+    for old, new in places.items():
+        word = word.replace(old, new)
+    return word
 
 
 @pytest.mark.parametrize("name", FILES)
