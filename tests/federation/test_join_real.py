@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import time
@@ -72,8 +71,34 @@ def train(message, context):
 """
 
 
-def certificates(folder: Path) -> None:
-    """ca.pem, server.pem and server.key for 127.0.0.1."""
+PROXY = """
+import socket, sys, threading
+listen = socket.create_server(("127.0.0.1", 0))
+print(listen.getsockname()[1], flush=True)
+def copy(a, b):
+    try:
+        while data := a.recv(65536):
+            b.sendall(data)
+    except OSError:
+        pass
+    a.close(); b.close()
+def serve(line):
+    head = b""
+    while not head.endswith(b"\\r\\n\\r\\n"):
+        head += line.recv(1)
+    print(head.split(b"\\r\\n")[0].decode(), flush=True)
+    host, port = head.split()[1].decode().rsplit(":", 1)
+    other = socket.create_connection((host, int(port)))
+    line.sendall(b"HTTP/1.1 200 OK\\r\\n\\r\\n")
+    threading.Thread(target=copy, args=(other, line), daemon=True).start()
+    copy(line, other)
+while True:
+    threading.Thread(target=serve, args=(listen.accept()[0],), daemon=True).start()
+"""
+
+
+def certificates(folder: Path, host: str) -> None:
+    """ca.pem, server.pem and server.key for that address."""
     keys = [ec.generate_private_key(ec.SECP256R1()) for _ in range(2)]
     names = [x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)]) for text in ("CA", "coordinator")]
     now = datetime.now(UTC)
@@ -83,7 +108,7 @@ def certificates(folder: Path) -> None:
             .serial_number(x509.random_serial_number()).not_valid_before(now - timedelta(days=1))
             .not_valid_after(now + timedelta(days=9))
             .add_extension(x509.BasicConstraints(ca=number == 0, path_length=None), critical=True)
-            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+            .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(host))]), critical=False)
             .sign(keys[0], hashes.SHA256())
         )  # fmt: skip
         (folder / ("ca.pem", "server.pem")[number]).write_bytes(made.public_bytes(Encoding.PEM))
@@ -94,12 +119,12 @@ def certificates(folder: Path) -> None:
 class World:
     """A SuperLink that can be started again, and one site's launcher."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, host: str = "127.0.0.1") -> None:
         self.folder, self.running = folder, []
-        certificates(folder)
+        certificates(folder, host)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+            self.address = f"{host}:{free.getsockname()[1]}"
         (folder / "flwr").mkdir()
         self.environment = {
             **os.environ, "FLWR_HOME": str(folder / "flwr"), "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
@@ -138,22 +163,12 @@ class World:
         process = self.start(
             "superlink", "flower-superlink", "--ssl-ca-certfile", "ca.pem", "--ssl-certfile", "server.pem",
             "--ssl-keyfile", "server.key", "--enable-supernode-auth", "--database", "superlink.db",
-            "--host", "127.0.0.1", "--port", self.address.split(":")[1], "--disable-runtime-dependency-installation",
+            "--host", self.address.split(":")[0], "--port", self.address.split(":")[1], "--disable-runtime-dependency-installation",
         )  # fmt: skip
-        context = ssl.create_default_context(cafile=str(self.folder / "ca.pem"))
-
-        def answers() -> bool:
-            host, port = self.address.split(":")
-            try:
-                with (
-                    socket.create_connection((host, int(port)), 2) as line,
-                    context.wrap_socket(line, server_hostname=host),
-                ):
-                    return True
-            except OSError:
-                return False
-
-        self.until(answers, "SuperLink answers")
+        # asked from outside this process, which may reach 127.0.0.1 alone
+        look = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)"
+        ask = [sys.executable, "-c", look, *self.address.split(":")]
+        self.until(lambda: subprocess.run(ask, capture_output=True, check=False).returncode == 0, "SuperLink answers")
         return process
 
     def launcher(self) -> subprocess.Popen[bytes]:
@@ -246,3 +261,32 @@ def test_a_site_waits_until_it_is_let_in_and_refuses_code(world: World) -> None:
     time.sleep(0.5)
     left = subprocess.run(["pgrep", "-f", str(world.home.folder)], capture_output=True, text=True, check=False)
     assert left.stdout == ""
+
+
+def test_a_site_behind_a_proxy_goes_through_it_and_nowhere_else(tmp_path: Path) -> None:
+    # not 127.0.0.1, which the node's own helpers use and no proxy is asked for
+    world = World(tmp_path, "127.0.0.2")
+    try:
+        proxy = world.start("proxy", sys.executable, "-c", PROXY)
+        world.until(lambda: bool(world.said("proxy").strip()), "the proxy listens")
+        port = int(world.said("proxy").split()[0])
+        toml = world.home.site_toml.read_text()
+        world.home.site_toml.write_text(toml + f'\n[machine]\nproxy = "http://127.0.0.1:{port}"\n')
+        world.superlink()
+        world.register()
+        world.launcher()
+        world.until(lambda: f"connected to {world.address}" in world.said(), "connected")
+        through = set(world.said("proxy").splitlines()[1:])
+        assert through == {f"CONNECT {world.address} HTTP/1.1"}
+        # at least the launcher's look, and the node's own line
+        assert len(world.said("proxy").splitlines()) >= 3
+        # without the proxy there is no way
+        world.end(proxy)
+        world.until(
+            lambda: "FR-C84" in world.said() or "retrying" in world.home.folder.joinpath("node.log").read_text(),
+            "no way",
+        )
+    finally:
+        for process in world.running:
+            if process.poll() is None:
+                world.end(process)
