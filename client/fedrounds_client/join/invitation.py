@@ -116,5 +116,9 @@ def check_not_expired(invitation: Invitation, now: datetime) -> None:
 
 def keep(invitation: Invitation, home: SiteHome) -> None:
     """Put it into the site's folder, for its owner alone: the token in it is a secret until it is used."""
-    home.invitation.unlink(missing_ok=True)
-    write_private(home.invitation, (json.dumps(dict(invitation.table), indent=1) + "\n").encode())
+    if read_table(home.invitation) == dict(invitation.table):
+        return
+    part = home.invitation.with_name(".invitation.part")
+    part.unlink(missing_ok=True)
+    write_private(part, (json.dumps(dict(invitation.table), indent=1) + "\n").encode())
+    part.replace(home.invitation)  # a crash leaves the one before
