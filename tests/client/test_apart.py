@@ -66,11 +66,12 @@ def test_what_a_library_prints_is_no_part_of_the_answer(tmp_path: Path) -> None:
     assert "Error" in (tmp_path / "log").read_text()
 
 
+@pytest.mark.slow
 def test_a_child_that_hangs_is_killed_at_the_deadline_with_all_it_started(tmp_path: Path, program: Program) -> None:
     body = "child = os.fork()\n(home / f'pid-{os.getpid()}').touch()\ntime.sleep(600)"
     started = time.monotonic()
-    assert code(tmp_path, program(body), deadline_s=2.0) == "FR-E40"
-    assert time.monotonic() - started < 30
+    assert code(tmp_path, program(body), deadline_s=15.0) == "FR-E40"
+    assert time.monotonic() - started < 60
     pids = [int(file.name.removeprefix("pid-")) for file in tmp_path.glob("pid-*")]
     assert len(pids) == 2
     assert [pid for pid in pids if is_running(pid)] == []
