@@ -69,7 +69,7 @@ deadline_s = 300.0
 [evaluation]
 local_validation = 0.5
 """
-# what a terminal with light ground shows; no font is fetched from anywhere
+# no font is fetched from anywhere, and unlike in rich's own frame the last line keeps its descenders
 THEME = TerminalTheme(
     (252, 252, 250), (40, 42, 46),
     [(40, 42, 46), (179, 38, 30), (36, 113, 63), (138, 98, 0), (32, 91, 160), (122, 62, 157), (0, 110, 120), (90, 92, 96)],
@@ -81,10 +81,9 @@ SVG = """\
 line-height: {line_height}px; font-variant-east-asian: full-width; }}
 {styles}
 </style>
-<defs><clipPath id="{unique_id}-clip-terminal">
-<rect x="0" y="0" width="{terminal_width}" height="{terminal_height}" /></clipPath>{lines}</defs>
+<defs>{lines}</defs>
 {chrome}
-<g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">
+<g transform="translate({terminal_x}, {terminal_y})">
 {backgrounds}
 <g class="{unique_id}-matrix">
 {matrix}
@@ -256,8 +255,7 @@ def draw(name: str, text: str) -> None:
     typed, _, said = text.partition("\n")
     console = Console(record=True, width=WIDTH, file=StringIO(), force_terminal=True, highlight=False)
     console.print(Text.assemble(("$ ", "bold"), (typed, "bold")))
-    # rich's picture ends a little too soon for its last line
-    console.print(Text.from_ansi(said.rstrip("\n") + "\n"))
+    console.print(Text.from_ansi(said.rstrip("\n")))
     console.save_svg(
         str(IMAGES / f"{name}.svg"), title=name.replace("-", " "), theme=THEME, code_format=SVG, unique_id=name
     )
