@@ -122,6 +122,7 @@ class FaultyDisk:
             self._step("unlink", file)
             self._gone(file)
             file.rmdir() if file.is_dir() else file.unlink()
+            self._done()
         self._step("rmdir", folder)
         self._gone(folder)
         folder.rmdir()

@@ -10,26 +10,29 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache, lru_cache, partial
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, final
 
 from fedrounds_client import boundary, enrolled, home
 from fedrounds_client import rounds as site_rounds
+from fedrounds_client.settings import Policy
 from fedrounds_common.arrays import digest
 from fedrounds_common.codecs.float32 import Float32
 from fedrounds_common.disk import through
 from fedrounds_common.errors import NetworkError, RunFileError, TooFewSites
 from fedrounds_common.leaving import Ask
 from fedrounds_common.shelves import STRATEGIES
+from fedrounds_common.signing import PublicKey
 from fedrounds_common.strategy import Strategy
 from fedrounds_common.study.canonical import canonical_text
 from fedrounds_common.study.canonical import digest as digest_of_study
 from fedrounds_common.study.parse import read_study
 from fedrounds_common.study.study import Study
 from fedrounds_common.tasks.segmentation import Segmentation
-from fedrounds_server import pulling
+from fedrounds_server import greeting, pulling
 from fedrounds_server.app import Afterwards, carry_out
 from fedrounds_server.clock import Clock
 from fedrounds_server.coordinator.register import Enrolled
@@ -129,6 +132,11 @@ def swapped(place: Any, name: str, value: Any) -> Iterator[None]:
         setattr(place, name, before)
 
 
+_holds = lru_cache(maxsize=10_000)(PublicKey.holds)
+_version, _versions = cache(version), cache(greeting.own_versions)
+_digest = cache(Policy.digest.fget)  # type: ignore[attr-defined]
+
+
 @contextmanager
 def simulated(world: World, disks: Disks) -> Iterator[None]:
     """Within, time, chance, disks and training are the scheduler's; all else is the program's own."""
@@ -144,6 +152,11 @@ def simulated(world: World, disks: Disks) -> Iterator[None]:
             (enrolled, "show_gpu", lambda settings: None),
             (home, "read_settings", lambda file: settings_of(file.parent.name)),
             (site_rounds, "train", toy_train),
+            # pure, and asked thousands of times
+            (site_rounds, "version", _version),
+            (greeting, "own_versions", _versions),
+            (PublicKey, "holds", _holds),
+            (Policy, "digest", property(_digest)),
             (site_rounds, "time", SimpleNamespace(monotonic=lambda: 0.0)),
         ):
             stack.enter_context(swapped(place, name, value))
@@ -244,7 +257,7 @@ class Federation:
         points = sorted(self.run_folder.checkpoints.glob("round-*.safetensors"))
         for kind, files in (("kept answer damaged", kept), ("checkpoint damaged", points)):
             if files and self.world.draws(kind, files[-1].name):
-                self.oracle.damaged = True
+                self.oracle.hurt(files[-1])
                 data = bytearray(files[-1].read_bytes())
                 data[self.world.rng.randrange(len(data))] ^= 16
                 files[-1].write_bytes(bytes(data))

@@ -103,6 +103,7 @@ class ToyParts:
 # ---------------------------------------------------------------- a site
 
 
+@cache
 def settings_of(name: str) -> SiteSettings:
     policy = Policy(
         ("segmentation",), ("tiny_unet",), minimum_cases=1, minimum_privacy="none", rounds=100,

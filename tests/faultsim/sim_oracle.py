@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, final
 
 from fedrounds_client import ledger, lineage
@@ -98,15 +99,14 @@ class Oracle:
     def check_books(self, hospital: Hospital) -> None:
         """What left is in the books, whatever happened since; and the bill is never below the truth."""
         name, home = hospital.name, hospital.home
-        outbox = {line["sha256"] for line in ledger.entries(home.outbox)}
-        if not self.payloads[name] <= outbox:
+        outbox, charged = _text(home.outbox), _text(home.lineage)
+        if not all(payload in outbox for payload in self.payloads[name]):
             self.world.violated(f"{name}: an answer left that is not in its outbox")
-        if self.left[name]:
-            charged = lineage.uses(home, self._study(home), "trained")
-            if not {use for _, use in self.left[name]} <= charged:
-                self.world.violated(f"{name}: an update left that was not charged against its permit")
-            if len({use for _, use in self.left[name]}) > self.permitted:
-                self.world.violated(f"{name}: more updates left than its permit allows")
+        uses = {use for _, use in self.left[name]}
+        if not all(use in charged for use in uses):
+            self.world.violated(f"{name}: an update left that was not charged against its permit")
+        if len(uses) > self.permitted:
+            self.world.violated(f"{name}: more updates left than its permit allows")
 
     def fallen(self, hospital: Hospital) -> None:
         """After a crash of a site: its journal is whole, and its books know what left."""
@@ -115,9 +115,6 @@ class Oracle:
         except FedroundsError as error:
             self.world.violated(f"{hospital.name}: a crash broke its journal: {error}")
         self.check_books(hospital)
-
-    def _study(self, home: Any) -> str:
-        return next(home.permits.glob("*.json")).stem
 
     # ------------------------------------------------------------ at the coordinator
 
@@ -142,6 +139,12 @@ class Oracle:
                 del self.accepted[round_]
         self.committed = first - 1
 
+    def hurt(self, file: Path) -> None:
+        """A file was damaged on purpose: what is in it may be asked for again, and come too late."""
+        self.damaged = True
+        if file.suffix == ".answer":
+            self.accepted[int(file.parent.parent.name)].discard(file.stem)
+
     def averages(self, updates: Sequence[SiteUpdate], following: Consensus) -> None:
         """A round is averaged: of which genuine updates, each once, enough of them, and to the right bits."""
         world, round_ = self.world, self.round
@@ -149,10 +152,6 @@ class Oracle:
         if len(set(sites)) != len(sites):
             world.violated(f"round {round_} counts a site twice: {sites}")
         of = {update.site: self._round_of(update, round_) for update in updates}
-        for site, made in of.items():
-            for other, were in self.averaged.items():
-                if other < round_ and were.get(site) == made:
-                    world.violated(f"round {round_} counts the update of {site} of round {made} again: round {other} did")
         self._check_quorum(round_, {site: CASES[site] for site, made in of.items() if made == round_})
         before = self.consensus[round_ - 1]
         expected = self.strategy.aggregate(before, _Sorted(sorted(self._own(of, round_), key=lambda u: u.site)))
@@ -176,15 +175,21 @@ class Oracle:
 
     def _round_of(self, update: SiteUpdate, round_: int) -> int:
         """The round that an averaged update was made in; it must be this one, or the one before and late."""
-        for made in (round_, round_ - 1):
+        world, site = self.world, update.site
+        for made in range(round_, 0, -1):
             try:
-                own = self._made(update.site, made, round_)
+                own = self._made(site, made, round_)
             except KeyError:
                 continue
-            if digest(own.arrays) == digest(update.arrays) and own.cases == update.cases:
-                if made == round_ or self.cohort.late == "next":
-                    return made
-        self.world.violated(f"round {round_} counts what {update.site} never made for it")
+            if digest(own.arrays) != digest(update.arrays) or own.cases != update.cases:
+                continue
+            for other, were in self.averaged.items():
+                if other < round_ and were.get(site) == made:
+                    world.violated(f"round {round_} counts what {site} made in round {made} again: round {other} did")
+            if made == round_ or (made == round_ - 1 and self.cohort.late == "next"):
+                return made
+            world.violated(f"round {round_} counts what {site} made in round {made}")
+        world.violated(f"round {round_} counts what {site} never made")
         raise AssertionError
 
     def _check_quorum(self, round_: int, fresh: Mapping[str, int]) -> None:
@@ -260,6 +265,12 @@ class Watched(Strategy):
         following = self.inner.aggregate(consensus, _Sorted(listed))  # in the order in which they were handed over
         self.oracle.averages(listed, following)
         return following
+
+
+def _text(file: Path) -> str:
+    """The whole lines of a file; what a crash cut short is none."""
+    text = file.read_text("utf-8", errors="replace") if file.exists() else ""
+    return "".join(line + "\n" for line in text.split("\n")[:-1] if line.endswith("}"))
 
 
 def _what(said: Leaving | Ask) -> str:
