@@ -169,25 +169,40 @@ def test_the_commands_are_ours(name: str, accepts: Accepts) -> None:
         assert words[3] in main["command"], "another folder than the one that is served"
 
 
+def first_start(name: str, places: Table) -> None:
+    """Run what the pod runs before its container starts, twice: a pod that starts again finds its folder."""
+    (first,) = pod(name)["initContainers"]
+    given = {entry["name"]: replaced(entry["value"], places) for entry in first["env"]}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for start in (1, 2):
+        words = [replaced(word, places) for word in first["command"]]
+        done = subprocess.run(
+            words, env={**os.environ, "PATH": path, **given}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, (start, done.stderr)
+
+
 def test_the_sites_settings_have_no_fault_and_its_folder_is_made_of_them(tmp_path: Path) -> None:
     from fedrounds_client.home import SiteHome
 
     (settings,) = of_kind("site.yaml", "ConfigMap")
-    (first,) = pod("site.yaml")["initContainers"]
-    (tmp_path / "etc").mkdir()
+    for folder in ("etc", "state"):
+        (tmp_path / folder).mkdir()
     (tmp_path / "etc/site.toml").write_text(settings["data"]["site.toml"], "utf-8")
-    place = {"/etc/fedrounds": str(tmp_path / "etc"), "/var/lib/fedrounds": str(tmp_path / "state")}
-    (tmp_path / "state").mkdir()
-    given = {entry["name"]: replaced(entry["value"], place) for entry in first["env"]}
-    words = [replaced(word, place) for word in first["command"]]
-    for start in (1, 2):  # a pod that starts again finds its folder
-        clean = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-        done = subprocess.run(words, env={**clean, **given}, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, (start, done.stderr)
+    first_start("site.yaml", {"/etc/fedrounds": str(tmp_path / "etc"), "/var/lib/fedrounds": str(tmp_path / "state")})
     home = SiteHome(tmp_path / "state/site")
     assert home.read_settings().data["root"] == "/data"
     assert home.site_toml.read_text("utf-8") == settings["data"]["site.toml"]
     assert home.site_toml.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_coordinators_folder_is_made_once_and_listens_where_the_service_leads(tmp_path: Path) -> None:
+    from fedrounds_server.coordinator.folder import CoordinatorFolder, read_settings
+
+    first_start("coordinator.yaml", {"/var/lib/fedrounds": str(tmp_path)})
+    settings = read_settings(CoordinatorFolder(tmp_path / "coordinator"))
+    (main,) = pod("coordinator.yaml")["containers"]
+    assert settings.bind == f"0.0.0.0:{main['ports'][0]['containerPort']}"
 
 
 def replaced(word: str, places: Table) -> str:

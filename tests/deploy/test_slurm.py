@@ -102,3 +102,31 @@ def test_a_job_without_a_study_says_what_is_missing(tmp_path: Path) -> None:
     said = subprocess.run(["bash", FOLDER / "simulate.sbatch"], env=given, capture_output=True, text=True, check=False)
     assert said.returncode != 0
     assert "set STUDY" in said.stderr
+
+
+# a client that stays up until it is told to end
+CLIENT = """#!{python}
+import pathlib, signal, sys
+def end(*_):
+    pathlib.Path({place!r}, "ended").write_text(" ".join(sys.argv[1:]))
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+print("up", flush=True)
+signal.pause()
+"""
+
+
+def test_a_sites_job_is_put_back_after_its_client_was_told_to_end(tmp_path: Path) -> None:
+    given = job(tmp_path, tmp_path) | {"VENV": str(tmp_path), "SITE": "/data/fedrounds-site"}
+    (tmp_path / "bin/scontrol").write_text('#!/bin/sh\necho "$@" >> "$0.asked"\n')
+    client = tmp_path / "bin/fedrounds"
+    client.write_text(CLIENT.format(python=sys.executable, place=str(tmp_path)))
+    client.chmod(0o755)
+    shell = subprocess.Popen(["bash", FOLDER / "site.sbatch"], env=given, stdout=subprocess.PIPE, text=True)
+    assert shell.stdout is not None
+    assert shell.stdout.readline() == "up\n"
+    shell.send_signal(signal.SIGUSR1)
+    said = shell.communicate(timeout=60)[0]
+    assert (shell.returncode, "back into the queue" in said) == (0, True)
+    assert (tmp_path / "bin/scontrol.asked").read_text() == "requeue 17\n"
+    assert (tmp_path / "ended").read_text() == "site join --site /data/fedrounds-site"
