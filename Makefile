@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-full offline-demo quick test check lint format types arrows check-deep docs studies bench clean
+.PHONY: help setup demo demo-full offline-demo quick test check lint format types arrows check-deep faultsim docs studies bench clean
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -11,6 +11,9 @@ VENV ?= .venv
 PIP_FLAGS ?=
 # test processes; the tests do not depend on idle cores
 WORKERS ?= 2
+
+# of `make faultsim`
+SEEDS ?= 10000
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -72,6 +75,9 @@ arrows: $(STAMP)
 
 check-deep: $(STAMP) ## mutation score of aggregation, guard, metrics and splits, at least 80 %
 	@$(BIN)/python tests/deep/mutation.py --at-least 0.80
+
+faultsim: $(STAMP) ## SEEDS (10,000) federations under one seeded scheduler, each with faults of its own; 0 violations
+	@$(BIN)/python tests/faultsim/run.py --seeds $(SEEDS)
 
 docs: $(STAMP) ## the pages in docs/_build/html; a warning is an error
 	@$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html

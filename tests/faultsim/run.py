@@ -18,7 +18,9 @@ from sim_federation import Result, forget_templates, play
 
 def one(seed: int) -> Result:
     result = play(seed)
-    return result if result.violation else Result(seed, "", result.digest, result.drawn, [], result.steps, result.starts)
+    return (
+        result if result.violation else Result(seed, "", result.digest, result.drawn, [], result.steps, result.starts)
+    )
 
 
 def many(first: int, count: int, processes: int) -> int:

@@ -9,6 +9,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from sim_federation import swapped
+
 from fedrounds_client import boundary, lineage
 from fedrounds_common import disk
 from fedrounds_common.errors import TooFewSites, UpdateError
@@ -19,7 +21,6 @@ from fedrounds_server.collecting import Collection
 from fedrounds_server.conduct import Conduct
 from fedrounds_server.guard import Guard
 from fedrounds_server.updates import UpdateStore
-from sim_federation import swapped
 
 
 @contextmanager

@@ -222,9 +222,7 @@ class FaultyDisk:
             if all(folder in self._kept or folder not in self._now for folder in file.parents):
                 yield file
 
-    def _left(
-        self, file: Path, before: dict[Path, Inode | None], loss: Loss, rng: random.Random
-    ) -> bytes | None:
+    def _left(self, file: Path, before: dict[Path, Inode | None], loss: Loss, rng: random.Random) -> bytes | None:
         """The bytes of a file that stands; None is a folder."""
         inode = self._kept[file]
         if inode is None:

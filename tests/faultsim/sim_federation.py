@@ -16,6 +16,24 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, final
 
+from sim_disk import Crash, Disks, FaultyDisk, Happens, Loss
+from sim_hospital import (
+    CASES,
+    START,
+    Hospital,
+    SiteTime,
+    ToyParts,
+    copy_home,
+    key_of,
+    make_home,
+    settings_of,
+    toy_own,
+    toy_train,
+)
+from sim_network import AtOnce, SimGrid, SuperLink
+from sim_oracle import Oracle, Watched
+from sim_world import START_S, Violation, World
+
 from fedrounds_client import boundary, enrolled, home
 from fedrounds_client import rounds as site_rounds
 from fedrounds_client.settings import Policy
@@ -40,23 +58,6 @@ from fedrounds_server.folder import RunFolder
 from fedrounds_server.keys import Keys
 from fedrounds_server.plan import Plan
 from fedrounds_server.release import read_model
-from sim_disk import Crash, Disks, FaultyDisk, Happens, Loss
-from sim_hospital import (
-    CASES,
-    START,
-    Hospital,
-    SiteTime,
-    ToyParts,
-    copy_home,
-    key_of,
-    make_home,
-    settings_of,
-    toy_own,
-    toy_train,
-)
-from sim_network import AtOnce, SimGrid, SuperLink
-from sim_oracle import Oracle, Watched
-from sim_world import START_S, Violation, World
 
 CUBES = Path(__file__).parents[1] / "data" / "cubes" / "cubes.toml"
 MEMORY = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
@@ -192,7 +193,9 @@ class Federation:
         self.oracle = Oracle(
             self.world, self.run_folder, self.study.cohort, self.study.seed, rounds, permitted, ready.strategy
         )
-        self.link = SuperLink(self.world, self._hospitals, self.oracle.answered, self.oracle.asked, self._before, self._fallen)
+        self.link = SuperLink(
+            self.world, self._hospitals, self.oracle.answered, self.oracle.asked, self._before, self._fallen
+        )
         self.skew = {hospital.name: self.world.rng.choice([0.0, -3000.0, 4000.0]) for hospital in self._hospitals}
         register = {name: Enrolled(name, key_of(name).public, CASES[name], None, False) for name in sites}
         self.plan = Plan(
@@ -220,7 +223,7 @@ class Federation:
                 return ""
             about = f"{machine}: {step} {file.name}"
             if world.draws(f"{who} crash at a write", about):
-                return world.rng.choice(["before", "after", "torn"])  # type: ignore[return-value]
+                return world.rng.choice(["before", "after", "torn"])
             if world.draws(f"{who} disk full", about):
                 return "broken" if step.startswith("fsync") else "full"
             return ""
@@ -231,7 +234,7 @@ class Federation:
         return next(hospital for hospital in self._hospitals if hospital.name == name)
 
     def _loss(self) -> Loss:
-        return self.at[3] if self.at else self.world.rng.choice(["killed", "power", "power", "least"])  # type: ignore[return-value]
+        return self.at[3] if self.at else self.world.rng.choice(["killed", "power", "power", "least"])
 
     def _sleep(self, seconds: float) -> None:
         self.world.sleep(seconds)

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any, final
 
 import numpy as np
+from sim_disk import FaultyDisk
 
 from fedrounds_client import boundary
 from fedrounds_client.home import SiteHome
@@ -31,7 +32,6 @@ from fedrounds_common.signing import SigningKey, sign_json
 from fedrounds_common.study.study import Study
 from fedrounds_sites.hospitals import Opened
 from fedrounds_sites.own import OwnHospital
-from sim_disk import FaultyDisk
 
 EPOCH = datetime(2030, 1, 1, tzinfo=UTC)
 CASES = {"A": 3, "B": 5, "C": 8, "D": 2, "E": 6}

@@ -9,15 +9,15 @@ from typing import Any, Generic, TypeVar, final
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
+from sim_disk import Crash
+from sim_hospital import Hospital, Letter
+from sim_world import World
 
 from fedrounds_common.leaving import Ask, from_wire
 from fedrounds_common.wire import parts_of, record_of, signature_of
 from fedrounds_server.engines.inline import SERVER_NODE, identify
 from fedrounds_server.grid import CRASHED, OFFLINE
 from fedrounds_server.pulling import Unfinished
-from sim_disk import Crash
-from sim_hospital import Hospital, Letter
-from sim_world import World
 
 T = TypeVar("T")
 GHOST_S = 60.0  # how long a node that is gone is still taken to be online

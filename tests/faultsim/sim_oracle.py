@@ -13,6 +13,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
+from sim_hospital import CASES, START, Hospital, Letter, rounds_kept, toy_round
+from sim_world import World
+
 from fedrounds_client import ledger, lineage
 from fedrounds_common import chain
 from fedrounds_common.arrays import Arrays, difference, digest
@@ -23,8 +26,6 @@ from fedrounds_common.study.tables import Cohort
 from fedrounds_server import history
 from fedrounds_server.cohort import choose
 from fedrounds_server.folder import RunFolder
-from sim_hospital import CASES, START, Hospital, Letter, rounds_kept, toy_round
-from sim_world import World
 
 STATE = re.compile(r"ok|late|absent|(error|refused):FR-[A-Z]\d\d")
 DAMAGE = re.compile(r"FR-R59|FR-F11|damaged")
