@@ -16,7 +16,7 @@ from flwr.clientapp import ClientApp
 
 from fedrounds_client.boundary import answer
 from fedrounds_client.memory import keep_freed_memory
-from fedrounds_common.errors import RoundError, UpdateError, code_of
+from fedrounds_common.errors import RoundError, UpdateError, code_of, no_exit
 from fedrounds_common.leaving import Ask
 from fedrounds_common.wire import from_record, parts_of, record_of, signature_of
 
@@ -40,7 +40,8 @@ def client_app(open_site: OpenSite) -> ClientApp:
             ask = from_record(message.content)
             if not isinstance(ask, Ask):
                 raise UpdateError("FR-R10", "a message that asks nothing", wanted="an Ask")
-            site, permit = open_site(context, ask)
+            with no_exit():
+                site, permit = open_site(context, ask)
             return Message(record_of(*answer(ask, site, permit)), reply_to=message)
         except Exception as error:
             # Flower sends the text of what is raised here, and none of this site's may leave

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import traceback
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,18 +19,18 @@ from typing import TYPE_CHECKING
 from fedrounds_client import lineage
 from fedrounds_client.home import SiteHome
 from fedrounds_client.journal import note, note_once
-from fedrounds_client.ledger import enter, enter_signed, payload_digest
+from fedrounds_client.ledger import enter, enter_packed, enter_signed, payload_digest
 from fedrounds_client.memory import out_of_memory
+from fedrounds_client.replies import Signed, keep_reply, kept_reply
 from fedrounds_common.arrays import digest
 from fedrounds_common.disk import add_text, locked
-from fedrounds_common.errors import FedroundsError, RefusedError, UpdateError, code_of
+from fedrounds_common.errors import FedroundsError, RefusedError, UpdateError, code_of, no_exit
 from fedrounds_common.leaving import Ask, Leaving, Refusal, Update, check_update, from_wire
 
 if TYPE_CHECKING:
     from fedrounds_client.permit import Permission
     from fedrounds_client.site import Site
 
-Signed = tuple[str, bytes, bytes]  # header, buffer, signature
 EMPTY = Ask("hello", "", 0, "", "", "")  # what a request says of which nothing can be believed
 NO_JOURNAL = {"FR-C02"}  # "asked" is in the journal already, and a coordinator goes on asking
 
@@ -42,8 +43,9 @@ def answer(ask: Ask, site: Site, permit: Permission) -> tuple[str, bytes]:
     """
     books = site.books or site.folder
     try:
-        permit.check(ask)
-        message = _do(ask, site, permit)
+        with no_exit():
+            permit.check(ask)
+            message = _do(ask, site, permit)
     except Exception as error:  # noqa: BLE001  (no exception's text may reach Flower, which would send it)
         message = _refusal(ask, site.name, books / "log", error)
     return enter(books / "outbox.jsonl", message, _purpose(ask))
@@ -80,11 +82,16 @@ def answer_enrolled(header: str, buffer: bytes, signature: bytes, home: Path, pi
     site_home, ask = SiteHome(home), EMPTY
     try:
         ask = _heard(header, buffer, signature, site_home)
-        message = _done(ask, site_home, pieces)
+        with no_exit():
+            before = _answered_before(ask, site_home)
+            message = _done(ask, site_home, pieces) if before is None else None
     except Exception as error:
         if out_of_memory(error):
             raise
         return _refuse(ask if ask is not EMPTY else _claimed(header), site_home, error)
+    if message is None:
+        assert before is not None
+        return _leave_again(ask, before, site_home)
     return _leave(ask, message, site_home)
 
 
@@ -96,6 +103,16 @@ def _heard(header: str, buffer: bytes, signature: bytes, home: SiteHome) -> Ask:
     if not isinstance(ask, Ask):
         raise UpdateError("FR-R10", "a message that asks nothing", wanted="an Ask")
     return ask
+
+
+def _answered_before(ask: Ask, home: SiteHome) -> Signed | None:
+    """What was answered to this very request, if it may still leave: a crash must not make a site train twice."""
+    from fedrounds_client.enrolled import permitted
+
+    reply = kept_reply(home, ask)
+    if reply is not None:
+        permitted(home, ask, datetime.now(UTC))
+    return reply
 
 
 def _done(ask: Ask, home: SiteHome, pieces: int) -> Leaving:
@@ -121,6 +138,18 @@ def _leave(ask: Ask, message: Leaving, home: SiteHome) -> Signed:
         note(home, "trained", **facts, cases=message.cases, update=digest(message.arrays))
     else:
         note(home, "judged" if ask.kind == "score" else "greeted", **facts)
+    with suppress(OSError):  # a full disk: asked again, it is made again
+        keep_reply(home, ask, signed)
+    return signed
+
+
+def _leave_again(ask: Ask, signed: Signed, home: SiteHome) -> Signed:
+    """The same bytes once more: a line in the books, and no round more."""
+    message = from_wire(*signed[:2])
+    assert not isinstance(message, Ask)
+    enter_packed(home.outbox, message, f"{_purpose(ask)} again", signed)
+    sent = payload_digest(*signed[:2])
+    note(home, "sent again", run=ask.run, round=ask.round, study=ask.digest, kind=ask.kind, sent=sent)
     return signed
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from fedrounds_client.home import SiteHome, read_table
 from fedrounds_client.permit import SitePermit, checked_digest
 from fedrounds_client.settings import SiteSettings
-from fedrounds_client.site import Site, parts_of_text
+from fedrounds_client.site import Parts, Site, parts_of_text
 from fedrounds_client.waiting import drop, keep
 from fedrounds_client.withdrawn import forget_withdrawn, withdrawn_patients
 from fedrounds_common.disk import write_json
@@ -32,13 +32,12 @@ def check_sender(home: SiteHome, header: str, buffer: bytes, signature: bytes) -
         )  # fmt: skip
 
 
-def open_enrolled(home: SiteHome, ask: Ask, now: datetime | None = None, pieces: int = 1) -> tuple[Site, SitePermit]:
-    """The site as it is today, for a request whose sender was checked; what is not permitted opens nothing.
+def permitted(home: SiteHome, ask: Ask, now: datetime) -> tuple[SiteSettings, Parts, SitePermit]:
+    """The site's settings, the study's parts and its permit, for a request whose sender was checked.
 
     Raises:
-        RefusedError: the permit, or what waits for one. DataError: the site's cases cannot be listed.
+        RefusedError: it is not permitted; a study that a person has to look at (again) is kept waiting.
     """
-    now = now or datetime.now(UTC)
     settings = home.read_settings()
     show_gpu(settings)
     checked_digest(ask)
@@ -51,6 +50,16 @@ def open_enrolled(home: SiteHome, ask: Ask, now: datetime | None = None, pieces:
             keep(home, ask, home.coordinator().fingerprint, error.code, now)
         raise
     drop(home, ask.digest)
+    return settings, parts, permit
+
+
+def open_enrolled(home: SiteHome, ask: Ask, now: datetime | None = None, pieces: int = 1) -> tuple[Site, SitePermit]:
+    """The site as it is today, for a request whose sender was checked; what is not permitted opens nothing.
+
+    Raises:
+        RefusedError: the permit, or what waits for one. DataError: the site's cases cannot be listed.
+    """
+    settings, parts, permit = permitted(home, ask, now or datetime.now(UTC))
     patients = withdrawn_patients(home)
     forget_withdrawn(home, patients)
     folder = _run_folder(home, ask)

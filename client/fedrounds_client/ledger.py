@@ -24,6 +24,13 @@ def enter_signed(file: Path, message: Leaving, purpose: str, key: SigningKey | N
     """As `enter`, signed with the site's key: what is written down is what the signature is over."""
     header, buffer = to_wire(message)
     signature = key.sign(signed_bytes(header, buffer)) if key is not None else b""
+    enter_packed(file, message, purpose, (header, buffer, signature))
+    return header, buffer, signature
+
+
+def enter_packed(file: Path, message: Leaving, purpose: str, signed: tuple[str, bytes, bytes]) -> None:
+    """Write down what leaves as it is: `message` packed and signed before."""
+    header, buffer, signature = signed
     line = {
         "format": FORMAT,
         "kind": message.kind,
@@ -35,7 +42,6 @@ def enter_signed(file: Path, message: Leaving, purpose: str, key: SigningKey | N
     if signature:
         line["signature"] = base64.b64encode(signature).decode()
     add_line(file, line)
-    return header, buffer, signature
 
 
 def payload_digest(header: str, buffer: bytes) -> str:

@@ -52,10 +52,10 @@ def holding(folder: Path, text: str) -> list[str]:
 class Sends(Strategy):
     """FedAvg whose site goes wrong when it comes to sending."""
 
-    what: Arrays | Exception
+    what: Arrays | BaseException
 
     def send(self, trained: Trained, consensus: Consensus, kept: Arrays) -> tuple[Arrays, Arrays]:
-        if isinstance(self.what, Exception):
+        if isinstance(self.what, BaseException):
             raise self.what
         return {**super().send(trained, consensus, kept)[0], **self.what}, kept
 
@@ -63,7 +63,7 @@ class Sends(Strategy):
         return FedAvg().aggregate(consensus, updates)
 
 
-def sending(site: Site, what: Arrays | Exception) -> Site:
+def sending(site: Site, what: Arrays | BaseException) -> Site:
     return replace(site, parts=replace(site.parts, strategy=Sends(what)))
 
 
@@ -117,7 +117,7 @@ def test_a_permit_names_digests_and_nothing_else(ask_of: MakeAsk, hospital_site:
 
 # ---------------------------------------------------------------- no text of an error leaves
 
-ERRORS: dict[str, tuple[Exception, str]] = {
+ERRORS: dict[str, tuple[BaseException, str]] = {
     "a file": (FileNotFoundError(2, "No such file", PATH), "FR-R01"),
     "a key": (KeyError(NAME), "FR-R01"),
     "one of ours": (CaseError("FR-D12", f"{PATH} cannot be opened", case=NAME, wanted="a whole file"), "FR-D12"),
@@ -125,6 +125,7 @@ ERRORS: dict[str, tuple[Exception, str]] = {
     "no text at all": (RuntimeError(), "FR-R01"),
     "text that is no text": (ValueError(f"\udcff{NAME}"), "FR-R01"),
     "out of memory": (MemoryError(NAME), "FR-R01"),
+    "a plug-in that ends the program": (SystemExit(NAME), "FR-H20"),
 }
 
 

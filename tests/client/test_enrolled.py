@@ -13,8 +13,9 @@ import pytest
 from flwr.app import Context, Message, RecordDict
 
 from fedrounds_client.boundary import answer, answer_enrolled, refuse_enrolled
-from fedrounds_client.lineage import sights
+from fedrounds_client.lineage import sights, uses
 from fedrounds_client.permit import Permit
+from fedrounds_client.verifying import verify_books
 from fedrounds_common.arrays import digest
 from fedrounds_common.errors import MachineError
 from fedrounds_common.leaving import Ask, Hello, Leaving, Refusal, Scores, Update, from_wire, signed_bytes, to_wire
@@ -61,6 +62,63 @@ def test_a_round_asked_twice_gives_the_same_update(enrolled: MakeSite, study_ask
     again = [digest(update(site.answer(study_ask(round_=round_, nonce="again"))).arrays) for round_ in (1, 2)]
     assert first == again
     assert first[0] != first[1]
+
+
+def packed(site: Any, ask: Ask) -> tuple[str, bytes, bytes]:
+    header, buffer = to_wire(ask)
+    return answer_enrolled(header, buffer, site.coordinator.sign(signed_bytes(header, buffer)), site.home.folder)
+
+
+@pytest.mark.parametrize("kind", ["train", "score"])
+def test_the_very_same_request_gets_the_very_same_bytes_and_is_no_new_round(
+    kind: str, enrolled: MakeSite, study_ask: MakeAsk
+) -> None:
+    site, ask = enrolled(), study_ask(kind, cohort="" if kind == "train" else "local-val")
+    site.allow(ask, rounds=1)
+    first, again = packed(site, ask), packed(site, ask)
+    assert first == again  # `seconds` too: it was not trained twice
+    lines = outbox(site)
+    assert [line["purpose"] for line in lines] == [f"round 1: {kind}", f"round 1: {kind} again"]
+    assert lines[0]["sha256"] == lines[1]["sha256"]
+    done = "trained" if kind == "train" else "judged"
+    assert [line["event"] for line in site.journal()] == ["permitted", done, "sent again"]
+    assert len(uses(site.home, ask.digest, done)) == 1
+    assert verify_books(site.home).payloads == 2
+    kept = list((site.home.runs / "0001-cubes" / "replies").iterdir())
+    assert [file.stat().st_mode & 0o777 for file in kept] == [0o600]
+
+
+def test_a_reply_that_was_kept_leaves_under_the_permit_of_today(enrolled: MakeSite, study_ask: MakeAsk) -> None:
+    site, ask = enrolled(), study_ask()
+    site.allow(ask)
+    sent = packed(site, ask)
+    site.home.paused.touch()
+    refusal = site.answer(ask)
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "FR-C05"
+    site.home.paused.unlink()
+    site.home.withdrawn.write_text("patient\nA_p1\n")  # who withdrew since is not in what leaves
+    assert packed(site, ask) != sent
+
+
+def test_a_kept_reply_that_was_changed_is_made_again_and_only_the_last_few_are_kept(
+    enrolled: MakeSite, study_ask: MakeAsk
+) -> None:
+    site, ask = enrolled(), study_ask()
+    site.allow(ask)
+    sent = packed(site, ask)
+    folder = site.home.runs / "0001-cubes" / "replies"
+    (file,) = folder.iterdir()
+    whole = file.read_bytes()
+    for changed in (whole[:-1], b"", whole[:40] + bytes([whole[40] ^ 1]) + whole[41:]):
+        file.write_bytes(changed)
+        made = packed(site, ask)
+        assert made != changed
+        assert digest(update(from_wire(*made[:2])).arrays) == digest(update(from_wire(*sent[:2])).arrays)  # type: ignore[arg-type]
+    for round_ in (2, 3):
+        packed(site, study_ask(round_=round_))
+        packed(site, study_ask("score", round_=round_, cohort="local-val"))
+    assert sorted(file.name[:4] for file in folder.iterdir()) == ["0002", "0002", "0003", "0003"]
 
 
 def test_new_images_change_no_run_that_has_begun(enrolled: MakeSite, study_ask: MakeAsk) -> None:
