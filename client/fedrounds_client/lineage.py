@@ -16,7 +16,7 @@ from typing import Any, final
 
 from fedrounds_client.home import SiteHome
 from fedrounds_common.arrays import digest
-from fedrounds_common.disk import add_line
+from fedrounds_common.disk import add_line, settle
 from fedrounds_common.errors import UsageError
 from fedrounds_common.leaving import Ask
 
@@ -50,6 +50,7 @@ def see(home: SiteHome, ask: Ask, patients: Iterable[str], now: datetime) -> Non
     """Write down that this answer was made with these patients' images; once, however often it is asked."""
     use = use_of(ask)
     if any(line["use"] == use for line in _lines(home)):
+        settle(home.lineage)  # a try that failed may have left it in memory only, and now the answer leaves
         return
     key = _key(home)
     line = {

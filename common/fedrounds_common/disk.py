@@ -1,7 +1,8 @@
 """Writing so that a reader sees the old file or the new one, even after a crash. Every part of ours writes here.
 
 A name is on disk only once its folder is: so every new file, folder and renamed file is followed by an fsync of
-the folder that it stands in. Each primitive step goes through `Steps`, so that a test can make any of them fail
+the folder that it stands in. What a process finds may be what another, killed in the middle, could not finish: it is
+read back from memory and gone after a power cut. Who goes on from it has it on disk first (`settle`). Each primitive step goes through `Steps`, so that a test can make any of them fail
 and can work out what a crash there leaves (`through`).
 """
 
@@ -13,7 +14,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, final
 
@@ -89,6 +90,7 @@ class SystemSteps:
 
 
 _steps: Steps = SystemSteps()
+_settled: set[Path] = set()  # folders whose names this process knows to be on disk
 
 
 @contextmanager
@@ -96,10 +98,16 @@ def through(steps: Steps) -> Iterator[None]:
     """Within, every write of this process is made of these steps."""
     global _steps
     before, _steps = _steps, steps
+    forget_settled()
     try:
         yield
     finally:
         _steps = before
+
+
+def forget_settled() -> None:
+    """Know of no folder any more that it is on disk, as a process that has just started."""
+    _settled.clear()
 
 
 def write_whole(file: Path, *parts: Data) -> None:
@@ -139,9 +147,27 @@ def _make_folders(folder: Path, mode: int = 0o777) -> None:
     while not folder.exists():
         missing.append(folder)
         folder = folder.parent
+    if folder not in _settled:
+        # whoever made it may have been stopped before its name was on disk; one above that is closed to us is not ours
+        with suppress(PermissionError):
+            _steps.sync_folder(folder.parent)
+        _settled.add(folder)
     for new in reversed(missing):
+        _settled.discard(new)
         _steps.make_folder(new, mode)
         _steps.sync_folder(new.parent)
+        _settled.add(new)
+
+
+def settle(file: Path) -> None:
+    """Have on disk what is in this file by now, and its name."""
+    handle = _steps.open(file, os.O_RDONLY, 0)
+    try:
+        _steps.sync(handle)
+    finally:
+        _steps.close(handle)
+    _make_folders(file.parent)
+    _steps.sync_folder(file.parent)
 
 
 def write_text(file: Path, text: str) -> None:
@@ -161,12 +187,12 @@ def add_line(file: Path, value: object) -> None:
         size = os.fstat(handle).st_size
         # a crash cut the last line short: it must not take this one along
         cut = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
+        if size == 0:
+            _steps.sync_folder(file.parent)  # the file may be new; before a byte is in it by which it looks old
         _steps.write(handle, b"\n" + line if cut else line)
         _steps.sync(handle)
     finally:
         _steps.close(handle)
-    if size == 0:
-        _steps.sync_folder(file.parent)  # the file may be new
 
 
 def add_text(file: Path, text: str) -> None:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from fedrounds_common.arrays import Array, Arrays, digest
-from fedrounds_common.disk import remove_file, write_whole
+from fedrounds_common.disk import remove_file, settle, write_whole
 from fedrounds_common.errors import RunFileError
 from fedrounds_common.strategy import Consensus
 
@@ -73,6 +73,7 @@ def newest_checkpoint(folder: Path, study: str) -> tuple[Checkpoint | None, list
                 "FR-F12", f"the checkpoint is of study {checkpoint.study[:12]}", wanted=f"{study[:12]}",
                 do="resume with the study the run was started with",
             )  # fmt: skip
+        settle(_file(folder, round_))  # the next round must not outlive it
         return checkpoint, damaged
     return None, damaged
 

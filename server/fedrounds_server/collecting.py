@@ -10,6 +10,7 @@ from typing import final
 import numpy as np
 
 from fedrounds_common.arrays import Arrays, is_float, norm, size_bytes
+from fedrounds_common.disk import settle
 from fedrounds_common.errors import RunFileError, UpdateError
 from fedrounds_common.leaving import Ask, Leaving, Update, from_wire
 from fedrounds_common.strategy import SiteUpdate
@@ -127,6 +128,7 @@ class Collection:
             self.plan.listen("warning", {"text": f"FR-R59 what {name} had sent for round {ask.round}: {error}"})
             drop_kept(file)
             return
+        settle(file)
         line = _line(update, leaving, len(header.encode()) + len(buffer))
         if ask is not self.ask:
             self._hold_late(update, line)

@@ -20,7 +20,7 @@ from fedrounds_server.greeting import LAST_S, Reception
 from fedrounds_server.grid import Post
 from fedrounds_server.guard import Guard
 from fedrounds_server.history import RoundLine, SiteLine
-from fedrounds_server.midround import OpenRound, read_open, write_open
+from fedrounds_server.midround import OpenRound, read_open, settle_open, write_open
 from fedrounds_server.plan import Plan
 from fedrounds_server.updates import UpdateStore
 
@@ -69,6 +69,7 @@ class Conduct:
         found = read_open(folder) if plan.keeps else None
         if found is not None and (found.round, found.study, found.start) == (round_, plan.digest, start):
             opened = found
+            settle_open(folder)
         else:
             remove_folder(folder)
             before = self.before[0].nonce if self.before else ""

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import final
 
-from fedrounds_common.disk import remove_file, write_json, write_whole
+from fedrounds_common.disk import remove_file, settle, write_json, write_whole
 from fedrounds_common.errors import RunFileError
 from fedrounds_server.answers import Letter
 from fedrounds_server.folder import read_json
@@ -53,6 +53,11 @@ def read_open(folder: Path) -> OpenRound | None:
         return OpenRound(**{**table, "sites": {str(name): int(cases) for name, cases in table["sites"].items()}})
     except (RunFileError, KeyError, TypeError, ValueError, AttributeError):
         return None
+
+
+def settle_open(folder: Path) -> None:
+    """Have the round on disk as it was read, before it is gone on with: its answers name its nonce."""
+    settle(folder / "round.json")
 
 
 def keep(file: Path, letter: Letter) -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast, final
 
 import pytest
 
-from fedrounds_common.disk import Steps, SystemSteps, add_line, add_text, through, write_private, write_whole
+from fedrounds_common.disk import Steps, SystemSteps, add_line, add_text, settle, through, write_private, write_whole
 
 
 def test_a_line_after_one_that_a_crash_cut_short_stands_by_itself(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ class Noting:
         return step
 
 
-def noted(tmp_path: Path, write: Callable[[], object]) -> list[str]:
+def noted(write: Callable[[], object]) -> list[str]:
     steps = Noting()
     with through(cast("Steps", steps)):
         write()
@@ -61,20 +61,38 @@ def noted(tmp_path: Path, write: Callable[[], object]) -> list[str]:
 
 
 def test_a_file_is_renamed_after_its_bytes_and_before_its_folder_are_on_disk(tmp_path: Path) -> None:
-    said = noted(tmp_path, lambda: write_whole(tmp_path / "a", b"1", b"2"))
-    assert said == ["open ", "write", "write", "sync", "close", "rename ", f"sync_folder {tmp_path.name}"]
+    # first the folder itself: who made it may have been killed before its name was on disk
+    folder = f"sync_folder {tmp_path.parent.name}"
+    said = noted(lambda: write_whole(tmp_path / "a", b"1", b"2"))
+    assert said == [folder, "open ", "write", "write", "sync", "close", "rename ", f"sync_folder {tmp_path.name}"]
 
 
 def test_each_new_folder_is_on_disk_before_anything_in_it_counts(tmp_path: Path) -> None:
-    said = noted(tmp_path, lambda: add_line(tmp_path / "x" / "y" / "log", 1))
-    folders = ["make_folder x", f"sync_folder {tmp_path.name}", "make_folder y", "sync_folder x"]
+    file = tmp_path / "x" / "y" / "log"
+    said = noted(lambda: (add_line(file, 1), add_line(file, 2)))
+    above = [f"sync_folder {tmp_path.parent.name}", "make_folder x", f"sync_folder {tmp_path.name}"]
     # a name is lost in a crash with the folder that was not synced, however well the file was
-    assert said == [*folders, "open log", "write", "sync", "close", "sync_folder y"]
-    again = noted(tmp_path, lambda: add_line(tmp_path / "x" / "y" / "log", 2))
-    assert again == ["open log", "write", "sync", "close"]
+    first = ["make_folder y", "sync_folder x", "open log", "sync_folder y", "write", "sync", "close"]
+    assert said == [*above, *first, "open log", "write", "sync", "close"]
+    # another process does not know that the folder's name is on disk
+    assert noted(lambda: add_line(file, 3)) == ["sync_folder x", "open log", "write", "sync", "close"]
+
+
+def test_a_file_whose_first_line_failed_is_on_disk_with_its_second(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    write_whole(file, b"")  # as one is whose first write found no room
+    assert noted(lambda: add_line(file, 1))[-4:] == [f"sync_folder {tmp_path.name}", "write", "sync", "close"]
+
+
+def test_what_another_process_may_have_left_unfinished_is_settled_with_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    file.write_text("1\n")
+    said = noted(lambda: settle(file))
+    folders = [f"sync_folder {tmp_path.parent.name}", f"sync_folder {tmp_path.name}"]
+    assert said == ["open log", "sync", "close", *folders]
 
 
 def test_a_key_is_on_disk_under_its_name(tmp_path: Path) -> None:
-    said = noted(tmp_path, lambda: write_private(tmp_path / "key", b"k"))
-    assert said == ["open key", "write", "sync", "close", f"sync_folder {tmp_path.name}"]
+    said = noted(lambda: write_private(tmp_path / "key", b"k"))
+    assert said[1:] == ["open key", "write", "sync", "close", f"sync_folder {tmp_path.name}"]
     assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600

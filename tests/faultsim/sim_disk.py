@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, final
 
-from fedrounds_common.disk import Data, Steps, SystemSteps
+from fedrounds_common.disk import Data, Steps, SystemSteps, forget_settled
 
 Happens = Literal["", "before", "after", "torn", "full", "broken"]
 Loss = Literal["killed", "power", "least"]  # nothing; by draw; everything that was not synced
@@ -204,6 +204,7 @@ class FaultyDisk:
         """Leave on the real files what a crash leaves, and let writing begin again."""
         self.down = False
         self._handles.clear()
+        forget_settled()
         if loss != "killed":
             touched = {*self._now, *self._kept}
             before = dict(self._now)

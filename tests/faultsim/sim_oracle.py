@@ -135,9 +135,6 @@ class Oracle:
     def _begun(self, first: int) -> None:
         if first - 1 < self.committed and not self.damaged:
             self.world.violated(f"round {self.committed} was finished, and the run goes on with round {first}")
-        if first - 1 < self.committed:
-            for round_ in [number for number in self.accepted if number >= first]:
-                del self.accepted[round_]
         self.committed = first - 1
 
     def hurt(self, file: Path) -> None:
@@ -145,6 +142,9 @@ class Oracle:
         self.damaged = True
         if file.suffix == ".answer":
             self.accepted[int(file.parent.parent.name)].discard(file.stem)
+        else:  # its round is done anew, and so are those after it
+            first = int(file.stem.split("-")[1])
+            self.accepted = defaultdict(set, {r: names for r, names in self.accepted.items() if r < first})
 
     def averages(self, updates: Sequence[SiteUpdate], following: Consensus) -> None:
         """A round is averaged: of which genuine updates, each once, enough of them, and to the right bits."""
