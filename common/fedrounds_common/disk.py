@@ -212,8 +212,12 @@ def remove_file(file: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Take a folder away with all that is in it; none there is no error."""
-    _steps.remove_folder(folder)
+    """Take a folder away with all that is in it, for good: after a power cut it does not come back. None there is
+    no error."""
+    if folder.exists():
+        _steps.remove_folder(folder)
+        with suppress(PermissionError):
+            _steps.sync_folder(folder.parent)
 
 
 def cut_short(file: Path) -> int:

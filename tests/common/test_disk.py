@@ -9,7 +9,17 @@ from typing import Any, cast, final
 
 import pytest
 
-from fedrounds_common.disk import Steps, SystemSteps, add_line, add_text, settle, through, write_private, write_whole
+from fedrounds_common.disk import (
+    Steps,
+    SystemSteps,
+    add_line,
+    add_text,
+    remove_folder,
+    settle,
+    through,
+    write_private,
+    write_whole,
+)
 
 
 def test_a_line_after_one_that_a_crash_cut_short_stands_by_itself(tmp_path: Path) -> None:
@@ -90,6 +100,13 @@ def test_what_another_process_may_have_left_unfinished_is_settled_with_its_name(
     said = noted(lambda: settle(file))
     folders = [f"sync_folder {tmp_path.parent.name}", f"sync_folder {tmp_path.name}"]
     assert said == ["open log", "sync", "close", *folders]
+
+
+def test_a_folder_that_was_removed_does_not_come_back(tmp_path: Path) -> None:
+    (tmp_path / "0001" / "updates").mkdir(parents=True)
+    said = noted(lambda: (remove_folder(tmp_path / "0001"), remove_folder(tmp_path / "0001")))
+    assert said == ["remove_folder 0001", f"sync_folder {tmp_path.name}"]
+    assert not (tmp_path / "0001").exists()
 
 
 def test_a_key_is_on_disk_under_its_name(tmp_path: Path) -> None:
