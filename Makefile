@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-full offline-demo quick test check lint format types arrows check-deep faultsim docs studies bench clean
+.PHONY: help setup demo demo-full offline-demo quick test check lint format types arrows check-deep faults faultsim docs studies bench clean
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -75,6 +75,10 @@ arrows: $(STAMP)
 
 check-deep: $(STAMP) ## mutation score of aggregation, guard, metrics and splits, at least 80 %
 	@$(BIN)/python tests/deep/mutation.py --at-least 0.80
+
+faults: $(STAMP) ## every fault made for real against real processes (root, nftables); half an hour; tables in build/
+	@mkdir -p build
+	@$(BIN)/python tests/real/faults.py --json build/faults.json --markdown build/faults.md
 
 faultsim: $(STAMP) ## SEEDS (10,000) federations under one seeded scheduler, each with faults of its own; 0 violations
 	@$(BIN)/python tests/faultsim/run.py --seeds $(SEEDS)

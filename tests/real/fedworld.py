@@ -9,7 +9,6 @@ Where namespaces are not permitted, `World(apart=False)` plays all of it on loop
 from __future__ import annotations
 
 import contextlib
-import contextlib
 import json
 import os
 import re
@@ -91,7 +90,9 @@ def sweep() -> None:
     end_all(_is_orphan)
     for line in Path("/proc/mounts").read_text().splitlines():
         place = Path(line.split()[1])
-        if line.startswith("fedrounds-test ") and not any(str(place.parent).encode() in one.words for one in processes()):
+        if line.startswith("fedrounds-test ") and not any(
+            str(place.parent).encode() in one.words for one in processes()
+        ):
             subprocess.run(["umount", "-l", str(place)], check=False, capture_output=True)
     nets = Path("/run/netns")
     for name in [entry.name for entry in nets.iterdir()] if nets.is_dir() else []:
