@@ -623,7 +623,7 @@ real, kept = apart.answer_apart, Path({kept!r})
 
 def replayed(header, buffer, signature, home):
     said = real(header, buffer, signature, home)
-    if json.loads(header).get("kind") != "train" and "train" not in header[:400]:
+    if json.loads(header)["kind"] != "train":
         return said
     if kept.exists():
         first = kept.read_bytes().split(b"\\n", 2)

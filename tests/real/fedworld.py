@@ -26,6 +26,7 @@ from typing import Any
 COORDINATOR = "10.77.0.1"
 FEDROUNDS = Path(sys.executable).with_name("fedrounds")
 OWNER = "FEDROUNDS_WORLD_OWNER"  # in the environment of all that a World starts: whose it is
+DISK = "fedrounds-test"  # and the owner's number: what a disk is called in the list of mounts
 
 
 def may_be_apart() -> bool:
@@ -89,11 +90,9 @@ def sweep() -> None:
     """Take away what Worlds have left whose owner is dead: it was killed before it could clean up."""
     end_all(_is_orphan)
     for line in Path("/proc/mounts").read_text().splitlines():
-        place = Path(line.split()[1])
-        if line.startswith("fedrounds-test ") and not any(
-            str(place.parent).encode() in one.words for one in processes()
-        ):
-            subprocess.run(["umount", "-l", str(place)], check=False, capture_output=True)
+        disk, place = line.split()[:2]
+        if (owner := re.fullmatch(rf"{DISK}-(\d+)", disk)) and not Path("/proc", owner[1]).exists():
+            subprocess.run(["umount", "-l", place], check=False, capture_output=True)
     nets = Path("/run/netns")
     for name in [entry.name for entry in nets.iterdir()] if nets.is_dir() else []:
         if (owner := re.fullmatch(r"fr(\d+)-.*", name)) and not Path("/proc", owner[1]).exists():
@@ -171,7 +170,7 @@ class World:
     def disk(self, place: Path, megabytes: int) -> None:
         """A disk of its own for a folder that nobody works in yet."""
         place.mkdir(mode=0o700)
-        words = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0700", "fedrounds-test", str(place)]
+        words = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0700", f"{DISK}-{os.getpid()}", str(place)]
         subprocess.run(words, check=True, capture_output=True)
         self.disks.append(place)
 
