@@ -22,7 +22,7 @@ from fedrounds_server.cohort import Roster
 from fedrounds_server.conduct import Conduct
 from fedrounds_server.greeting import Reception
 from fedrounds_server.grid import Post
-from fedrounds_server.guard import Guard
+from fedrounds_server.guard import Guard, norms_of
 from fedrounds_server.history import RoundLine
 from fedrounds_server.judging import judge
 from fedrounds_server.plan import Plan
@@ -62,7 +62,8 @@ def run(grid: Grid, plan: Plan) -> Outcome:
     elif _is_judged(plan, first - 1):
         # a run killed after a checkpoint may not have judged it yet; what it had judged is not asked for again
         states = merged(states, judge(grid, plan, sites, first - 1, "consensus", "all", consensus.arrays, post))
-    conduct = Conduct(plan, post, reception, Guard(reception.caps, MAX_NORM, plan.codec))
+    guard = Guard(reception.caps, MAX_NORM, plan.codec, norms_of(history.read(plan.folder.history)))
+    conduct = Conduct(plan, post, reception, guard)
     for round_ in range(first, rounds + 1):
         consensus, line, sites = conduct.one_round(consensus, round_)
         states = _worst(states, line)

@@ -13,7 +13,8 @@ from fedrounds_common.codec import Codec
 from fedrounds_common.codecs.float32 import Float32
 from fedrounds_common.errors import UpdateError
 from fedrounds_common.leaving import MAX_CASES, Ask, Hello, Refusal, Scores, Update, check_update
-from fedrounds_server.guard import Guard
+from fedrounds_server.guard import Guard, norms_of
+from fedrounds_server.history import RoundLine, SiteLine
 
 MODEL: Arrays = {"w": np.zeros((2, 2), np.float32), "n": np.array([7], np.int64)}
 ASK = Ask("train", "run", 3, "nonce", "study", "d" * 64, arrays=MODEL)
@@ -223,3 +224,45 @@ class Stumbling(Codec):
 def test_a_codec_that_stumbles_over_what_came_costs_that_site() -> None:
     with pytest.raises(UpdateError, match=r"FR-R11 what a sent cannot be decoded \(KeyError\)"):
         guard(codec=Stumbling()).admit(update(), ASK, "a")
+
+
+def grown(factor: float) -> Update:
+    return update(arrays={"w": np.full((2, 2), factor, np.float32), "n": np.array([1], np.int64)})  # norm 2 × factor
+
+
+def test_an_update_a_thousand_times_too_large_is_refused_of_a_small_network_too() -> None:
+    # a model of norm 20, as a U-Net of 250,000 weights has it, and updates as large as real ones of it
+    ask = replace(ASK, arrays={"w": np.full((2, 2), 10, np.float32), "n": np.array([7], np.int64)})
+    for honest in (0.04, 0.2, 2.0, 7.0):
+        # of what this site did in the round before, or the others if it was not there; in a first round of the model
+        for last in ({2: {"a": honest}}, {1: {"b": honest}}, *([{}] if honest * 1000 > 210 else [])):
+            believing = Guard({"a": 20}, 1e4, Float32(), dict(last))
+            with pytest.raises(UpdateError, match="FR-R13"):
+                believing.admit(grown(500 * honest), ask, "a")
+            assert believing.admit(grown(honest / 2), ask, "a").cases == 12
+
+
+def test_a_site_that_did_little_in_one_round_may_do_much_in_the_next() -> None:
+    ask = replace(ASK, arrays={"w": np.full((2, 2), 10, np.float32), "n": np.array([7], np.int64)})
+    believing = Guard({"a": 20}, 1e4, Float32(), {2: {"a": 1e-6}})
+    assert believing.admit(grown(5.0), ask, "a").cases == 12
+    with pytest.raises(UpdateError, match=r"FR-R13 the update's norm is 12; at most 10.5"):
+        believing.admit(replace(grown(6.0), nonce="next"), replace(ask, nonce="next"), "a")
+
+
+def test_what_is_believed_does_not_depend_on_who_answers_first() -> None:
+    ask = replace(ASK, arrays={"w": np.full((2, 2), 10, np.float32), "n": np.array([7], np.int64)})
+    for small_first in (True, False):
+        believing = Guard({"a": 20, "b": 20}, 1e4, Float32(), {1: {"c": 1.0}})
+        order = [("a", 0.001), ("b", 40.0)]  # b: norm 80, below 100 times c's
+        for site, size in order if small_first else order[::-1]:
+            assert believing.admit(replace(grown(size), site=site), ask, site).site == site
+
+
+def test_what_each_site_sent_last_is_known_again_after_an_interruption() -> None:
+    lines = [
+        RoundLine(1, 1.0, "", (SiteLine("a", "ok", norm=3.0), SiteLine("b", "ok", norm=4.0))),
+        RoundLine(2, 1.0, "", (SiteLine("a", "ok", norm=2.0), SiteLine("b", "error:FR-R12"))),
+        RoundLine(3, 1.0, "", (SiteLine("a", "absent"), SiteLine("b", "late"))),
+    ]
+    assert norms_of(lines) == {1: {"a": 3.0, "b": 4.0}, 2: {"a": 2.0}}
