@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ class Site:
         node = self.node.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
         table = {
             "format": 1, "kind": "enrolment", "site": self.name, "token": json.loads(invitation.read_text())["token"],
-            "signing_key": self.key.public.text, "node_key": node, "cases": 40, "versions": {}, "made": "",
+            "signing_key": self.key.public.text, "node_key": node, "cases": 40, "versions": {"fedrounds": version("fedrounds")}, "made": "",
         }  # fmt: skip
         return json.dumps(sign_json(self.key, table)).encode()
 

@@ -6,6 +6,7 @@ import json
 import stat
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from fedrounds_server.coordinator.enrolment import (
     enrol,
     receive,
     revoke,
+    unlike_versions,
     waiting_request,
 )
 from fedrounds_server.coordinator.flower import Flower
@@ -49,7 +51,7 @@ class Site:
     def request(self, token: str, /, key: SigningKey | None = None, **other: Any) -> bytes:
         table = {
             "format": 1, "kind": "enrolment", "site": self.name, "token": token, "signing_key": self.key.public.text,
-            "node_key": self.node_key, "cases": 40, "versions": {"fedrounds": "0.1.0"}, "made": NOW.isoformat(), **other,
+            "node_key": self.node_key, "cases": 40, "versions": {"fedrounds": version("fedrounds")}, "made": NOW.isoformat(), **other,
         }  # fmt: skip
         return json.dumps(sign_json(key or self.key, table)).encode()
 
@@ -188,11 +190,36 @@ ODD: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("odd", ODD, ids=str)
+@pytest.mark.parametrize("odd", ODD, ids=[f"{number}-{next(iter(odd))}" for number, odd in enumerate(ODD)])
 def test_an_odd_request_is_refused_though_it_is_signed(coordinator: CoordinatorFolder, odd: dict[str, Any]) -> None:
     body = Site().request(invited(coordinator)["token"], **odd)
     assert receive(coordinator.path, body) == (400, {"code": "FR-C61"})
     assert list((coordinator.path / "pending").iterdir()) == []
+
+
+def test_another_version_of_ours_is_refused_and_the_invitation_stays_good(coordinator: CoordinatorFolder) -> None:
+    token, site, ours = invited(coordinator)["token"], Site(), version("fedrounds")
+    assert receive(coordinator.path, Site().request("no token", versions={})) == (403, {"code": "FR-C63"})
+    for versions in ({"fedrounds": "0.0.9"}, {}):
+        said = receive(coordinator.path, site.request(token, versions=versions))
+        assert said == (403, {"code": "FR-C76", "fedrounds": ours})
+    assert list((coordinator.path / "pending").iterdir()) == []
+    assert receive(coordinator.path, site.request(token)) == (202, PENDING)
+
+
+def test_a_carried_request_of_another_version_names_both(coordinator: CoordinatorFolder, tmp_path: Path) -> None:
+    file = tmp_path / "request"
+    file.write_bytes(Site().request(invited(coordinator)["token"], versions={"fedrounds": "0.0.9"}))
+    with pytest.raises(
+        RefusedError, match=rf"FR-C76 A runs fedrounds 0.0.9; fedrounds {version('fedrounds')}, as here"
+    ):
+        carried_request(coordinator, file)
+
+
+def test_other_packages_of_another_version_are_named_and_let_in(coordinator: CoordinatorFolder) -> None:
+    versions = {"fedrounds": version("fedrounds"), "torch": "1.0", "numpy": version("numpy"), "odd": "1"}
+    assert receive(coordinator.path, Site().request(invited(coordinator)["token"], versions=versions))[0] == 202
+    assert unlike_versions(waiting_request(coordinator, "A")) == (f"torch 1.0 (here {version('torch')})",)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ PACKAGES = ("fedrounds", "flwr", "torch", "numpy")
 FIRST_S, LONGEST_S = 2.0, 60.0  # between two questions
 BUSY = {408, 425, 429, 500, 502, 503, 504}
 LARGEST = 16 * 1024
+VERSION = re.compile(r"[0-9][0-9A-Za-z.+-]{0,31}")
 Say = Callable[[str], None]
 
 
@@ -79,9 +81,14 @@ def ask(way: Way, request: dict[str, Any]) -> bool:
     """
     with named(way), way.client() as client:
         answer = client.post(f"{way.url}/v1/enrol", content=json.dumps(request).encode())
-    state, code = _said(answer)
+    state, code, theirs = _said(answer)
     if answer.status_code in BUSY:
         raise NetworkError("FR-C84", f"{way.address} answered {answer.status_code}", do="it is tried again")
+    if code == "FR-C76":
+        raise RefusedError(
+            code, f"this site runs fedrounds {version('fedrounds')}, the coordinator {theirs or 'another'}",
+            do="install the same version, then `fedrounds site join` again",
+        )  # fmt: skip
     if answer.status_code not in (200, 202) or state not in ("pending", "enrolled"):
         raise RefusedError(
             code or "FR-E44", f"the coordinator refuses the enrolment (status {answer.status_code})",
@@ -90,14 +97,14 @@ def ask(way: Way, request: dict[str, Any]) -> bool:
     return state == "enrolled"
 
 
-def _said(answer: httpx.Response) -> tuple[str, str]:
-    """State and code of an answer; empty what is not as it must be."""
+def _said(answer: httpx.Response) -> tuple[str, str, str]:
+    """State, code and the coordinator's version in an answer; empty what is not as it must be."""
     try:
         table = json.loads(answer.content[:LARGEST])
-        state, code = str(table.get("state", "")), str(table.get("code", ""))
+        state, code, theirs = (str(table.get(name, "")) for name in ("state", "code", "fedrounds"))
     except (ValueError, AttributeError, RecursionError):
-        return "", ""
-    return state, code if CODE.fullmatch(code) else ""
+        return "", "", ""
+    return state, code if CODE.fullmatch(code) else "", theirs if VERSION.fullmatch(theirs) else ""
 
 
 def wait_until_enrolled(home: SiteHome, way: Way, request: dict[str, Any], say: Say, stop: threading.Event) -> None:

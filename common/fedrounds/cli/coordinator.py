@@ -160,7 +160,13 @@ def _register_enrol(coordinator: typer.Typer) -> None:
     ) -> Answer:
         """Let hospitals in, once their fingerprint was compared by telephone."""
         from fedrounds_common.signing import SigningKey
-        from fedrounds_server.coordinator.enrolment import carried_request, check_fingerprint, waiting_request
+        from fedrounds_server.coordinator.enrolment import (
+            carried_request,
+            check_fingerprint,
+            check_version,
+            unlike_versions,
+            waiting_request,
+        )
         from fedrounds_server.coordinator.enrolment import enrol as let_in
 
         here = _at(folder)
@@ -173,6 +179,9 @@ def _register_enrol(coordinator: typer.Typer) -> None:
         for request, told in zip(requests, given, strict=True):
             if told is not None:
                 check_fingerprint(request, told)  # all before the first is let in
+            check_version(request)
+            for line in unlike_versions(request):
+                say(f"warning: {request.site} has {line}: results may differ in their last bits")
         done = []
         for request, told in zip(requests, given, strict=True):
             done.append(let_in(here, request, told if told is not None else _confirmed(request, own), flower))
@@ -202,6 +211,7 @@ def _is_file(word: str) -> bool:
 def _confirmed(request: Request, own: str) -> str:
     """Ask the operator to compare; the fingerprint if the answer is yes."""
     say(f"{request.site} asks to be enrolled, with at most {request.cases} cases a round.")
+    say(f"  its versions:     {', '.join(f'{name} {found}' for name, found in sorted(request.versions.items()))}")
     say(f"  its fingerprint:  {request.key.fingerprint}")
     say(f"  ours, for them:   {own}")
     if not sys.stdin.isatty():

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, final
 
@@ -38,6 +39,8 @@ from fedrounds_server.coordinator.register import Enrolled, node_ids, read_entry
 MAX_BYTES = 16 * 1024
 MAX_PENDING = 1000
 HTTP = {"FR-C60": 413, "FR-C61": 400, "FR-C62": 400, "FR-C65": 409, "FR-C67": 503}  # any other: 403
+PACKAGES = ("flwr", "torch", "numpy")
+SAME = "fedrounds"  # messages of another version may mean something else; of the others only the last bits differ
 _FIELDS = {"format", "kind", "site", "token", "signing_key", "node_key", "cases", "versions", "made"}
 
 
@@ -76,6 +79,9 @@ def _answer(folder: CoordinatorFolder, request: Request, now: datetime) -> tuple
     if enrolled is not None and not enrolled.revoked and _same_keys(enrolled, request):
         return 200, {"state": "enrolled"}
     _check_token(folder, request, enrolled, now)
+    if request.versions.get(SAME) != version(SAME):
+        # whose token holds may know what would be taken
+        return 403, {"code": "FR-C76", SAME: version(SAME)}
     file = folder.pending(request.site)
     waiting = read_request(json.dumps(read_table(file)["request"]).encode()) if file.exists() else None
     if waiting is not None and (waiting.key, waiting.node_key) != (request.key, request.node_key):
@@ -171,6 +177,8 @@ def carried_request(folder: CoordinatorFolder, file: Path, now: datetime | None 
         raise UsageError("FR-U66", f"{file} cannot be read: {error.strerror}", wanted="a request file") from error
     status, answer = receive(folder.path, body, now)
     request = read_request(body)
+    if answer.get("code") == "FR-C76":
+        check_version(request)
     if "code" in answer:
         raise RefusedError(
             str(answer["code"]), f"the request of {request.site} is refused ({status})",
@@ -179,14 +187,31 @@ def carried_request(folder: CoordinatorFolder, file: Path, now: datetime | None 
     return request
 
 
+def check_version(request: Request) -> None:
+    """Raises RefusedError FR-C76: the site runs another fedrounds, and its first hello would be refused."""
+    theirs, ours = request.versions.get(SAME, "unknown"), version(SAME)
+    if theirs != ours:
+        raise RefusedError(
+            "FR-C76", f"{request.site} runs fedrounds {theirs}", wanted=f"fedrounds {ours}, as here",
+            do="install the same on both sides, then `fedrounds site join` there again",
+        )  # fmt: skip
+
+
+def unlike_versions(request: Request) -> tuple[str, ...]:
+    """What else is another version there than here: results may differ in their last bits."""
+    said = ((name, theirs, version(name)) for name, theirs in sorted(request.versions.items()) if name in PACKAGES)
+    return tuple(f"{name} {theirs} (here {ours})" for name, theirs, ours in said if theirs != ours)
+
+
 def enrol(folder: CoordinatorFolder, request: Request, fingerprint: str, flower: Flower) -> Enrolled:
     """Let a site in whose fingerprint was read out by its own staff.
 
     Raises:
-        RefusedError: FR-U67 the fingerprint is another; nothing was changed.
+        RefusedError: FR-U67 the fingerprint is another, FR-C76 the version is; nothing was changed.
         NetworkError: FR-C72, FR-C75 Flower's SuperLink did not take the key.
     """
     check_fingerprint(request, fingerprint)
+    check_version(request)
     with locked(folder.state / "enrolment"):
         before = _entry(folder, request.site)
         if before is not None and not before.revoked:

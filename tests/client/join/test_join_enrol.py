@@ -97,6 +97,16 @@ def test_any_other_answer_is_not_taken_for_a_yes(
     assert raised.value.code == "FR-E44"
 
 
+def test_another_version_is_named_with_the_coordinators(joined: tuple[SiteHome, Invitation, Way], front: Any) -> None:
+    home, invitation, way = joined
+    front.answers = [(403, {"code": "FR-C76", "fedrounds": "9.9.9"}), (403, {"code": "FR-C76", "fedrounds": "<b>"})]
+    request = request_of(home, invitation, home.key, 7)
+    with pytest.raises(RefusedError, match=r"FR-C76 this site runs fedrounds \S+, the coordinator 9\.9\.9;"):
+        ask(way, request)
+    with pytest.raises(RefusedError, match="the coordinator another;"):
+        ask(way, request)
+
+
 def test_the_token_goes_to_nobody_but_the_invitation_s_ca(
     home: SiteHome, invitation_of: Callable[..., Path], another_authority: Any, tmp_path: Path, serve: Serve
 ) -> None:

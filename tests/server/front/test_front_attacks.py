@@ -10,6 +10,7 @@ import json
 import socket
 import ssl
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -310,7 +311,7 @@ def test_a_hospital_that_was_invited_enrols_through_the_same_door(house: House, 
     key, node = SigningKey.create(), type(house.sites["A"])("C", ec.generate_private_key(ec.SECP384R1()))
     request = sign_json(key, {
         "format": 1, "kind": "enrolment", "site": "C", "token": invitation["token"], "signing_key": key.public.text,
-        "node_key": node.pem, "cases": 7, "versions": {}, "made": "2026-11-20T12:00:00+00:00",
+        "node_key": node.pem, "cases": 7, "versions": {"fedrounds": version("fedrounds")}, "made": "2026-11-20T12:00:00+00:00",
     })  # fmt: skip
     body = json.dumps(request).encode()
     for _ in range(2):
