@@ -142,5 +142,12 @@ def _rights() -> Iterator[str]:
 
 
 def _policy(found: Review) -> Iterator[str]:
-    yield "within this site's policy" if not found.broken else "this site's policy forbids it:"
-    yield from found.broken
+    if found.broken:
+        yield "this site's policy forbids it:"
+        yield from found.broken
+    elif not found.refused:
+        yield "within this site's policy"
+    if found.refused:
+        yield f"with the cases of today this site would refuse every request: {found.refused}"
+    elif found.withheld:
+        yield f"scores will be withheld: {found.withheld}; it trains all the same, and the run goes on"

@@ -118,7 +118,8 @@ class Costs:
 class Review:
     """`broken`: the policy's rules that the study breaks; with any of them it cannot be allowed.
 
-    `said`: what was said of it before. `used`: rounds it has trained here.
+    `said`: what was said of it before. `used`: rounds it has trained here. `refused`, `withheld`: why, with the cases
+    of today, the site would answer nothing, or send no scores; "" where it would.
     """
 
     study: str
@@ -141,6 +142,8 @@ class Review:
     said: str
     used: int
     broken: tuple[str, ...]
+    refused: str
+    withheld: str
 
 
 def review(home: SiteHome, settings: SiteSettings, asked: Waiting) -> Review:
@@ -160,6 +163,7 @@ def review(home: SiteHome, settings: SiteSettings, asked: Waiting) -> Review:
         _costs(home, asked.study, study, cases, leaving, down, size_bytes(start)),
         _said(heard(home, settings.name, asked.study)), len(lineage.uses(home, asked.study, "trained")),
         tuple(str(rule) for rule in policy.broken_by(settings.policy, study, settings.plugins)),
+        *_too_few(cases, settings.policy.minimum_cases),
     )  # fmt: skip
 
 
@@ -195,6 +199,16 @@ def _cases(home: SiteHome, settings: SiteSettings, study: Study) -> Cases:
         len(kept) if held_out else len(validation), len(refs) - len(kept), study.cases.channels,
         tuple(study.cases.labels), nobody,
     )  # fmt: skip
+
+
+def _too_few(cases: Cases, minimum: int) -> tuple[str, str]:
+    """Why the site would refuse everything, and why it would withhold its scores; "" where it would not."""
+    rule = f"fewer than policy.minimum_cases = {minimum}"
+    train = cases.role == "train"
+    answers = cases.training if train else cases.found
+    refused = f"{answers} cases to {'train' if train else 'judge'} on, {rule}" if answers < minimum else ""
+    few = 0 < cases.validation < minimum
+    return refused, f"{cases.validation} cases to judge on, {rule}" if few else ""
 
 
 def _parted(refs: tuple[CaseRef, ...], site: str, study: Study) -> tuple[tuple[CaseRef, ...], tuple[CaseRef, ...]]:

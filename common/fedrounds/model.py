@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
+from fedrounds.origin import has_origin, origin_of
 from fedrounds.run import Run, refuse_without_objects
 from fedrounds_client.site import Parts, build_parts
 from fedrounds_common.arrays import Arrays, digest, into_module, of_module
 from fedrounds_common.errors import RunFileError, UsageError
 from fedrounds_common.network import Network
-from fedrounds_common.study.canonical import agreed_tables, digest_of_text, study_from_canonical
+from fedrounds_common.study.canonical import agreed_tables, study_from_canonical
 from fedrounds_common.study.canonical import digest as study_digest
 from fedrounds_common.study.parse import read_study
 from fedrounds_common.study.study import Study
@@ -92,12 +93,12 @@ def open_model(
     run = path if path.is_dir() else _run_around(path)
     folders = tuple(Path(folder).resolve() for folder in plugins)
     if run is not None and study is None:
-        rehearsal = read_json(run / "rehearsal.json")
-        folders += tuple(Path(folder) for folder in rehearsal["plugins"])
+        origin = origin_of(run)
+        folders += origin.plugins
         refuse_without_objects(run, task=task, network=network)
-        read = study_from_canonical(rehearsal["study"], folders)
-        parts, says_study = build_parts(read, folders, task, network), digest_of_text(rehearsal["study"])
-        reader, phantom = rehearsal["simulation"].get("reader", {}), _is_phantom(run)
+        read = study_from_canonical(origin.text, folders)
+        parts, says_study = build_parts(read, folders, task, network), origin.found_digest
+        reader, phantom = origin.simulation.get("reader", {}), _is_phantom(run)
     elif study is not None:
         given = read_study(study, (), folders)
         parts, says_study = build_parts(given.study, folders, task, network), study_digest(given.study)
@@ -116,7 +117,7 @@ def open_model(
 
 def _run_around(file: Path) -> Path | None:
     """The run folder that this file lies in, at most two folders up (`baselines/`, `checkpoints/`)."""
-    return next((folder for folder in list(file.resolve().parents)[:2] if (folder / "rehearsal.json").is_file()), None)
+    return next((folder for folder in list(file.resolve().parents)[:2] if has_origin(folder)), None)
 
 
 def _is_phantom(run: Path) -> bool:

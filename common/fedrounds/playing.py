@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,18 +17,18 @@ from flwr.serverapp import Grid
 
 from fedrounds.baselines import run_baselines
 from fedrounds.layout import lay_out, lock, new_folder, refuse_other_study
-from fedrounds.manifest import write_manifest
 from fedrounds.run import Run
 from fedrounds.sessions import session
 from fedrounds.simulation import Prepared
 from fedrounds_client.scoring import assemble_cases_csv
 from fedrounds_common.case import CaseRef
-from fedrounds_common.disk import add_text, write_json
-from fedrounds_common.errors import DataError, code_of
+from fedrounds_common.disk import write_json
+from fedrounds_common.errors import DataError
 from fedrounds_server.app import Afterwards, Objects, ended_by, initial_weights, server_app
+from fedrounds_server.closing import close_run
 from fedrounds_server.engines.inline import SERVER_NODE, InlineGrid
 from fedrounds_server.engines.pool import InProcess, Job, Pool, Workers
-from fedrounds_server.folder import RunFolder, read_json
+from fedrounds_server.folder import RunFolder
 from fedrounds_server.plan import Listener, Plan
 from fedrounds_server.release import read_model, write_model
 from fedrounds_server.rounds import Outcome
@@ -97,21 +96,8 @@ def _finished(prepared: Prepared, folder: RunFolder, sites: Mapping[str, Sequenc
         assemble_cases_csv(folder.path / "sites" / site)
         shutil.rmtree(folder.path / "sites" / site / "cache", ignore_errors=True)
     run = Run(folder.path, prepared.given.task, prepared.given.network)
-    if prepared.simulation.report:
-        _draw(run, listen)
-    write_manifest(run.path)
+    close_run(folder, listen, report=prepared.simulation.report, with_sites=True)
     return run
-
-
-def _draw(run: Run, listen: Listener) -> None:
-    """Write the report. Where that fails the run is what it was before, and says that its report is missing."""
-    try:
-        run.write_report()
-    except Exception as error:  # noqa: BLE001  (hours of training are not lost to a picture, whatever went wrong with it)
-        fault = f"FR-F35 the report could not be drawn: {code_of(error)} {type(error).__name__}"
-        write_json(run.folder.status, {**read_json(run.folder.status), "report_fault": fault})
-        add_text(run.path / "logs" / "log", f"{fault}\n{''.join(traceback.format_exception(error))}")
-        listen("warning", {"text": f"{fault}; logs/log says where, `fedrounds report {run.path.name}` draws it again"})
 
 
 def pool_of(prepared: Prepared, folder: RunFolder) -> Pool:

@@ -7,10 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
+from fedrounds.origin import is_real, origin_of
 from fedrounds_common.arrays import into_module
 from fedrounds_common.errors import RunFileError
 from fedrounds_common.network import Network
-from fedrounds_common.study.canonical import study_from_canonical
 from fedrounds_common.study.study import Study
 from fedrounds_common.task import Task
 from fedrounds_server.folder import RunFolder, read_json
@@ -67,12 +67,11 @@ class Run:
 
     @cached_property
     def study(self) -> Study:
-        rehearsal = read_json(self.path / "rehearsal.json")
-        return study_from_canonical(rehearsal["study"], tuple(Path(folder) for folder in rehearsal["plugins"]))
+        return origin_of(self.path).study
 
     @property
     def plugins(self) -> tuple[Path, ...]:
-        return tuple(Path(folder) for folder in read_json(self.path / "rehearsal.json")["plugins"])
+        return origin_of(self.path).plugins
 
     @cached_property
     def metrics(self) -> tuple[MetricRow, ...]:
@@ -134,10 +133,10 @@ class Run:
         return module.eval()
 
     def write_report(self, with_sites: bool = True) -> Path:
-        """Figures and `report.html`; `with_sites` puts in what would stay at the hospitals."""
+        """Figures and `report.html`; `with_sites` puts in what would stay at the hospitals, where it is here."""
         from fedrounds_server.report import write_report
 
-        return write_report(self.path, with_sites)
+        return write_report(self.path, with_sites and not is_real(self.path))
 
     def __repr__(self) -> str:
         return f"Run({self.path.name}: {self.status.get('state')})"

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
-from fedrounds.manifest import sha256_of
+from fedrounds.origin import is_real
 from fedrounds_client.output import files_of
 from fedrounds_client.outside import Folder
 from fedrounds_common.case import CaseRef
 from fedrounds_common.errors import FedroundsError
 from fedrounds_common.study.study import Study
 from fedrounds_common.study.tables import CaseForm
+from fedrounds_server.manifest import sha256_of
 from fedrounds_sites.hospitals import Hospital, open_hospital, read_rehearsal
 from fedrounds_sites.reader import Reader
 from fedrounds_sites.splits import VALIDATION, read_split
@@ -29,15 +30,19 @@ class Seen:
     """Cases of the folder whose patient trained the model by name (`patients`), or whose file did (`files`).
 
     `files_compared`: the run's own files are still where they were, so that the second could be told.
+    `at_hospitals`: neither can be told, for no list of the run's cases is here.
     """
 
     patients: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     files_compared: bool = True
+    at_hospitals: bool = False
 
     @property
     def warnings(self) -> tuple[str, ...]:
         found = []
+        if self.at_hospitals:
+            found.append("the model was trained at hospitals: whether on these cases too cannot be told here")
         if self.files:
             found.append(f"not unseen: {_some(self.files)}: the very files the model was trained on")
         if self.patients:
@@ -58,6 +63,8 @@ def _some(names: tuple[str, ...]) -> str:
 
 def seen_by(run: Path, study: Study, folder: Folder) -> Seen:
     """Compare a folder's cases with the run's training cases, by patients' names and by their files' bytes."""
+    if is_real(run):
+        return Seen(at_hospitals=True)
     rehearsal = read_rehearsal(run / "rehearsal.json")
     hospitals = [open_hospital(run, name) for name, role in rehearsal.sites.items() if role == "train"]
     trained = [(hospital, ref) for hospital in hospitals for ref in _training(hospital, study)]

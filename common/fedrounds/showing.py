@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, final
 
 from fedrounds.model import Model, open_model
+from fedrounds.origin import refuse_real
 from fedrounds.run import Run
 from fedrounds_common.case import Case
 from fedrounds_common.disk import write_whole
@@ -100,6 +101,7 @@ def show(run: Run | Path | str, case: str, site: str | None = None, out: Path | 
 
 def _holder(run: Path, case: str, site: str | None) -> tuple[str, str]:
     """The site that holds the case, and its role."""
+    refuse_real(run, "no case of it can be shown here")
     roles = read_rehearsal(run / "rehearsal.json").sites
     if site is not None and site not in roles:
         near = get_close_matches(site, roles, n=1)

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
+from fedrounds.origin import origin_of, refuse_real
 from fedrounds_client.site import Parts, build_parts
 from fedrounds_common.errors import Fault, RunFileError, UsageError
 from fedrounds_common.network import Network
 from fedrounds_common.strategy import Strategy
-from fedrounds_common.study.canonical import canonical_text, study_from_canonical
+from fedrounds_common.study.canonical import canonical_text
 from fedrounds_common.study.parse import StudyFile, read_study
 from fedrounds_common.study.study import Study
 from fedrounds_common.study.tables import Table
@@ -91,8 +92,9 @@ def prepared_of(run: Path) -> Prepared:
     """The study and rehearsal that a run was made of, as its folder holds them.
 
     Raises:
-        RunFileError: it was run with an object from Python, which no folder holds.
+        RunFileError: it was run with an object from Python, which no folder holds; or between hospitals.
     """
+    refuse_real(run, "it cannot be run again here")
     outside = read_json(RunFolder(run).record).get("outside_code", {})
     objects = {part: name for part, name in outside.items() if part != "plugins_sha256"}
     if objects:
@@ -101,12 +103,11 @@ def prepared_of(run: Path) -> Prepared:
             "FR-F33", f"the run used objects from Python: {named}", wanted="a study that names all of its parts",
             do="run it again where those objects are",
         )  # fmt: skip
-    rehearsal = read_json(run / "rehearsal.json")
-    plugins = tuple(Path(folder) for folder in rehearsal["plugins"])
-    simulation, faults = read_simulation(rehearsal["simulation"], run, plugins)
+    origin = origin_of(run)
+    simulation, faults = read_simulation(origin.simulation, run, origin.plugins)
     if simulation is None:
         raise RunFileError("FR-F34", f"rehearsal.json: {'; '.join(map(str, faults))}", do="start the study anew")
-    study = study_from_canonical(rehearsal["study"], plugins)
+    study = origin.study
     text = (run / "study.toml").read_text(encoding="utf-8")
-    file = StudyFile(study, rehearsal["simulation"], text, {}, run / "study.toml")
-    return Prepared(file, study, simulation, plugins)
+    file = StudyFile(study, origin.simulation, text, {}, run / "study.toml")
+    return Prepared(file, study, simulation, origin.plugins)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
-from fedrounds.manifest import files_now, read_manifest
+from fedrounds.origin import REHEARSAL, Origin, origin_of, refuse_real
 from fedrounds.playing import carry_out
 from fedrounds.record import PACKAGES
 from fedrounds.run import Run
@@ -17,11 +17,11 @@ from fedrounds_common.arrays import digest as digest_of_arrays
 from fedrounds_common.errors import DONE, FedroundsError, RunFileError
 from fedrounds_common.plugins import digest_of_folders
 from fedrounds_common.study.canonical import digest as study_digest
-from fedrounds_common.study.canonical import digest_of_text
 from fedrounds_common.study.parse import parse_study
 from fedrounds_server import history
 from fedrounds_server.checkpoint import load_arrays
 from fedrounds_server.folder import RunFolder, read_json
+from fedrounds_server.manifest import files_now, read_manifest
 from fedrounds_server.plan import Listener, nobody
 from fedrounds_sites.simulation import Simulation
 
@@ -124,6 +124,8 @@ def verify(run: Run | Path | str, again: bool = False, listen: Listener = nobody
         FedroundsError: of the second run, e.g. DataError where its data are no longer there.
     """
     folder = (run.path if isinstance(run, Run) else Path(run)).resolve()
+    if again:
+        refuse_real(folder, "it cannot be run again here")
     wanted, found = read_manifest(folder), files_now(folder)
     changed = sorted(name for name in wanted if name in found and found[name] != wanted[name])
     return Verification(
@@ -143,18 +145,18 @@ def _checks(run: Path) -> list[Check]:
     lines = history.read(folder.history)
     consensus, says = _consensus(folder)
     status, record = _says(folder.status), _says(folder.record)
-    rehearsal = _says(run / "rehearsal.json")
-    study = digest_of_text(str(rehearsal.get("study", "")))
-    resolved = _resolved_digest(run, tuple(Path(entry) for entry in rehearsal.get("plugins", ())))
+    origin = _origin(run)
+    study = origin.found_digest
+    resolved = _resolved_digest(run, origin.plugins)
     return [
         Check("consensus.safetensors and status.json: the consensus", consensus, str(status.get("consensus", ""))),
         Check("history.jsonl, last line, and status.json: the consensus", lines[-1].digest if lines else "",
               str(status.get("consensus", ""))),
         Check("history.jsonl and status.json: rounds", str(lines[-1].round if lines else 0), str(status.get("rounds"))),
-        Check("rehearsal.json: the study's text and its digest", study, str(rehearsal.get("digest", ""))),
-        Check("record.json and rehearsal.json: the study", str(record.get("study", {}).get("digest", "")), study),
-        Check("consensus.safetensors and rehearsal.json: the study", str(says.get("study", "")), study),
-        Check("study.resolved.toml and rehearsal.json: the study", resolved, study),
+        Check(f"{origin.file}: the study's text and its digest", study, origin.digest),
+        Check(f"record.json and {origin.file}: the study", str(record.get("study", {}).get("digest", "")), study),
+        Check(f"consensus.safetensors and {origin.file}: the study", str(says.get("study", "")), study),
+        Check(f"study.resolved.toml and {origin.file}: the study", resolved, study),
     ]  # fmt: skip
 
 
@@ -164,6 +166,13 @@ def _says(file: Path) -> dict[str, Any]:
         return read_json(file)
     except RunFileError:
         return {}
+
+
+def _origin(run: Path) -> Origin:
+    try:
+        return origin_of(run)
+    except (RunFileError, KeyError):
+        return Origin(REHEARSAL, "", "")
 
 
 def _consensus(folder: RunFolder) -> tuple[str, dict[str, Any]]:

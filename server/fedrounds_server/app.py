@@ -22,8 +22,9 @@ from fedrounds_common.strategy import Strategy
 from fedrounds_common.study.canonical import digest_of_text, study_from_canonical
 from fedrounds_common.study.study import Study
 from fedrounds_common.task import Task
+from fedrounds_server.closing import close_run
 from fedrounds_server.folder import RunFolder, worked_on
-from fedrounds_server.judging import gather_metrics
+from fedrounds_server.judging import gather_metrics, gather_withheld
 from fedrounds_server.keys import Keys
 from fedrounds_server.plan import Listener, Plan, nobody
 from fedrounds_server.release import read_model, write_model
@@ -68,6 +69,8 @@ def server_app(objects: Objects | None = None) -> ServerApp:
         # a simulation holds the run's lock itself, around everything that it does
         with worked_on(plan.folder) if plan.keys is not None else nullcontext():
             carry_out(grid, plan, given.after)
+            if plan.keys is not None:
+                close_run(plan.folder, plan.listen, report=True, with_sites=False)
 
     return app
 
@@ -131,7 +134,7 @@ def carry_out(grid: Grid, plan: Plan, after: After) -> Outcome:
         write_model(plan.folder.consensus, outcome.consensus.arrays, plan.study, plan.digest, outcome.rounds)
         afterwards = after(grid, plan, outcome)
         gather_metrics(plan.folder)
-        status |= _ended(outcome, afterwards)
+        status |= _ended(outcome, afterwards, gather_withheld(plan.folder))
     except BaseException as error:
         status |= ended_by(error)
         raise
@@ -153,7 +156,7 @@ def _noting(listen: Listener, warnings: list[str]) -> Listener:
     return both
 
 
-def _ended(outcome: Outcome, afterwards: Afterwards) -> dict[str, Any]:
+def _ended(outcome: Outcome, afterwards: Afterwards, withheld: Mapping[str, str]) -> dict[str, Any]:
     failed = {**afterwards.sites, **{name: state for name, state in outcome.states.items() if state != "ok"}}
     left_out = {name: dict(hello.left_out) for name, hello in outcome.roster.hellos.items() if hello.left_out}
     whole = not failed and not left_out and not afterwards.models
@@ -167,6 +170,7 @@ def _ended(outcome: Outcome, afterwards: Afterwards) -> dict[str, Any]:
         "failed": dict(sorted(failed.items())),
         "left_out_cases": dict(sorted(left_out.items())),
         **({"failed_models": dict(sorted(afterwards.models.items()))} if afterwards.models else {}),
+        **({"withheld": withheld} if withheld else {}),
         **({"not_bit_exact": dict(sorted(outcome.unlike.items()))} if outcome.unlike else {}),
         "consensus": digest(outcome.consensus.arrays),
     }

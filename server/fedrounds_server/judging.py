@@ -9,18 +9,20 @@ from pathlib import Path
 from flwr.serverapp import Grid
 
 from fedrounds_common.arrays import Arrays
+from fedrounds_common.disk import remove_file, write_json
 from fedrounds_common.errors import RunFileError, UpdateError
 from fedrounds_common.leaving import Ask
 from fedrounds_common.study.study import Study
 from fedrounds_common.task import Tally, Task, add_tallies
 from fedrounds_server.answers import Answer
 from fedrounds_server.cohort import Roster
-from fedrounds_server.folder import RunFolder
+from fedrounds_server.folder import FORMAT, RunFolder, read_json
 from fedrounds_server.grid import Post
 from fedrounds_server.guard import Guard, check_tally
 from fedrounds_server.plan import Plan
 from fedrounds_server.tables import ALL, MetricRow, metric_rows, read_metrics, write_metrics
 
+WITHHELD = "refused:FR-C19"  # too few cases stand behind a site's scores: its own policy, and no fault
 Tallies = Mapping[tuple[str, str], Tally]  # by site and cohort
 
 
@@ -36,7 +38,8 @@ def judge(
         post: where answers of other kinds are still awaited over this grid; None: nowhere.
 
     Returns:
-        The sites that sent no scores, with their state; the table is in the run's `scores/`.
+        The sites that sent no scores, with their state; the table is in the run's `scores/`. Who withheld them
+        because too few cases stand behind them is not among these, and stands beside the table.
     """
     file = score_file(plan.folder, round_, model, trained_at)
     cohorts = {
@@ -46,6 +49,7 @@ def judge(
     if plan.resume and _holds_all(file, cohorts):
         return {}
     missing: dict[str, str] = {}
+    withheld: dict[str, list[str]] = {}
     tallies: dict[tuple[str, str], Tally] = {}
     guard = Guard({}, 0.0, plan.codec)
     post = post or Post(grid, plan.clock, plan.keys)
@@ -60,15 +64,37 @@ def judge(
         for answer in post.ask(dict.fromkeys(by_node, ask), plan.study.cohort.deadline_s):
             name = by_node[answer.node]
             tally, state = _admitted(guard, plan, answer, ask, name)
-            if tally is None:
+            if state == WITHHELD:
+                withheld.setdefault(name, []).append(cohort)
+                plan.listen("warning", {"text": f"{name} withholds its scores of {model}: too few cases"})
+            elif tally is None:
                 missing[name] = state
                 plan.listen("warning", {"text": f"{name} sent no scores of {model}: {state}"})
             else:
                 tallies[name, cohort] = tally
             plan.listen("score", {"site": name, "model": model, "cohort": cohort})
     rows = table_rows(plan.task, plan.study, tallies, round_, model, trained_at)
+    _write_withheld(file, withheld)  # first: a table without a site must say why
     write_metrics(file, rows)
     return missing
+
+
+def _write_withheld(file: Path, withheld: Mapping[str, Sequence[str]]) -> None:
+    beside = file.with_suffix(".withheld.json")
+    if withheld:
+        write_json(beside, {"format": FORMAT, "sites": withheld})
+    elif beside.exists():
+        remove_file(beside)
+
+
+def _read_withheld(file: Path) -> dict[str, list[str]]:
+    return dict(read_json(file)["sites"]) if file.exists() else {}
+
+
+def gather_withheld(folder: RunFolder) -> dict[str, str]:
+    """Sites some of whose scores are in no table, and why."""
+    files = folder.scores.glob("*.withheld.json")
+    return dict.fromkeys(sorted({name for file in files for name in _read_withheld(file)}), "too few cases")
 
 
 def _holds_all(file: Path, cohorts: Mapping[str, Sequence[str]]) -> bool:
@@ -77,6 +103,8 @@ def _holds_all(file: Path, cohorts: Mapping[str, Sequence[str]]) -> bool:
         return False
     try:
         found = {(row.site, row.cohort) for row in read_metrics(file)}
+        withheld = _read_withheld(file.with_suffix(".withheld.json"))
+        found |= {(name, cohort) for name, cohorts_of in withheld.items() for cohort in cohorts_of}
     except RunFileError:
         return False
     return all((name, cohort) in found for cohort, names in cohorts.items() for name in names)

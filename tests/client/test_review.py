@@ -19,7 +19,7 @@ from fedrounds_client.tried import try_out
 from fedrounds_client.waiting import Waiting, find, waiting
 from fedrounds_common.arrays import digest
 from fedrounds_common.errors import MachineError
-from fedrounds_common.leaving import Ask, Hello, Scores, Update, from_wire, to_wire
+from fedrounds_common.leaving import Ask, Hello, Refusal, Scores, Update, from_wire, to_wire
 
 MakeSite = Callable[..., Any]
 MakeAsk = Callable[..., Ask]
@@ -91,6 +91,34 @@ def test_a_study_that_the_policy_forbids_says_so(enrolled: MakeSite, study_ask: 
     found, _ = looked_at(site, study_ask())
     assert [rule[:6] for rule in found.broken] == ["FR-C13", "FR-C14"]
     assert "policy forbids it" in screen(found)
+
+
+def test_the_screen_says_beforehand_what_will_be_withheld(enrolled: MakeSite, study_ask: MakeAsk) -> None:
+    site, ask = enrolled(), study_ask()
+    found, asked = looked_at(site, ask)
+    training, validation = found.cases.training, found.cases.validation
+    assert 0 < validation < training
+    assert (found.refused, found.withheld) == ("", "")
+    assert "within this site's policy" in screen(found)
+
+    def under(minimum: int) -> Review:
+        site.set(f"policy.minimum_cases={minimum}")
+        return review(site.home, site.home.read_settings(), asked)
+
+    some = under(training)
+    assert some.refused == ""
+    assert some.withheld == f"{validation} cases to judge on, fewer than policy.minimum_cases = {training}"
+    shown = " ".join(screen(some).split())
+    assert "within this site's policy scores will be withheld" in shown
+    # and so it is
+    site.allow(ask)
+    assert isinstance(site.answer(ask), Update)
+    refusal = site.answer(study_ask("score", cohort="local-val"))
+    assert isinstance(refusal, Refusal)
+    assert refusal.code == "FR-C19"
+    none = under(training + 1)
+    assert "within this site's policy" not in screen(none)
+    assert f"would refuse every request: {training} cases to train on" in " ".join(screen(none).split())
 
 
 def test_the_screen_names_everything_a_person_is_asked_about(enrolled: MakeSite, study_ask: MakeAsk) -> None:

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from fedrounds.manifest import write_manifest
 from fedrounds.showing import show
 from fedrounds.verify import Again, Check, Verification, prepared_of, verify
 from fedrounds_common.arrays import digest
 from fedrounds_common.errors import RunFileError
 from fedrounds_server.checkpoint import load_arrays, save_arrays
+from fedrounds_server.manifest import write_manifest
 
 
 @pytest.fixture

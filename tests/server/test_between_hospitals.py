@@ -40,7 +40,10 @@ from fedrounds_server.greeting import own_versions
 from fedrounds_server.keys import Keys
 from fedrounds_server.plan import Plan
 from fedrounds_server.release import read_model
+from fedrounds_server.report.folder import read_run
+from fedrounds_server.report.words import withheld
 from fedrounds_server.rounds import Outcome
+from fedrounds_server.tables import read_metrics
 
 CUBES = Path(__file__).parents[1] / "data" / "cubes"
 START: dict[str, Array] = {"w": np.array([10.0, -1.0], np.float32), "seen": np.array(0, np.int64)}
@@ -881,3 +884,46 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used_and_said(made: Make) -> 
     assert (trained(grid, 2), trained(grid, 3)) == ([], ["A", "B", "C"])
     assert any("round-0003" in line for line in run.status["warnings"])
     np.testing.assert_array_equal(run.consensus["w"], by_hand(["ABC"] * 3))
+
+
+# ---------------------------------------------------------------- what a site's policy withholds
+
+
+def few_cases(site: str, ask: Ask) -> Says:
+    return refusal("FR-C19", refused=True)(site, ask) if ask.kind == "score" else well(site, ask)
+
+
+def test_a_site_that_withholds_its_scores_is_named_and_has_not_failed(made: Make) -> None:
+    run = made()
+    run.run(run.village({"B": few_cases}))
+    assert run.states == [{"A": "ok", "B": "ok", "C": "ok"}] * 3
+    assert (run.status["exit"], run.status["failed"], run.status["finished"]) == (0, {}, 3)
+    assert run.status["withheld"] == {"B": "too few cases"}
+    assert {row.site for row in read_metrics(run.folder.metrics)} == {"A", "C", "all"}
+    shown = withheld(read_run(run.folder.path, with_sites=False))
+    assert shown == ("Not in the scores, by their own policy: B (withheld: too few cases).",)
+
+
+def test_what_was_withheld_is_not_asked_for_again_and_still_named_after_a_crash(made: Make) -> None:
+    run = made()
+    run.run(run.village({"B": few_cases}))
+    run.folder.status.unlink()
+    grid = run.village()
+    run.run(grid, resume=True)
+    assert [name for name, ask, _ in grid.asked if ask.kind == "score"] == []
+    assert run.status["withheld"] == {"B": "too few cases"}
+
+
+def test_a_run_whose_sites_all_withhold_their_scores_has_a_consensus_and_no_table(made: Make) -> None:
+    run = made()
+    run.run(run.village(dict.fromkeys("ABC", few_cases)))
+    assert (run.status["exit"], sorted(run.status["withheld"])) == (0, ["A", "B", "C"])
+    assert read_metrics(run.folder.metrics) == ()
+    np.testing.assert_array_equal(run.consensus["w"], by_hand(["ABC"] * 3))
+
+
+def test_too_few_cases_to_train_on_is_still_a_refusal(made: Make) -> None:
+    run = made()
+    run.run(run.village({"B": only("train", 2, refusal("FR-C19", refused=True))}))
+    assert run.status["failed"] == {"B": "refused:FR-C19"}
+    assert "withheld" not in run.status

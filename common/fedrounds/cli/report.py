@@ -23,8 +23,11 @@ def register(app: typer.Typer) -> None:
         ] = True,
     ) -> Answer:
         """Draw a run's figures and write its report, one page that holds everything."""
+        from fedrounds.origin import is_real
         from fedrounds_server.report import write_report
 
-        page = write_report(run_path(run, folder), sites)
+        path = run_path(run, folder)
+        sites = sites and not is_real(path)
+        page = write_report(path, sites)
         figures = sorted(str(file) for file in (page.parent / "figures").glob("*.png"))
         return Answer({"report": str(page), "figures": figures, "with_sites": sites}, "\n".join([str(page), *figures]))

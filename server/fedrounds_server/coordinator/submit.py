@@ -172,7 +172,8 @@ def follow(
         NetworkError: FR-C74 Flower ended the run and nothing of ours said how.
     """
     asked = time.monotonic()
-    while (status := read_json(RunFolder(path).status)).get("state") in GOING:
+    # after the last round the report is drawn, by the process that holds the run's lock
+    while (status := read_json(RunFolder(path).status)).get("state") in GOING or worker_pid(RunFolder(path)):
         listen(status)
         time.sleep(pause_s)
         if time.monotonic() - asked < ASK_FLOWER_S:

@@ -65,22 +65,32 @@ def took_part(run: RunView) -> str:
     """Whether everything planned was there; the tables below name what was not."""
     models = run.status.get("failed_models")
     lost = f" Not made: {', '.join(f'{name} ({state})' for name, state in sorted(models.items()))}." if models else ""
+    held = "".join(f" {sentence}" for sentence in withheld(run))
     if run.status.get("failed") or run.status.get("left_out_cases"):
-        return f"Not everything that was planned took part:{lost}"
+        return f"Not everything that was planned took part:{lost}{held}"
     if lost:
-        return f"Every hospital finished, and no case was left out.{lost}"
+        return f"Every hospital finished, and no case was left out.{lost}{held}"
     if run.status.get("state") == "done":
-        return "Every hospital finished, and no case was left out."
+        return f"Every hospital finished, and no case was left out.{held}"
     # the message may hold a path of the machine it was raised on; a report is sent around
     code = run.status.get("code")
     return "The run did not reach its end" + (f" ({code}: fedrounds explain {code} says why)." if code else ".")
+
+
+def withheld(run: RunView) -> tuple[str, ...]:
+    """Whose scores are in no table, though the hospital took part."""
+    sites = table_of(run.status, "withheld")
+    if not sites:
+        return ()
+    named = ", ".join(f"{site} (withheld: {why})" for site, why in sorted(sites.items()))
+    return (f"Not in the scores, by their own policy: {named}.",)
 
 
 def in_short(run: RunView) -> tuple[str, ...]:
     """The result in a few sentences; says so where there is none."""
     ours = judged_consensus(run)
     if ours is None:
-        return (f"No consensus was judged. {ended(run)}",)
+        return (f"No consensus was judged. {ended(run)}", *withheld(run))
     word, digits = word_of(run.metric), digits_of(run.metric)
     mean = f"{text_of(ours.mean, digits)}" + (
         " (95 % interval, hospitals resampled)" if ours.mean.low == ours.mean.low else ""
@@ -100,6 +110,7 @@ def in_short(run: RunView) -> tuple[str, ...]:
         sentences.append(
             f"Not all took part: {', '.join(f'{site} ({state})' for site, state in sorted(failed.items()))}."
         )
+    sentences += withheld(run)
     if ours.hospitals < 20 and worth(ours.hospitals):
         sentences.append(worth(ours.hospitals))
     return tuple(sentences)
