@@ -13,6 +13,8 @@ import os
 import signal
 import socket
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +43,7 @@ from fedrounds_common.errors import NetworkError, RefusedError
 
 # exit statuses by which the launcher learns what Flower only writes into its log
 NODE = "node"  # in flwr/: the number of a node that has not said goodbye yet
-NOT_KNOWN, OTHER_VERSION = 81, 82
+NOT_KNOWN, OTHER_VERSION, HELPER_ENDED = 81, 82, 83
 ACTIVATE = "/ActivateNode"  # its "precondition failed": no node with that key is registered
 VERSION_HEADER = "flwr-version-incompatibility-message"
 ALLOWED = {"valid_license": "on the list of this site"}  # what Flower looks for before it asks `_verify_fab`
@@ -120,6 +122,25 @@ def read_node_key(file: Path) -> ec.EllipticCurvePrivateKey:
     try:
         key = load_ssh_private_key(file.read_bytes(), None)
     except (OSError, ValueError) as error:
+def watch_helper(pause_s: float = 1.0) -> None:
+    """End this process when the helper that it starts has ended: Flower does not look, and nothing would be answered."""
+
+    def watch() -> None:
+        while not _ended_child():
+            time.sleep(pause_s)
+        os._exit(HELPER_ENDED)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _ended_child() -> bool:
+    """Whether a child of this process has ended; it stays one until somebody takes note."""
+    try:
+        return os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return False  # none was started yet
+
+
         raise NetworkError(
             "FR-C91", f"a node key that cannot be read ({type(error).__name__})", wanted="EC P-384", where=str(file)
         ) from error
@@ -159,6 +180,7 @@ def serve(home: SiteHome) -> None:
 
     def stop() -> None:
         server.should_exit = True
+    watch_helper()
         thread.join(timeout=5)
 
     add_exit_handler(stop)

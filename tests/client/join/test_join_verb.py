@@ -287,3 +287,12 @@ def test_every_function_of_flower_s_that_is_wrapped_is_where_it_was() -> None:
     assert list(inspect.signature(NodeAuthHttpInterceptor.intercept).parameters) == ["self", "context", "call_next"]
     assert VERSION_INCOMPATIBILITY_MESSAGE_METADATA_KEY == node.VERSION_HEADER
     assert node.ACTIVATE in inspect.getsource(FleetHttpClient.ActivateNode)
+
+
+def test_a_node_ends_with_its_helper_so_that_the_launcher_starts_both_again() -> None:
+    begin = "import subprocess, sys, time; from fedrounds_client.join import node; node.watch_helper(0.05); "
+    begin += "helper = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE); "
+    ended = subprocess.run([sys.executable, "-c", f"{begin} helper.kill(); time.sleep(60)"], check=False)
+    assert ended.returncode == node.HELPER_ENDED
+    stays = subprocess.run([sys.executable, "-c", f"{begin} time.sleep(0.5); sys.exit(7)"], check=False)
+    assert stays.returncode == 7
