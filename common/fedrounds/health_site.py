@@ -16,7 +16,7 @@ from fedrounds.health import GB, Finding, free_memory_bytes
 from fedrounds_client.home import OTHERS, SiteHome
 from fedrounds_client.jail import can_be_walled
 from fedrounds_client.join.invitation import Invitation, read_invitation
-from fedrounds_client.join.node import read_node_key
+from fedrounds_client.join.node import moved, read_node_key
 from fedrounds_client.join.reach import Seen, Way, check_clock, look
 from fedrounds_client.join.supernode import Marks, runs
 from fedrounds_client.settings import SiteSettings
@@ -78,7 +78,7 @@ def _settings(home: SiteHome, found: list[Finding]) -> SiteSettings | None:
 
 def _private(home: SiteHome) -> Iterator[Finding]:
     if not home.folder.is_dir():
-        yield Finding("folder", "fault", f"{home.folder} is not there", "`fedrounds site init`, or name it with --home")
+        yield Finding("folder", "fault", f"{home.folder} is not there", "`fedrounds site init`, or name it with --site")
         return
     open_ = [place for place in (home.folder, *_below(home.folder)) if _is_open(place)]
     names = ", ".join(str(place.relative_to(home.folder)) for place in open_[:3])
@@ -151,7 +151,9 @@ def _disk(home: SiteHome, settings: SiteSettings) -> Finding:
     found = f"{free:.1f} GB free, {settings.policy.disk_gb:g} GB allowed"
     if free < min(settings.policy.disk_gb, 0.5):
         return Finding("disk", "fault", found, "make room")
-    return Finding("disk", "ok" if free > settings.policy.disk_gb else "advice", found, "make room, or lower disk_gb")
+    if free <= settings.policy.disk_gb:
+        return Finding("disk", "advice", found, "make room, or lower disk_gb")
+    return Finding("disk", "ok", found)
 
 
 def _gpu(settings: SiteSettings) -> Finding:
@@ -170,12 +172,10 @@ def _gpu(settings: SiteSettings) -> Finding:
 def _flower() -> Finding:
     """The functions of Flower's that the launcher wraps are private to it and may move."""
     from flwr import __version__
-    from flwr.supernode import start_client_internal
 
-    missing = [name for name in ("_init_connection", "_verify_fab") if not hasattr(start_client_internal, name)]
-    if missing:
+    if lost := moved():
         return Finding(
-            "Flower", "fault", f"{__version__} has no {', '.join(missing)}", "pip install -c constraints.txt flwr"
+            "Flower", "fault", f"{__version__} has no {', '.join(lost)}", "pip install -c constraints.txt flwr"
         )
     return Finding("Flower", "ok", f"{__version__}; bundles with code in them are refused")
 

@@ -32,6 +32,11 @@ def study_values(label_map: Mapping[int, int], form: CaseForm) -> dict[int, int]
     return {0: 0} | values
 
 
+def labels_of(label_map: Mapping[int, int]) -> dict[str, int]:
+    """Labels that such a map could be meant for, by made-up names: what a study calls them is not known yet."""
+    return {f"label-{value}": value for value in sorted({*label_map.values()} - {0})} or {"target": 1}
+
+
 def whole(mask: NDArray[Any], case: str, where: str) -> NDArray[np.int64]:
     """Label values stored as real numbers, as integers.
 

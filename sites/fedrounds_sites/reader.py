@@ -37,6 +37,11 @@ class Reader(ABC):
         return "patient"
 
     @property
+    def own_form(self) -> CaseForm:
+        """A form in which this reader can list its cases before any study has asked for one; to count them only."""
+        return CaseForm()
+
+    @property
     def passed_over(self) -> Mapping[str, int]:
         """Why a file below the root belongs to no case → how many such files there are, once `cases` was asked."""
         return {}

@@ -94,14 +94,14 @@ def check_fits(invitation: Invitation, name: str, home: SiteHome) -> None:
     if invitation.site != name:
         raise NetworkError(
             "FR-C82", f"an invitation for {invitation.site}; this site is {name}", wanted=f"one for {name}",
-            do="ask the coordinator for one with that name, or join from another folder (--home)",
+            do="ask the coordinator for one with that name, or join from another folder (--site)",
         )  # fmt: skip
     before = read_table(home.invitation)
     if before is not None and before.get("coordinator") != invitation.coordinator.text:
         raise NetworkError(
             "FR-C82", "an invitation of another coordinator than the one that was joined here",
             wanted=PublicKey.of_text(str(before.get("coordinator"))).fingerprint,
-            do="a second federation wants a folder of its own (--home)",
+            do="a second federation wants a folder of its own (--site)",
         )  # fmt: skip
 
 

@@ -49,11 +49,16 @@ VERSION_HEADER = "flwr-version-incompatibility-message"
 ALLOWED = {"valid_license": "on the list of this site"}  # what Flower looks for before it asks `_verify_fab`
 
 
+def moved() -> tuple[str, ...]:
+    """The functions of Flower's that `guard` wraps and this Flower has not."""
+    return tuple(name for name in ("_init_connection", "_verify_fab") if not callable(getattr(supernode, name, None)))
+
+
 def guard(home: Path) -> None:
     """Let only bundles of `bundle.py` through, and mark the moment of connecting. Raises AttributeError if Flower's functions have moved."""
-    connect, verify = supernode._init_connection, supernode._verify_fab
-    if not callable(connect) or not callable(verify):
-        raise AttributeError("another Flower than the one that was tried")
+    if lost := moved():
+        raise AttributeError(f"another Flower than the one that was tried: it has no {', '.join(lost)}")
+    connect = supernode._init_connection
 
     @contextmanager
     def connect_guarded(*args: Any, **kwargs: Any) -> Iterator[tuple[Any, ...]]:
@@ -117,11 +122,6 @@ def watch_answers() -> None:
     NodeAuthHttpInterceptor.intercept = intercept_watched  # type: ignore[method-assign]
 
 
-def read_node_key(file: Path) -> ec.EllipticCurvePrivateKey:
-    """Raises NetworkError FR-C91: there is no such key, or one of another kind."""
-    try:
-        key = load_ssh_private_key(file.read_bytes(), None)
-    except (OSError, ValueError) as error:
 def watch_helper(pause_s: float = 1.0) -> None:
     """End this process when the helper that it starts has ended: Flower does not look, and nothing would be answered."""
 
@@ -141,6 +141,11 @@ def _ended_child() -> bool:
         return False  # none was started yet
 
 
+def read_node_key(file: Path) -> ec.EllipticCurvePrivateKey:
+    """Raises NetworkError FR-C91: there is no such key, or one of another kind."""
+    try:
+        key = load_ssh_private_key(file.read_bytes(), None)
+    except (OSError, ValueError) as error:
         raise NetworkError(
             "FR-C91", f"a node key that cannot be read ({type(error).__name__})", wanted="EC P-384", where=str(file)
         ) from error
@@ -175,12 +180,12 @@ def serve(home: SiteHome) -> None:
     sign_off(home, settings)
     guard(home.folder)
     watch_answers()
+    watch_helper()
     states = NodeStateFactory(objectstore_factory=ObjectStoreFactory())
     server, thread = _start_supernode_http_api(settings, states)
 
     def stop() -> None:
         server.should_exit = True
-    watch_helper()
         thread.join(timeout=5)
 
     add_exit_handler(stop)

@@ -69,7 +69,7 @@ def unit_of(
     """
     settings = home.read_settings()
     root = str(settings.data.get("root") or "")
-    command = shlex.join([*program, "site", "join", "--home", str(home.folder)])
+    command = shlex.join([*program, "site", "join", "--site", str(home.folder)])
     return UNIT.format(
         name=settings.name,
         user=user,

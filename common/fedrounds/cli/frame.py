@@ -45,6 +45,7 @@ Plugins = Annotated[
     list[Path] | None,
     typer.Option("--plugins", metavar="DIR", help="Folder of your own plug-ins, e.g. DIR/strategies/mine.py."),
 ]
+SITE_FOLDER = typer.Option("--site", metavar="DIR", envvar="FEDROUNDS_SITE", help="The site's folder; else this one.")
 
 
 @final

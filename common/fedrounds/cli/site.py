@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedrounds.cli import site_join
-from fedrounds.cli.frame import Answer, Settings, group, table, verb
+from fedrounds.cli.frame import SITE_FOLDER, Answer, Settings, group, table, verb
 from fedrounds_common.errors import UsageError
 
 if TYPE_CHECKING:
     from fedrounds_client.home import SiteHome
     from fedrounds_client.permits import Said
 
-Folder = Annotated[
-    Path, typer.Option("--site", metavar="DIR", envvar="FEDROUNDS_SITE", help="The site's folder.", show_default=True)
-]
+Folder = Annotated[Path, SITE_FOLDER]
 Studies = Annotated[str, typer.Argument(metavar="STUDY", help="The beginning of the study's digest.")]
 OptionalStudy = Annotated[
     str, typer.Argument(metavar="STUDY", help="The beginning of the study's digest; left out: all that wait.")

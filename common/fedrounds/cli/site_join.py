@@ -13,17 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedrounds.cli.doctor import STYLE
-from fedrounds.cli.frame import Answer, Settings, say, table, verb
+from fedrounds.cli.frame import SITE_FOLDER, Answer, Settings, say, table, verb
 from fedrounds_common.errors import DONE, FedroundsError, NetworkError, UsageError
 
 if TYPE_CHECKING:
     from fedrounds_client.home import SiteHome
     from fedrounds_client.join.invitation import Invitation
 
-Folder = Annotated[
-    Path | None,
-    typer.Option("--site", "--home", metavar="DIR", envvar="FEDROUNDS_SITE", help="The site's folder, else this one."),
-]
+Folder = Annotated[Path | None, SITE_FOLDER]
 
 
 def register(site: typer.Typer) -> None:
@@ -102,15 +99,15 @@ def _introduce(home: SiteHome, invitation: Invitation) -> None:
 
 def _listed(home: SiteHome) -> int:
     """How many cases the site's reader lists, of this site's own group."""
-    from fedrounds_common.study.tables import CaseForm
     from fedrounds_sites.simulation import READERS
 
     settings = home.read_settings()
     try:
-        refs = READERS.load(settings.data, settings.plugins).cases(CaseForm())
+        reader = READERS.load(settings.data, settings.plugins)
+        refs = reader.cases(reader.own_form)
     except FedroundsError as error:
         raise UsageError(
-            "FR-C28", "how many cases it could bring cannot be told before a study asks", do="say it: --cases N"
+            "FR-C33", f"how many cases it could bring cannot be counted: {error}", do="mend that, or say it: --cases N"
         ) from error
     return sum(not settings.only or ref.site == settings.only for ref in refs)
 

@@ -22,7 +22,7 @@ from fedrounds_sites.dicom.grid import plane_affine
 from fedrounds_sites.dicom.headers import Header, read_header
 from fedrounds_sites.dicom.identity import read_key
 from fedrounds_sites.dicom.volume import Gridding, Match, Volume, choose, into_series, read_flat, read_mask, read_stacks
-from fedrounds_sites.masks import map_labels, study_values
+from fedrounds_sites.masks import labels_of, map_labels, study_values
 from fedrounds_sites.pictures import SUFFIXES, grey_of, read_pixels
 from fedrounds_sites.reader import Reader
 
@@ -98,6 +98,11 @@ class DicomSeries(Reader):
         if self.key_file is not None and not self.key_file.is_absolute():
             rules.append((("key_file",), f"{self.key_file}: an absolute path wanted"))
         return rules
+
+    @property
+    def own_form(self) -> CaseForm:
+        names = tuple(self.channels) or CaseForm().channels
+        return CaseForm(2 if self.unit == "image" else 3, names, labels_of(self.label_map))
 
     def cases(self, form: CaseForm) -> tuple[CaseRef, ...]:
         self._refuse_form(form)

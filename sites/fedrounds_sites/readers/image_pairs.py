@@ -17,7 +17,7 @@ from fedrounds_common.errors import CaseError, DataError
 from fedrounds_common.plugins import STRICT, RulesBroken
 from fedrounds_common.study.tables import CaseForm, Rule
 from fedrounds_sites import listing
-from fedrounds_sites.masks import map_labels, study_values, two_valued
+from fedrounds_sites.masks import labels_of, map_labels, study_values, two_valued
 from fedrounds_sites.pairing import Entry, MaskRule, Pair, Paired, pair_up
 from fedrounds_sites.pictures import SUFFIXES, Pixels, grey_of, luminance, read_pixels
 from fedrounds_sites.reader import Reader
@@ -87,6 +87,10 @@ class ImagePairs(Reader):
         if len(self.spacing_mm) == 1:
             rules.append((("spacing_mm",), "two numbers (rows, columns) or three (and slices) wanted"))
         return rules
+
+    @property
+    def own_form(self) -> CaseForm:
+        return CaseForm(dims=2, labels=labels_of(self.label_map))
 
     def cases(self, form: CaseForm) -> tuple[CaseRef, ...]:
         self._refuse_form(form)

@@ -17,7 +17,7 @@ from fedrounds_common.study.tables import CaseForm
 from fedrounds_sites import listing
 from fedrounds_sites.fitting import only_file, same_grid, stacked
 from fedrounds_sites.geometry import labels_onto, onto, turned
-from fedrounds_sites.masks import map_labels, study_values, whole
+from fedrounds_sites.masks import labels_of, map_labels, study_values, whole
 from fedrounds_sites.nifti import LIMIT_VOXELS, Volume, read_volume
 from fedrounds_sites.reader import Reader
 from fedrounds_sites.readers._layouts import LAYOUTS, Layout
@@ -60,6 +60,10 @@ class NiftiFolder(Reader):
     tolerance_mm: Annotated[float, Field(ge=0)] = 0.1
     limit_voxels: Annotated[int, Field(ge=1)] = LIMIT_VOXELS
     follow_links: bool = False
+
+    @property
+    def own_form(self) -> CaseForm:
+        return CaseForm(labels=labels_of(self.label_map))
 
     def cases(self, form: CaseForm) -> tuple[CaseRef, ...]:
         self._label_values(form)

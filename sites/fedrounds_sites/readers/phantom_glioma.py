@@ -55,6 +55,10 @@ class PhantomGlioma(Reader):
         profile = self._profile()
         return f"phantom {VERSION}, seed {self.seed}; profile {profile.name} {profile.version}, {profile.digest[:16]}"
 
+    @property
+    def own_form(self) -> CaseForm:
+        return CaseForm(channels=CHANNELS, labels=dict(LABELS))
+
     def cases(self, form: CaseForm) -> tuple[CaseRef, ...]:
         self._check(form)
         profile = self._profile()

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from fedrounds.cli.frame import group
 from fedrounds.cli.main import main
-from fedrounds.cli.site_join import register
+from fedrounds.cli.site_join import _listed, register
 from fedrounds.health import Finding
 from fedrounds.health_site import WHATS, examine_site, status_of
 from fedrounds_client.founding import found
@@ -27,6 +28,7 @@ from fedrounds_client.join import node
 from fedrounds_client.join.reach import Way
 from fedrounds_client.join.supernode import Marks, accept, environment, runs
 from fedrounds_client.join.unit import unit_of
+from fedrounds_common.errors import UsageError
 
 Make = Callable[..., Path]
 Serve = Callable[..., Any]
@@ -91,6 +93,26 @@ def test_joining_without_a_site_or_an_invitation_says_what_to_type(site: Callabl
     status, answer, _ = site("join")
     assert (status, answer["error"]["code"]) == (2, "FR-C23")
     assert "--reader" in answer["error"]["do"]
+
+
+@pytest.mark.parametrize("reader", ["phantom_glioma", "image_pairs"])
+def test_how_many_cases_a_site_could_bring_is_counted_with_its_readers_own_channels(
+    reader: str, tmp_path: Path
+) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        for name in (f"A_{number}_1.png", f"A_{number}_1_mask.png"):
+            Image.new("L", (4, 4)).save(tmp_path / "images" / name)
+    of_phantom = ["data.profile=fets71", "data.only=s01"]
+    where = of_phantom if reader == "phantom_glioma" else [f"data.root={tmp_path / 'images'}"]
+    home = found(tmp_path / "A", "A", reader, where)
+    assert _listed(home) == (3 if reader == "image_pairs" else 52)
+
+
+def test_cases_that_cannot_be_counted_say_what_to_do(tmp_path: Path) -> None:
+    home = found(tmp_path / "A", "A", "nifti_folder", [f"data.root={tmp_path / 'nowhere'}"])
+    with pytest.raises(UsageError, match="FR-C33 .*say it: --cases N"):
+        _listed(home)
 
 
 def test_a_site_that_is_there_is_not_made_over(site: Callable[..., Any], home: SiteHome, invitation_of: Make) -> None:
@@ -161,7 +183,7 @@ def test_a_whole_site_has_no_fault_and_every_check_is_there(whole: tuple[SiteHom
         faults = [finding for finding in faults if finding.what != "walls"]
     assert faults == []
     assert tuple(finding.what for finding in findings) == WHATS
-    assert [finding.what for finding in findings if finding.level != "ok" and not finding.do] == []
+    assert [finding.what for finding in findings if (finding.level != "ok") != bool(finding.do)] == []
 
 
 def test_a_file_that_others_may_read_is_named_with_the_command_that_mends_it(whole: tuple[SiteHome, Any]) -> None:
