@@ -31,6 +31,7 @@ from fedrounds_common.errors import INTERRUPTED, FedroundsError, NetworkError, R
 
 NODE = (sys.executable, "-m", "fedrounds_client.join.node")
 FIRST_S, LONGEST_S, STEADY_S = 1.0, 60.0, 60.0  # pauses between starts; a node that ran so long starts afresh
+HOPELESS_S = 300.0  # the same, where somebody must mend something first
 GRACE_S = 10.0
 LOG_BYTES = 10_000_000
 # Flower and what it starts: nothing is sent home, nothing is installed, and no thread spins
@@ -123,23 +124,26 @@ def _keep_running(home: SiteHome, way: Way, marks: Marks, say: Say, stop: thread
     marks.connected.unlink(missing_ok=True)
     been_there = False
     while not stop.is_set():
-        started = time.monotonic()
+        started, hopeless = time.monotonic(), False
         try:
             check_clock(look(way))
             _run_node(home, way, marks, say, stop)
         except NetworkError as error:
+            hopeless = error.code in HOPELESS
             # once it has worked, whatever is in the way may go away again by itself
-            if error.code in HOPELESS and not been_there and not marks.connected.exists():
+            if hopeless and not been_there and not marks.connected.exists():
                 raise
-            if str(error) != said:
-                say(str(error))
-                said = str(error)
+            # its code: the text of one that lasts for days has the time in it
+            now = error.code if hopeless else str(error)
+            if now != said:
+                say(" ".join(str(error).split()))
+                said = now
         if marks.connected.exists():
             marks.connected.unlink()
             been_there, said = True, said if time.monotonic() - started < STEADY_S else ""
         if time.monotonic() - started > STEADY_S:
             pause = FIRST_S
-        stop.wait(pause)
+        stop.wait(HOPELESS_S if hopeless else pause)
         pause = min(pause * 2, LONGEST_S)
 
 
