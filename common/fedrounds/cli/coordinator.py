@@ -10,29 +10,19 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedrounds.cli.files import study_path
-from fedrounds.cli.frame import Answer, Settings, group, say, table, verb
-from fedrounds.cli.runs import run_path
-from fedrounds.cli.study import StudyName
+from fedrounds.cli import coordinator_runs
+from fedrounds.cli.coordinator_folder import HERE, Folder, agreed_half, at, flower_of
+from fedrounds.cli.frame import Answer, group, say, verb
 from fedrounds_common.errors import RefusedError, UsageError
 
 if TYPE_CHECKING:
-    from fedrounds_common.study.parse import StudyFile
     from fedrounds_server.coordinator.enrolment import Request
-    from fedrounds_server.coordinator.flower import Flower
     from fedrounds_server.coordinator.folder import CoordinatorFolder
-    from fedrounds_server.coordinator.status import Status
 
-Folder = Annotated[
-    Path,
-    typer.Option("--folder", metavar="COORD", envvar="FEDROUNDS_COORDINATOR", help="The coordinator's folder."),
-]
-HERE = Path("coordinator")
-RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, its number, or latest.")]
 SiteNames = Annotated[list[str], typer.Argument(metavar="SITE…", help="Names of hospitals.")]
 
 
@@ -43,10 +33,7 @@ def register(app: typer.Typer) -> None:
     _register_invite(coordinator)
     _register_start(coordinator)
     _register_enrol(coordinator)
-    _register_submit(coordinator)
-    _register_status(coordinator)
-    _register_stop(coordinator)
-    _register_resume(coordinator)
+    coordinator_runs.register(coordinator)
     _register_revoke(coordinator)
     _register_renew(coordinator)
 
@@ -69,7 +56,7 @@ def _register_init(coordinator: typer.Typer) -> None:
         """Make the coordinator's folder: its certificate authority, its certificate, its signing key."""
         from fedrounds_server.coordinator.setup import create
 
-        made = create(_at(folder), address, name, bind, superlink_port, also or ())
+        made = create(at(folder), address, name, bind, superlink_port, also or ())
         print_at = made.public.fingerprint
         return Answer(
             {"folder": str(folder), "address": address, "fingerprint": print_at},
@@ -96,8 +83,8 @@ def _register_invite(coordinator: typer.Typer) -> None:
 
         for site in sites:
             checked_site(site)
-        asked = "" if study is None else digest(_read(study, None).study)
-        files = {site: written(_at(folder), site, out, asked, days) for site in sites}
+        asked = "" if study is None else digest(agreed_half(study).study)
+        files = {site: written(at(folder), site, out, asked, days) for site in sites}
         lines = [f"  {site}: {file}" for site, file in files.items()]
         return Answer(
             {"invitations": {site: str(file) for site, file in files.items()}},
@@ -116,7 +103,7 @@ def _register_start(coordinator: typer.Typer) -> None:
         """Start the SuperLink on loopback and the front for hospitals, and keep both up."""
         from fedrounds_server.coordinator.supervisor import keep_up
 
-        here = _at(folder)
+        here = at(folder)
         if detach:
             return _started(here)
         keep_up(here, say)
@@ -169,8 +156,8 @@ def _register_enrol(coordinator: typer.Typer) -> None:
         )
         from fedrounds_server.coordinator.enrolment import enrol as let_in
 
-        here = _at(folder)
-        flower = _flower(here)
+        here = at(folder)
+        flower = flower_of(here)
         given = _one_each(sites, fingerprint)
         own = SigningKey.load(here.signing_key).public.fingerprint
         requests = [
@@ -223,139 +210,6 @@ def _confirmed(request: Request, own: str) -> str:
     return request.key.fingerprint
 
 
-def _register_submit(coordinator: typer.Typer) -> None:
-    @verb(coordinator, "submit")
-    def submit(
-        study: StudyName,
-        folder: Folder = HERE,
-        initial: Annotated[Path | None, typer.Option(metavar="FILE", help="Weights that round 1 starts from.")] = None,
-        settings: Settings = None,
-        wait: Annotated[bool, typer.Option("--wait", help="Follow the run to its end; exit as it does.")] = False,
-        prepare: Annotated[
-            bool, typer.Option("--prepare", help="Make the run's folder only, and print the `flwr run` that starts it.")
-        ] = False,
-    ) -> Answer:
-        """Start a study with the enrolled hospitals. Each still decides for itself."""
-        from fedrounds_server.coordinator.submit import prepare_run, start_run
-
-        here = _at(folder)
-        flower = _flower(here)
-        prepared = prepare_run(here, _read(study, settings), initial)
-        for site in prepared.missing:
-            say(f"warning: {site} is in the study and not enrolled")
-        data: dict[str, Any] = {"run": prepared.path.name, "path": str(prepared.path), "study": prepared.digest}
-        if prepare:
-            line = f"FLWR_HOME={here.flower_home} flwr run . coordinator --run-config {prepared.config}"
-            return Answer(
-                data | {"command": line},
-                f"{prepared.path.name} is prepared. In the source tree of fedrounds:\n  {line}",
-            )
-        flower_run = start_run(here, prepared, flower)
-        data |= {"flower_run": flower_run}
-        text = f"{prepared.path.name} is submitted; study {prepared.digest[:12]}. Hospitals that have not allowed it are asked."
-        return _followed(prepared.path, flower_run, flower, data) if wait else Answer(data, text)
-
-
-def _register_resume(coordinator: typer.Typer) -> None:
-    @verb(coordinator, "resume")
-    def resume(
-        run: RunArgument,
-        folder: Folder = HERE,
-        wait: Annotated[bool, typer.Option("--wait", help="Follow the run to its end; exit as it does.")] = False,
-        anew: Annotated[
-            bool,
-            typer.Option("--anew", help="Begin with round 1 if every checkpoint is damaged; else that is refused."),
-        ] = False,
-    ) -> Answer:
-        """Go on with a run that was stopped or cut off, from its last checkpoint."""
-        from fedrounds_server.coordinator.submit import resume_run
-
-        here = _at(folder)
-        flower, path = _flower(here), run_path(run, here.runs)
-        flower_run = resume_run(here, path, flower, anew=anew)
-        data: dict[str, Any] = {"run": path.name, "path": str(path), "flower_run": flower_run}
-        return _followed(path, flower_run, flower, data) if wait else Answer(data, f"{path.name} goes on.")
-
-
-def _followed(path: Path, flower_run: int, flower: Flower, data: dict[str, Any]) -> Answer:
-    from fedrounds_server import history
-    from fedrounds_server.coordinator.submit import follow
-    from fedrounds_server.folder import RunFolder, read_json
-
-    told = 0
-
-    def listen(status: dict[str, Any]) -> None:
-        nonlocal told
-        for line in history.read(RunFolder(path).history)[told:]:
-            told += 1
-            say(f"round {line.round}: {len(line.ok)} of {len(line.sites)} sites, {line.seconds:.0f} s")
-
-    status = follow(path, flower_run, flower, listen)
-    listen({})
-    ended = read_json(RunFolder(path).status)
-    message = str(ended.get("message", "")) or f"consensus {str(ended.get('consensus', ''))[:12]}"
-    return Answer(data | {"status": ended}, f"{path.name}: {ended.get('state')}; {message}\n{path}", status)
-
-
-def _register_status(coordinator: typer.Typer) -> None:
-    @verb(coordinator, "status")
-    def status(folder: Folder = HERE) -> Answer:
-        """Runs, rounds, every hospital with its fingerprint and when it was last seen, certificates."""
-        from fedrounds_server.coordinator.status import status_of
-
-        found = status_of(_at(folder))
-        for line in (*found.warnings, *([found.note] if found.note else [])):
-            say(f"warning: {line}")
-        return Answer(found.as_dict(), _status_text(found))
-
-
-def _status_text(found: Status) -> Any:
-    from rich.console import Group
-
-    head = (
-        f"{found.name} at {found.address} is {'up' if found.up else 'down'}\n  fingerprint {found.fingerprint}\n"
-        + "\n".join(f"  {what} certificate until {until[:10]}" for what, until in found.certificates.items())
-        + f"\n  journal: {found.journal[0]} lines, {found.journal[1][:16]}\n"
-    )
-    sites = table(
-        ("site", "state", "last seen", "cases", "fingerprint"),
-        [
-            (one.site, one.state, one.last_seen, "" if one.cases is None else one.cases, one.fingerprint)
-            for one in found.sites
-        ],
-    )
-    runs = table(
-        ("run", "state", "exit", "round", "sites in the last round"),
-        [
-            (one.name, one.state, "" if one.exit is None else one.exit, one.round,
-             ", ".join(f"{site} {state}" for site, state in one.sites.items()))
-            for one in found.runs
-        ],
-    )  # fmt: skip
-    return Group(head, *([sites] if found.sites else ["No site was invited."]), *(["", runs] if found.runs else []))
-
-
-def _register_stop(coordinator: typer.Typer) -> None:
-    @verb(coordinator, "stop")
-    def stop(
-        run: Annotated[str | None, typer.Argument(metavar="RUN", help="A run; without one, the coordinator.")] = None,
-        folder: Folder = HERE,
-    ) -> Answer:
-        """Stop a run, or the whole coordinator. A run can be resumed."""
-        from fedrounds_server.coordinator.submit import stop_run
-        from fedrounds_server.coordinator.supervisor import end_supervisor
-
-        here = _at(folder)
-        if run is None:
-            end_supervisor(here)
-            return Answer({"folder": str(folder), "state": "stopped"}, "The coordinator is down.")
-        path = run_path(run, here.runs)
-        state = stop_run(path, _flower(here))
-        here.note("run stopped", run=path.name)
-        again = f"fedrounds coordinator resume {path.name}"
-        return Answer({"run": path.name, "state": state}, f"{path.name} is {state}. To go on: {again}")
-
-
 def _register_revoke(coordinator: typer.Typer) -> None:
     @verb(coordinator, "revoke")
     def revoke(sites: SiteNames, folder: Folder = HERE) -> Answer:
@@ -363,8 +217,8 @@ def _register_revoke(coordinator: typer.Typer) -> None:
         from fedrounds_server.coordinator.enrolment import revoke as taken_off
         from fedrounds_server.coordinator.register import entry_of
 
-        here = _at(folder)
-        flower = _flower(here)
+        here = at(folder)
+        flower = flower_of(here)
         entries = [entry_of(here, site) for site in sites]
         for entry in entries:
             _, trouble = taken_off(here, entry, flower)
@@ -382,29 +236,9 @@ def _register_renew(coordinator: typer.Typer) -> None:
         """Make a new server certificate of the same authority. Hospitals need do nothing."""
         from fedrounds_server.coordinator.setup import renew as renewed
 
-        end, told = renewed(_at(folder))
+        end, told = renewed(at(folder))
         then = "The front shows it from now on." if told else "The next start shows it."
         return Answer(
             {"until": end.until.isoformat(timespec="seconds"), "front_restarted": told},
             f"The server certificate is new, until {end.until:%Y-%m-%d}. {then}",
         )
-
-
-def _at(folder: Path) -> CoordinatorFolder:
-    from fedrounds_server.coordinator.folder import CoordinatorFolder
-
-    return CoordinatorFolder(folder.resolve())
-
-
-def _flower(folder: CoordinatorFolder) -> Flower:
-    from fedrounds_server.coordinator.flower import Flower
-    from fedrounds_server.coordinator.folder import read_settings
-
-    return Flower(folder, read_settings(folder).superlink_port)
-
-
-def _read(study: str, settings: Sequence[str] | None) -> StudyFile:
-    """The agreed half of a study; how a rehearsal would play the hospitals is no business of the coordinator's."""
-    from fedrounds_common.study.parse import read_study
-
-    return read_study(study_path(study), settings or ())
