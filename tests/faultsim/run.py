@@ -12,31 +12,32 @@ import multiprocessing
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 
 from sim_federation import Result, forget_templates, play
 
 
 def one(seed: int) -> Result:
     result = play(seed)
-    return (
-        result if result.violation else Result(seed, "", result.digest, result.drawn, [], result.steps, result.starts)
-    )
+    return result if result.violation else replace(result, trace=[])
 
 
 def many(first: int, count: int, processes: int) -> int:
     """Play so many seeds and print what was seen; the exit status is 1 if an invariant was violated."""
-    began, drawn, bad, steps, starts = time.monotonic(), Counter[str](), [], 0, 0
+    began, drawn, bad, steps, starts, work = time.monotonic(), Counter[str](), [], 0, 0, 0.0
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         for result in pool.imap_unordered(one, range(first, first + count), chunksize=20):
             drawn.update(result.drawn)
-            steps, starts = steps + result.steps, starts + result.starts
+            steps, starts, work = steps + result.steps, starts + result.starts, work + result.seconds
             if result.violation:
                 bad.append(result.seed)
                 print(f"seed {result.seed}: {result.violation}", flush=True)
         pool.close()
         pool.join()
     took = time.monotonic() - began
-    print(f"{count} seeds in {took:.0f} s, {count / took:.1f} a second in {processes} processes")
+    print(
+        f"{count} seeds in {took:.0f} s, {count / took:.1f} a second in {processes} processes; {work:.0f} s of one core"
+    )
     print(f"{starts - count} restarts of the coordinator, {steps} steps of its disk, {sum(drawn.values())} faults:")
     for kind, number in sorted(drawn.items(), key=lambda item: -item[1]):
         print(f"  {number:8d} {kind}")

@@ -33,6 +33,9 @@ class Inode:
     synced: bytes | None = None
 
 
+GONE = Inode()
+
+
 @final
 @dataclass
 class FaultyDisk:
@@ -193,8 +196,11 @@ class FaultyDisk:
 
     def _settle(self, folder: Path, count: int | None = None) -> None:
         for old, new, inode in self._pending.pop(folder, [])[:count]:
-            if old is not None:
-                self._kept.pop(old, None)
+            if old is not None and self._kept.pop(old, GONE) is None:
+                for file in [file for file in self._kept if old in file.parents]:
+                    del self._kept[file]  # a folder that is gone for good takes along what was in it
+                for inner in [inner for inner in self._pending if inner == old or old in inner.parents]:
+                    del self._pending[inner]
             if new is not None:
                 self._kept[new] = inode
 
@@ -209,7 +215,7 @@ class FaultyDisk:
             touched = {*self._now, *self._kept}
             before = dict(self._now)
             for folder in sorted(self._pending):
-                pending = len(self._pending[folder])
+                pending = len(self._pending.get(folder, ()))
                 self._settle(folder, 0 if loss == "least" else rng.choice([0, rng.randint(0, pending), pending]))
             contents = {file: self._left(file, before, loss, rng) for file in sorted(self._standing())}
             self._lay_out(touched, contents)

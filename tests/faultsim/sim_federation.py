@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -85,6 +86,7 @@ class Result:
     trace: list[str]
     steps: int = 0
     starts: int = 0
+    seconds: float = 0.0  # of this process's work
 
 
 @final
@@ -298,7 +300,7 @@ def play(
     seed: int, number: int | None = None, at: tuple[str, int, Happens, Loss] | None = None, faults: bool = True,
 ) -> Result:  # fmt: skip
     """Carry one seed out. Nothing but the seed decides what happens."""
-    world = World(seed, faults)
+    began, world = time.process_time(), World(seed, faults)
     number = world.rng.randrange(len(STUDIES)) if number is None else number
     folder = Path(tempfile.mkdtemp(prefix=f"faultsim-{os.getpid()}-", dir=MEMORY))
     violation, found = "", ""
@@ -314,4 +316,7 @@ def play(
     finally:
         os.umask(umask)
         shutil.rmtree(folder, ignore_errors=True)
-    return Result(seed, violation, found, dict(world.drawn), world.trace, federation.disk.steps, federation.starts)
+    took = time.process_time() - began
+    return Result(
+        seed, violation, found, dict(world.drawn), world.trace, federation.disk.steps, federation.starts, took
+    )

@@ -44,8 +44,8 @@ class Oracle:
     committed: int = 0
     round: int = 0
     consensus: dict[int, Consensus] = field(default_factory=dict)
-    # (site, round) → digest of what it received → its update
-    genuine: dict[tuple[str, int], dict[str, SiteUpdate]] = field(default_factory=dict)
+    # (site, round) → digest of what it received → its updates; a site that caught up on a round before makes another
+    genuine: dict[tuple[str, int], dict[str, list[SiteUpdate]]] = field(default_factory=dict)
     moments: dict[tuple[str, int], list[Arrays]] = field(default_factory=dict)
     left: dict[str, list[tuple[int, str]]] = field(default_factory=lambda: defaultdict(list))  # site → round, use
     payloads: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
@@ -90,10 +90,11 @@ class Oracle:
         self.payloads[name].add(ledger.payload_digest(*letter[:2]))
         if isinstance(said, Update):
             round_, expected = self._before[name]
-            if round_ != ask.round or digest(said.arrays) not in {digest(each) for each in expected}:
-                self.world.violated(f"{name} made another update of round {ask.round} than its state and request give")
-            received = self.genuine.setdefault((name, ask.round), {})
-            received[digest(ask.arrays)] = SiteUpdate(name, said.arrays, said.cases)
+            made = self.genuine.setdefault((name, ask.round), {}).setdefault(digest(ask.arrays), [])
+            if digest(said.arrays) not in {digest(each.arrays) for each in made}:  # else it is the same once more
+                if round_ != ask.round or digest(said.arrays) not in {digest(each) for each in expected}:
+                    self.world.violated(f"{name}'s update of round {ask.round} is not what its state and request give")
+                made.append(SiteUpdate(name, said.arrays, said.cases))
             self.left[name].append((ask.round, lineage.use_of(ask)))
         self.check_books(hospital)
 
@@ -152,21 +153,15 @@ class Oracle:
         sites = [update.site for update in updates]
         if len(set(sites)) != len(sites):
             world.violated(f"round {round_} counts a site twice: {sites}")
-        of = {update.site: self._round_of(update, round_) for update in updates}
+        found = {update.site: self._found(update, round_) for update in updates}
+        of = {site: made for site, (made, _) in found.items()}
         self._check_quorum(round_, {site: CASES[site] for site, made in of.items() if made == round_})
         before = self.consensus[round_ - 1]
-        expected = self.strategy.aggregate(before, _Sorted(sorted(self._own(of, round_), key=lambda u: u.site)))
+        expected = self.strategy.aggregate(before, _Sorted([found[site][1] for site in sorted(found)]))
         if digest(expected.arrays) != digest(following.arrays):
             world.violated(f"the consensus of round {round_} is not the fault-free one of {sorted(sites)}")
         self.averaged[round_] = of
         self.consensus[round_] = expected
-
-    def _own(self, of: Mapping[str, int], round_: int) -> list[SiteUpdate]:
-        return [self._made(site, made, round_) for site, made in of.items()]
-
-    def _made(self, site: str, made: int, round_: int) -> SiteUpdate:
-        update = self.genuine[site, made][digest(self.consensus[made - 1].arrays)]
-        return update if made == round_ else self._weaker(update)
 
     def _weaker(self, update: SiteUpdate) -> SiteUpdate:
         factor = self.cohort.late_factor
@@ -174,21 +169,23 @@ class Oracle:
         seen = update.arrays["seen"]
         return replace(update, arrays={**arrays, "seen": (seen * factor).round().astype(seen.dtype)})
 
-    def _round_of(self, update: SiteUpdate, round_: int) -> int:
-        """The round that an averaged update was made in; it must be this one, or the one before and late."""
+    def _found(self, update: SiteUpdate, round_: int) -> tuple[int, SiteUpdate]:
+        """The round that an averaged update was made in, and the site's own copy of it, as it should count."""
         world, site = self.world, update.site
         for made in range(round_, 0, -1):
-            try:
-                own = self._made(site, made, round_)
-            except KeyError:
-                continue
-            if digest(own.arrays) != digest(update.arrays) or own.cases != update.cases:
+            received = digest(self.consensus[made - 1].arrays)
+            own = [
+                each if made == round_ else self._weaker(each)
+                for each in self.genuine.get((site, made), {}).get(received, ())
+            ]
+            same = [each for each in own if (digest(each.arrays), each.cases) == (digest(update.arrays), update.cases)]
+            if not same:
                 continue
             for other, were in self.averaged.items():
                 if other < round_ and were.get(site) == made:
                     world.violated(f"round {round_} counts what {site} made in round {made} again: round {other} did")
             if made == round_ or (made == round_ - 1 and self.cohort.late == "next"):
-                return made
+                return made, same[0]
             world.violated(f"round {round_} counts what {site} made in round {made}")
         world.violated(f"round {round_} counts what {site} never made")
         raise AssertionError
