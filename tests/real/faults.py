@@ -327,7 +327,7 @@ def power_cut(bench: Bench) -> Made:
     def kill(run: Path) -> None:
         words = ("coordinator.supervisor", "flower-superlink", "flower-superexec", "fedrounds_server.front")
         for word in words:
-            for pid in bench.world.pids(word):
+            for pid in bench.world.pids(word, str(bench.world.coordinator)):
                 os.kill(pid, signal.SIGKILL)
         os.kill(worker_pid(RunFolder(run)) or 0, signal.SIGKILL)
 
@@ -336,6 +336,15 @@ def power_cut(bench: Bench) -> Made:
         bench.resume(run)
 
     return _killed(bench, kill, again)
+
+
+@fault("helper", "kill -9 of Flower's own helper (flower-superexec), which starts ServerApps; a study submitted then")
+def helper(bench: Bench) -> Made:
+    settings = study()
+    os.kill(bench.world.pids("flower-superexec", str(bench.world.coordinator))[0], signal.SIGKILL)
+    run = bench.submit(settings)
+    bench.ended(run)
+    return run, settings, "the supervisor started the SuperLink again; the submitted study began then"
 
 
 # ---------------------------------------------------------------- a site dies
@@ -361,6 +370,18 @@ def site_node(bench: Bench) -> Made:
     bench.ended(run)
     states = bench.states(run, "s2")
     return run, settings, f"the launcher started it again by itself; s2 was {', '.join(states)}"
+
+
+@fault("site-helper", "kill -9 of Flower's own helper at a site (flower-superexec), which starts what answers")
+def site_helper(bench: Bench) -> Made:
+    settings, home = study(), bench.world.home("s2")
+    node = bench.world.pids("fedrounds_client.join.node", str(home))[0]
+    for pid in bench.world.pids("flower-superexec", f"--parent-pid {node} "):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: node not in bench.world.pids("fedrounds_client.join.node"), "the SuperNode ends too", 60)
+    run = bench.submit(settings)
+    bench.ended(run)
+    return run, settings, f"the launcher started the SuperNode again; s2 was {', '.join(bench.states(run, 's2'))}"
 
 
 @fault("site-launcher", "kill -9 of a site's launcher in mid-training; `site join` again")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -157,6 +159,28 @@ def test_a_child_is_ended_and_its_talk_is_kept_closed(coordinator: CoordinatorFo
     assert child.log.read_text() == "up\n"
     child.stop()
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_child_whose_own_helper_has_ended_is_found_and_ended_as_if_it_had_died(
+    coordinator: CoordinatorFolder,
+) -> None:
+    program = "import subprocess, sys, time; helper = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=-1); "
+    program += "print(helper.pid, flush=True); time.sleep(600)"
+    child = Child(coordinator, "superlink", [sys.executable, "-c", program], lambda: child.log.exists())
+    woken = threading.Event()
+    child.start(woken)
+    end = time.monotonic() + 60
+    while not (child.log.exists() and child.log.read_text().strip().isdigit()) and time.monotonic() < end:
+        woken.wait(0.05)
+    assert not child.helper_ended()
+    os.kill(int(child.log.read_text()), signal.SIGKILL)
+    while not child.helper_ended() and time.monotonic() < end:
+        woken.wait(0.05)
+    assert child.helper_ended()
+    child.end()
+    assert woken.wait(20)
+    assert child.ended.is_set()
+    child.stop()
 
 
 def test_a_process_left_over_from_a_killed_supervisor_is_ended_and_nobody_elses(tmp_path: Path) -> None:

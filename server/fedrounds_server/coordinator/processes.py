@@ -110,6 +110,15 @@ class Child:
             do=f"read {self.log}",
         )  # fmt: skip
 
+    def helper_ended(self) -> bool:
+        """Whether a process that this one had started has ended without its noticing."""
+        return self._process is not None and has_ended_child(self._process.pid)
+
+    def end(self) -> None:
+        """End it as if it had died: whoever keeps it up starts it again."""
+        if self._process is not None:
+            end_process(self._process.pid)
+
     def stop(self) -> None:
         process, self._process = self._process, None
         if process is not None and process.poll() is None:
@@ -196,6 +205,18 @@ def _is_dead(pid: int) -> bool:
         )
     except OSError:
         return True
+
+
+def has_ended_child(pid: int) -> bool:
+    """Whether a child of this process has ended and is still on its list."""
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (place / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+        except OSError:
+            continue
+        if words[0] == "Z" and int(words[1]) == pid:
+            return True
+    return False
 
 
 def superlink_serves(folder: CoordinatorFolder, port: int) -> bool:

@@ -49,11 +49,13 @@ from fedrounds_server.coordinator.processes import (
 )
 from fedrounds_server.coordinator.register import node_ids, read_register, write_entry
 from fedrounds_server.coordinator.submit import close_cut_off, cut_off
+from fedrounds_server.folder import RunFolder, worker_pid
 
 PATIENCE_S = 120.0
 STEADY_S = 60.0  # up for so long, it is healthy again
 MOST_FAILURES = 8
 LONGEST_PAUSE_S = 60.0
+HELPER_S = 5.0  # how often is looked whether Flower's helper, which starts the ServerApps, is there
 Say = Callable[[str], None]
 
 
@@ -192,6 +194,7 @@ class Supervisor:
         with self._signals():
             try:
                 self._up()
+                threading.Thread(target=self._watch_helper, daemon=True).start()
                 self._watch()
             finally:
                 for child in (self.front, self.superlink):
@@ -229,6 +232,13 @@ class Supervisor:
             for child in self.children:
                 if child.ended.is_set() and not self.stop.is_set():
                     self._revive(child)
+
+    def _watch_helper(self) -> None:
+        """End a SuperLink whose helper has ended, once no run is worked on: it would start no ServerApp any more."""
+        while not self.stop.wait(HELPER_S):
+            if self.superlink.helper_ended() and not runs_worked_on(self.folder):
+                self.say("the superlink's helper (flower-superexec) has ended")
+                self.superlink.end()
 
     def _revive(self, child: Child) -> None:
         """After a death: a pause that doubles while it keeps dying, then up again."""
@@ -276,6 +286,10 @@ class Supervisor:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+
+def runs_worked_on(folder: CoordinatorFolder) -> bool:
+    return any(worker_pid(RunFolder(path)) is not None for path in folder.runs.glob("[0-9]*"))
 
 
 def reconcile(folder: CoordinatorFolder, flower: Flower, since: float, say: Say) -> None:
