@@ -10,11 +10,12 @@ os.environ |= {"OMP_NUM_THREADS": "1", "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISA
 import argparse
 import multiprocessing
 import sys
+import tempfile
 import time
 from collections import Counter
 from dataclasses import replace
 
-from sim_federation import Result, forget_templates, play
+from sim_federation import MEMORY, Result, forget_templates, play
 
 
 def one(seed: int) -> Result:
@@ -25,7 +26,9 @@ def one(seed: int) -> Result:
 def many(first: int, count: int, processes: int) -> int:
     """Play so many seeds and print what was seen; the exit status is 1 if an invariant was violated."""
     began, drawn, bad, steps, starts, work = time.monotonic(), Counter[str](), [], 0, 0, 0.0
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+    with tempfile.TemporaryDirectory(prefix="faultsim-", dir=MEMORY) as place:
+        os.environ["FAULTSIM_MEMORY"] = place  # what the processes leave goes with it
+        pool = multiprocessing.get_context("spawn").Pool(processes)
         for result in pool.imap_unordered(one, range(first, first + count), chunksize=20):
             drawn.update(result.drawn)
             steps, starts, work = steps + result.steps, starts + result.starts, work + result.seconds

@@ -61,7 +61,8 @@ from fedrounds_server.plan import Plan
 from fedrounds_server.release import read_model
 
 CUBES = Path(__file__).parents[1] / "data" / "cubes" / "cubes.toml"
-MEMORY = Path("/dev/shm") if os.access("/dev/shm", os.W_OK) else Path(tempfile.gettempdir())
+_SHM = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()
+MEMORY = Path(os.environ.get("FAULTSIM_MEMORY", _SHM))
 RUN = "0001-cubes"
 LONGEST_S = 6000.0  # after calm, within which every run must have come to its end
 PATIENT = ("cohort.deadline_s=25", "cohort.wait_s=60")
