@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, final
 
@@ -26,6 +27,7 @@ from fedrounds_server.closing import close_run
 from fedrounds_server.folder import RunFolder, worked_on
 from fedrounds_server.judging import gather_metrics, gather_withheld
 from fedrounds_server.keys import Keys
+from fedrounds_server.missing import in_words
 from fedrounds_server.plan import Listener, Plan, nobody
 from fedrounds_server.release import read_model, write_model
 from fedrounds_server.rounds import Outcome, run
@@ -128,7 +130,7 @@ def carry_out(grid: Grid, plan: Plan, after: After) -> Outcome:
     status: dict[str, Any] = {"format": 1, "state": "running", "study": plan.digest, "started": started}
     write_json(plan.folder.status, status)
     warnings: list[str] = []
-    plan = replace(plan, listen=_noting(plan.listen, warnings))
+    plan = replace(plan, listen=_noting(plan, warnings, status))
     try:
         outcome = run(grid, plan)
         write_model(plan.folder.consensus, outcome.consensus.arrays, plan.study, plan.digest, outcome.rounds)
@@ -139,21 +141,36 @@ def carry_out(grid: Grid, plan: Plan, after: After) -> Outcome:
         status |= ended_by(error)
         raise
     finally:
+        status.pop("waiting", None)
         status |= {"warnings": warnings} if warnings else {}
         write_json(plan.folder.status, {**status, "seconds": time.time() - started})
     plan.listen("end", status)
     return outcome
 
 
-def _noting(listen: Listener, warnings: list[str]) -> Listener:
-    """The same listener, and what it is warned of stays: between hospitals nobody may be watching."""
+def _noting(plan: Plan, warnings: list[str], status: dict[str, Any]) -> Listener:
+    """The same listener, and what it is warned of stays: between hospitals nobody may be watching.
+
+    Who is waited for, and until when, stands in `status.json` for as long as it lasts.
+    """
+    listen = plan.listen
 
     def both(event: str, facts: Mapping[str, Any]) -> None:
         if event == "warning" and len(warnings) < MOST_WARNINGS:
             warnings.append(str(facts.get("text", "")))
+        if event == "waiting":
+            status.pop("waiting", None)
+            status.update(_waiting(facts) if facts["sites"] else {})
+            write_json(plan.folder.status, status)
         listen(event, facts)
 
     return both
+
+
+def _waiting(facts: Mapping[str, Any]) -> dict[str, Any]:
+    until = datetime.now(UTC) + timedelta(seconds=facts["seconds"])
+    sites = {name: in_words(state) for name, state in facts["sites"].items()}
+    return {"waiting": {"for": sites, "until": until.isoformat(timespec="seconds")}}
 
 
 def _ended(outcome: Outcome, afterwards: Afterwards, withheld: Mapping[str, str]) -> dict[str, Any]:

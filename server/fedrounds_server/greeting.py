@@ -13,7 +13,7 @@ from typing import final
 
 from fedrounds_common.errors import UpdateError
 from fedrounds_common.leaving import Ask, Hello
-from fedrounds_server.answers import LATE, LOST, Answer
+from fedrounds_server.answers import ABSENT, LATE, LOST, Answer
 from fedrounds_server.cohort import Roster, roster
 from fedrounds_server.grid import LIMIT_S, Post
 from fedrounds_server.guard import check_hello
@@ -118,14 +118,26 @@ class Reception:
     def _until(self, ready: Callable[[], bool]) -> None:
         clock = self._plan.clock
         end = clock.now() + self._cohort.wait_s
+        told: Mapping[str, str] = {}
         while True:
             for answer in self._post.take_strays("hello"):
                 self._note(answer)
             self._greet(self._look(), GREET_S)
-            if ready() or clock.now() >= end:
+            over = ready() or clock.now() >= end
+            missing = {} if over else self._missing()
+            if missing != told:
+                told = missing
+                self._plan.listen("waiting", {"sites": missing, "seconds": max(end - clock.now(), 0.0)})
+            if over:
                 return
             soonest = min([end, clock.now() + LAST_S, *(self._due[node] for node in self._unready())])
             self._post.wait(max(soonest - clock.now(), 0.1))
+
+    def _missing(self) -> dict[str, str]:
+        """Who is waited for, and their state; where nobody is wanted by name, whoever is there and not ready."""
+        ready, faults = self.roster(minimum=0), dict(self._faults.values())
+        names = (self._wanted() or set(faults)) - set(ready.nodes)
+        return {name: faults.get(name, ABSENT) for name in sorted(names)}
 
     def _unready(self) -> list[int]:
         """Nodes that are there, have not said hello, and are not about to."""

@@ -129,3 +129,15 @@ def test_help_of_the_coordinator_imports_nothing_heavy() -> None:
     child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert json.loads(child.stderr) == [0, []]
     assert all(verb in child.stdout for verb in ("init", "invite", "start", "enrol", "submit", "revoke", "renew"))
+
+
+def test_status_tells_who_a_run_waits_for(fedrounds: Any, made: CoordinatorFolder) -> None:
+    run = made.runs / "0001-brains"
+    run.mkdir()
+    waiting = {"for": {"B": "has not permitted the study yet (FR-C02)"}, "until": "2026-11-20T12:00:00+00:00"}
+    (run / "status.json").write_text(json.dumps({"format": 1, "state": "running", "waiting": waiting}))
+    told = " ".join(fedrounds("coordinator", "status").out.split())
+    until = "2026-11-20T12:00:00+00:00"
+    assert f"0001-brains waits until {until} for B: has not permitted the study yet (FR-C02)" in told
+    (one,) = fedrounds("coordinator", "status", "--format", "json").envelope["data"]["runs"]
+    assert (one["waits_for"], one["waits_until"]) == (waiting["for"], waiting["until"])

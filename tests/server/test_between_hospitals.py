@@ -10,6 +10,7 @@ import os
 import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -884,6 +885,37 @@ def test_of_a_damaged_checkpoint_the_one_before_is_used_and_said(made: Make) -> 
     assert (trained(grid, 2), trained(grid, 3)) == ([], ["A", "B", "C"])
     assert any("round-0003" in line for line in run.status["warnings"])
     np.testing.assert_array_equal(run.consensus["w"], by_hand(["ABC"] * 3))
+
+
+# ---------------------------------------------------------------- who is waited for
+
+
+def test_status_says_who_is_waited_for_and_until_when(made: Make) -> None:
+    run = made("cohort.minimum=3", 'cohort.sites=["A","B","C"]')
+    seen: list[Any] = []
+
+    def look(event: str, facts: Mapping[str, Any]) -> None:
+        if event in ("waiting", "plan"):
+            seen.append(run.status.get("waiting"))
+
+    def undecided(site: str, ask: Ask) -> Says:
+        return refusal("FR-C02", refused=True)(site, ask) if run.time.t < 1060 else well(site, ask)
+
+    run.run(run.village({"B": undecided}, online=lambda site, t: site != "C" or t > 1030), listen=look)
+    said = [None if each is None else each["for"] for each in seen]
+    first = {"B": "has not permitted the study yet (FR-C02)", "C": "not there"}
+    assert said == [first, {"B": first["B"]}, None, None]
+    until = datetime.fromisoformat(seen[0]["until"])
+    assert 500 < (until - datetime.now(UTC)).total_seconds() <= 600
+    assert "waiting" not in run.status
+    assert run.status["exit"] == 0
+
+
+def test_a_run_that_nobody_joined_says_no_more_that_it_waits(made: Make) -> None:
+    run = made()
+    with pytest.raises(TooFewSites):
+        run.run(run.village(online=lambda site, t: False))
+    assert "waiting" not in run.status
 
 
 # ---------------------------------------------------------------- what a site's policy withholds

@@ -94,7 +94,15 @@ def _status_text(found: Status) -> Any:
             for one in found.runs
         ],
     )  # fmt: skip
-    return Group(head, *([sites] if found.sites else ["No site was invited."]), *(["", runs] if found.runs else []))
+    waits = [
+        f"{one.name} waits until {one.waits_until} for "
+        + ", ".join(f"{site}: {why}" for site, why in one.waits_for.items())
+        for one in found.runs
+        if one.waits_for
+    ]
+    return Group(
+        head, *([sites] if found.sites else ["No site was invited."]), *(["", runs] if found.runs else []), *waits
+    )
 
 
 def _register_stop(coordinator: typer.Typer) -> None:

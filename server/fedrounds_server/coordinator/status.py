@@ -37,11 +37,15 @@ class SiteState:
 @final
 @dataclass(frozen=True)
 class RunState:
+    """`sites`: their state in the last round. `waits_for`: who is not there yet and why, until `waits_until` (ISO, UTC)."""
+
     name: str
     state: str
     exit: int | None
     round: int
     sites: Mapping[str, str]
+    waits_for: Mapping[str, str]
+    waits_until: str
 
 
 @final
@@ -130,5 +134,11 @@ def _runs(folder: CoordinatorFolder, known: Mapping[int, FlowerRun] | None) -> t
         if path.name in ended:
             state = "interrupted"  # whoever would have written the end of it was killed
         sites = {line.site: line.state for line in lines[-1].sites} if lines else {}
-        found.append(RunState(path.name, state, status.get("exit"), lines[-1].round if lines else 0, sites))
+        waiting = status.get("waiting", {}) if state == "running" else {}
+        found.append(
+            RunState(
+                path.name, state, status.get("exit"), lines[-1].round if lines else 0, sites,
+                dict(waiting.get("for", {})), str(waiting.get("until", "")),
+            )
+        )  # fmt: skip
     return tuple(found)

@@ -115,7 +115,7 @@ def resume_run(folder: CoordinatorFolder, path: Path, flower: Flower, *, anew: b
     text = (path / "study.json").read_text(encoding="utf-8")
     config = _write_config(folder, path, text, resume=True, anew=anew)
     before = read_json(RunFolder(path).status)
-    _write_status(path, {**before, "state": "submitted", "exit": None})
+    _write_status(path, {**before, "state": "submitted", "exit": None, "waiting": None})
     try:
         return start_run(folder, Submitted(path, digest_of_text(text), None, (), config), flower, resume=True)
     except FedroundsError:
