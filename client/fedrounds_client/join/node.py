@@ -2,8 +2,8 @@
 
     python -m fedrounds_client.join.node HOME
 
-Flower is started as its own command starts it, with two of its functions wrapped (`guard`): what fetches
-a bundle, and what says that a bundle may run. A bundle that may not is answered with Flower's own error, so
+Flower is started as its own command starts it, with what it fetches bundles and sends answers by, and what says
+that a bundle may run, wrapped (`guard`). A bundle that may not is answered with Flower's own error, so
 the coordinator sees this site as failed in that round, and its bytes are neither installed nor opened.
 """
 
@@ -36,6 +36,7 @@ from httpx import HTTPError, Response
 
 from fedrounds_client.home import SiteHome
 from fedrounds_client.jail import die_with
+from fedrounds_client.join import outgoing
 from fedrounds_client.join.bundle import check_bundle
 from fedrounds_client.journal import note_once
 from fedrounds_common.disk import add_text, write_text
@@ -55,7 +56,7 @@ def moved() -> tuple[str, ...]:
 
 
 def guard(home: Path) -> None:
-    """Let only bundles of `bundle.py` through, and mark the moment of connecting. Raises AttributeError if Flower's functions have moved."""
+    """Let only bundles of `bundle.py` in and errors of `outgoing.py` out, and mark the moment of connecting. Raises AttributeError if Flower's functions have moved."""
     if lost := moved():
         raise AttributeError(f"another Flower than the one that was tried: it has no {', '.join(lost)}")
     connect = supernode._init_connection
@@ -63,11 +64,12 @@ def guard(home: Path) -> None:
     @contextmanager
     def connect_guarded(*args: Any, **kwargs: Any) -> Iterator[tuple[Any, ...]]:
         with connect(*args, **kwargs) as connection:
-            *before, get_fab, pull, push, confirm = connection
+            number, receive, send, get_run, get_fab, pull, push, confirm = connection
             flwr = SiteHome(home).flwr
-            write_text(flwr / NODE, str(before[0]))
+            write_text(flwr / NODE, str(number))
             flwr.joinpath("connected").touch()
-            yield (*before, _checked(get_fab, home), pull, push, confirm)
+            says = outgoing.without_texts(send, push)
+            yield number, receive, says, get_run, _checked(get_fab, home), pull, push, confirm
         (flwr / NODE).unlink(missing_ok=True)
 
     supernode._init_connection = connect_guarded

@@ -291,6 +291,20 @@ def test_every_function_of_flower_s_that_is_wrapped_is_where_it_was() -> None:
     from flwr.supernode.fleet_http_client import FleetHttpClient
     from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
+    # what an error says is taken out where it is sent, and uploaded there
+    source = inspect.getsource(supernode._push_messages)
+    assert "ids_obj_to_send, session_id = send(message, object_tree, clientapp_runtime)" in source
+    assert list(inspect.signature(supernode._push_messages).parameters) == [
+        "state",
+        "object_store",
+        "send",
+        "push_object",
+    ]
+    source = inspect.getsource(supernode.start_client_internal)
+    assert (
+        "receive,\n            send,\n            get_run,\n            get_fab,\n            pull_object,\n            push_object,"
+        in source
+    )
     source = inspect.getsource(supernode._pull_and_store_message)
     # a refused bundle is answered before it is opened: verified first, the configuration in it read later
     order = [
