@@ -56,7 +56,11 @@ def moved() -> tuple[str, ...]:
 
 
 def guard(home: Path) -> None:
-    """Let only bundles of `bundle.py` in and errors of `outgoing.py` out, and mark the moment of connecting. Raises AttributeError if Flower's functions have moved."""
+    """Let only bundles of `bundle.py` in and errors of `outgoing.py` out, and mark the moment of connecting.
+
+    Raises:
+        AttributeError: Flower's functions have moved.
+    """
     if lost := moved():
         raise AttributeError(f"another Flower than the one that was tried: it has no {', '.join(lost)}")
     connect = supernode._init_connection
