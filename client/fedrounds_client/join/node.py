@@ -44,6 +44,7 @@ from fedrounds_common.errors import NetworkError, RefusedError
 
 # exit statuses by which the launcher learns what Flower only writes into its log
 NODE = "node"  # in flwr/: the number of a node that has not said goodbye yet
+LEFT, AWAY_S = "left", 15.0  # in flwr/: when the last node said goodbye; for so long no other says hello
 NOT_KNOWN, OTHER_VERSION, HELPER_ENDED = 81, 82, 83
 ACTIVATE = "/ActivateNode"  # its "precondition failed": no node with that key is registered
 VERSION_HEADER = "flwr-version-incompatibility-message"
@@ -75,6 +76,7 @@ def guard(home: Path) -> None:
             says = outgoing.without_texts(send, push)
             yield number, receive, says, get_run, _checked(get_fab, home), pull, push, confirm
         (flwr / NODE).unlink(missing_ok=True)
+        (flwr / LEFT).touch()
 
     supernode._init_connection = connect_guarded
     supernode._verify_fab = lambda fab, trusted_entities: fab.verifications == ALLOWED
@@ -111,6 +113,21 @@ def sign_off(home: SiteHome, settings: SuperNodeLifespanConfig) -> None:
     except (HTTPError, RuntimeError, ValueError, OSError):
         return  # then the minute passes
     file.unlink(missing_ok=True)
+    home.flwr.joinpath(LEFT).touch()
+
+
+def stay_away(
+    home: SiteHome, sleep: Callable[[float], None] = time.sleep, now: Callable[[], float] = time.time
+) -> None:
+    """Not be back before the coordinator can have seen that this node was away.
+
+    What a node was asked and had not answered is forgotten with it, and Flower does not ask again: the
+    coordinator does, but only of a node that it saw away. Else it would wait until the deadline.
+    """
+    mark = home.flwr / LEFT
+    if mark.is_file():
+        sleep(min(max(mark.stat().st_mtime + AWAY_S - now(), 0.0), AWAY_S))
+        mark.unlink(missing_ok=True)
 
 
 def watch_answers() -> None:
@@ -184,6 +201,7 @@ def serve(home: SiteHome) -> None:
     """Run the SuperNode until it is ended or gives up."""
     settings = settings_of(home)
     sign_off(home, settings)
+    stay_away(home)
     guard(home.folder)
     watch_answers()
     watch_helper()

@@ -332,3 +332,17 @@ def test_a_node_ends_with_its_helper_so_that_the_launcher_starts_both_again() ->
     assert ended.returncode == node.HELPER_ENDED
     stays = subprocess.run([sys.executable, "-c", f"{begin} time.sleep(0.5); sys.exit(7)"], check=False)
     assert stays.returncode == 7
+
+
+def test_a_node_that_comes_back_stays_away_for_as_long_as_it_takes_to_be_seen_away(home: SiteHome) -> None:
+    slept: list[float] = []
+    node.stay_away(home, slept.append)
+    assert slept == []  # nobody was there before
+    home.flwr.mkdir(exist_ok=True)
+    mark = home.flwr / node.LEFT
+    for later, wanted in ((0.0, node.AWAY_S), (5.0, node.AWAY_S - 5), (60.0, 0.0), (-3600.0, node.AWAY_S)):
+        mark.touch()
+        left = mark.stat().st_mtime
+        node.stay_away(home, slept.append, lambda left=left, later=later: left + later)
+        assert slept.pop() == pytest.approx(wanted)
+        assert not mark.exists()
