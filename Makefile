@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-full offline-demo quick test check lint format types arrows check-deep faults faultsim docs studies bench clean
+.PHONY: help setup demo demo-full offline-demo quick test check lint format types arrows check-deep attacks faults faultsim docs studies bench clean
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -75,6 +75,10 @@ arrows: $(STAMP)
 
 check-deep: $(STAMP) ## mutation score of aggregation, guard, metrics and splits, at least 80 %
 	@$(BIN)/python tests/deep/mutation.py --at-least 0.80
+
+attacks: $(STAMP) ## every attack that was thought of, against real processes, and a table; a quarter of an hour; build/attacks.md
+	@mkdir -p build
+	@$(BIN)/python tests/real/attacks.py --markdown build/attacks.md
 
 faults: $(STAMP) ## every fault made for real against real processes (root, nftables); half an hour; tables in build/
 	@mkdir -p build
