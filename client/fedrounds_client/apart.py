@@ -16,22 +16,24 @@ import json
 import math
 import os
 import signal
-import struct
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, final
+from typing import TYPE_CHECKING, BinaryIO, final
 
-from fedrounds_client.jail import Walls, die_with, shut_in
+from fedrounds_client.jail import Walls, bare_environment, die_with, shut_in
 from fedrounds_client.memory import out_of_memory
 from fedrounds_common.chain import append
 from fedrounds_common.disk import add_text
 from fedrounds_common.errors import FedroundsError, MachineError
+from fedrounds_common.letter import Letter, pack_letter, unpack_letter
 
-Signed = tuple[str, bytes, bytes]  # header, buffer, signature
+if TYPE_CHECKING:
+    from fedrounds_client.home import SiteHome
+
 LONGEST_S = 6 * 3600.0  # of a study without a deadline: a site that hangs must not hang for ever
 NO_MEMORY = 86  # the child's exit status when memory ran out
 JOURNAL = "journal.jsonl"
@@ -48,7 +50,7 @@ class Bounds:
     walls: Walls = field(default_factory=Walls)
 
 
-def answer_apart(header: str, buffer: bytes, signature: bytes, home: Path) -> Signed:
+def answer_apart(header: str, buffer: bytes, signature: bytes, home: Path) -> Letter:
     """Answer one message of the coordinator's in a child process.
 
     Args:
@@ -66,7 +68,7 @@ def answer_apart(header: str, buffer: bytes, signature: bytes, home: Path) -> Si
         return refuse_enrolled(header, home, error)
 
 
-def ask_child(message: Signed, home: Path, bounds: Bounds, program: Sequence[str] = CHILD) -> Signed:
+def ask_child(message: Letter, home: Path, bounds: Bounds, program: Sequence[str] = CHILD) -> Letter:
     """What a child process answers; with smaller batches once, if memory ran out.
 
     Raises:
@@ -82,7 +84,7 @@ def ask_child(message: Signed, home: Path, bounds: Bounds, program: Sequence[str
     return _ask_once(message, home, 2, bounds, until, program)
 
 
-def _ask_once(message: Signed, home: Path, pieces: int, bounds: Bounds, until: float, program: Sequence[str]) -> Signed:
+def _ask_once(message: Letter, home: Path, pieces: int, bounds: Bounds, until: float, program: Sequence[str]) -> Letter:
     killed_before = _killed_for_memory()
     walls = {
         "network": bounds.walls.network,
@@ -93,10 +95,10 @@ def _ask_once(message: Signed, home: Path, pieces: int, bounds: Bounds, until: f
     with (home / "log").open("ab") as log:
         # a session of its own: what the child started dies with it
         child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True, env=_environment()
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, start_new_session=True, env=bare_environment()
         )  # fmt: skip
         try:
-            said, _ = child.communicate(_packed(message), timeout=max(until - time.monotonic(), 0.01))
+            said, _ = child.communicate(pack_letter(message), timeout=max(until - time.monotonic(), 0.01))
         except subprocess.TimeoutExpired:
             raise MachineError(
                 "FR-E40",
@@ -127,12 +129,6 @@ def _end(child: subprocess.Popen[bytes]) -> None:
                 stream.close()
 
 
-def _environment() -> dict[str, str]:
-    """What the child needs and no more: no proxy, whose address may hold a password, and nothing of Flower's."""
-    hidden = ("FLWR_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-    return {name: value for name, value in os.environ.items() if not name.upper().startswith(hidden)}
-
-
 def _killed_for_memory() -> int:
     """How many processes the kernel has killed on this machine because memory ran out."""
     try:
@@ -161,13 +157,18 @@ def bounds_of(home: Path, header: str) -> Bounds:
     """The study's deadline and the site's own limits; a header that cannot be read has the longest deadline."""
     from fedrounds_client.home import SiteHome
 
-    settings = SiteHome(home).read_settings()
-    root = str(settings.data.get("root") or "")
-    data = (home / root).resolve() if root else None
-    # the site's folder may be written to wherever it lies
-    guarded = (data,) if data is not None and data.is_dir() and not home.resolve().is_relative_to(data) else ()
-    walls = Walls(settings.machine.network == "none", settings.machine.memory_gb, guarded)
+    walls = walls_of(SiteHome(home))
     return Bounds(deadline_of(header), walls)
+
+
+def walls_of(home: SiteHome) -> Walls:
+    """What site.toml wants around the process that trains: data that cannot be written, a limit, no network."""
+    settings = home.read_settings()
+    root = str(settings.data.get("root") or "")
+    data = Path(root).resolve() if root else None  # from the current folder, as the reader takes it
+    # the site's folder may be written to wherever it lies
+    guarded = (data,) if data is not None and data.is_dir() and not home.folder.resolve().is_relative_to(data) else ()
+    return Walls(settings.machine.network == "none", settings.machine.memory_gb, guarded)
 
 
 def deadline_of(header: str) -> float:
@@ -180,17 +181,13 @@ def deadline_of(header: str) -> float:
     return min(seconds, LONGEST_S) if math.isfinite(seconds) and seconds > 0 else LONGEST_S
 
 
-def _packed(message: Signed) -> bytes:
-    parts = (message[0].encode(), message[1], message[2])
-    return struct.pack(">QQQ", *(len(part) for part in parts)) + b"".join(parts)
-
-
-def _unpacked(data: bytes) -> Signed:
-    sizes = struct.unpack_from(">QQQ", data) if len(data) >= 24 else (0, 0, 0)
-    if not sizes[0] or len(data) != 24 + sum(sizes):
-        raise MachineError("FR-E42", "the process that trains said half an answer", do="the site's own log says more")
-    header, buffer = data[24 : 24 + sizes[0]], data[24 + sizes[0] : 24 + sizes[0] + sizes[1]]
-    return header.decode(), buffer, data[24 + sizes[0] + sizes[1] :]
+def _unpacked(data: bytes) -> Letter:
+    try:
+        return unpack_letter(data)
+    except ValueError as error:
+        raise MachineError(
+            "FR-E42", "the process that trains said half an answer", do="the site's own log says more"
+        ) from error
 
 
 # ---------------------------------------------------------------- the child
@@ -205,7 +202,7 @@ def answer_in_child(said: BinaryIO, asked: BinaryIO, home: Path, pieces: int, wa
     try:
         from fedrounds_client.boundary import answer_enrolled
 
-        said.write(_packed(answer_enrolled(*_unpacked(asked.read()), home, pieces)))
+        said.write(pack_letter(answer_enrolled(*_unpacked(asked.read()), home, pieces)))
     except FedroundsError:
         raise
     except Exception as error:

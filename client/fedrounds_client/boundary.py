@@ -21,11 +21,12 @@ from fedrounds_client.home import SiteHome
 from fedrounds_client.journal import note, note_once
 from fedrounds_client.ledger import enter, enter_packed, enter_signed, payload_digest
 from fedrounds_client.memory import out_of_memory
-from fedrounds_client.replies import Signed, keep_reply, kept_reply
+from fedrounds_client.replies import keep_reply, kept_reply
 from fedrounds_common.arrays import digest
 from fedrounds_common.disk import add_text, locked
 from fedrounds_common.errors import FedroundsError, RefusedError, UpdateError, code_of, no_exit
 from fedrounds_common.leaving import Ask, Leaving, Refusal, Update, check_update, from_wire
+from fedrounds_common.letter import Letter
 
 if TYPE_CHECKING:
     from fedrounds_client.permit import Permission
@@ -68,7 +69,7 @@ def _do(ask: Ask, site: Site, permit: Permission) -> Leaving:
     return other
 
 
-def answer_enrolled(header: str, buffer: bytes, signature: bytes, home: Path, pieces: int = 1) -> Signed:
+def answer_enrolled(header: str, buffer: bytes, signature: bytes, home: Path, pieces: int = 1) -> Letter:
     """Answer one request at a real site: who sent it, permit, work, guard, signature, ledger, in this order.
 
     Args:
@@ -105,7 +106,7 @@ def _heard(header: str, buffer: bytes, signature: bytes, home: SiteHome) -> Ask:
     return ask
 
 
-def _answered_before(ask: Ask, home: SiteHome) -> Signed | None:
+def _answered_before(ask: Ask, home: SiteHome) -> Letter | None:
     """What was answered to this very request, if it may still leave: a crash must not make a site train twice."""
     from fedrounds_client.enrolled import permitted
 
@@ -130,7 +131,7 @@ def _done(ask: Ask, home: SiteHome, pieces: int) -> Leaving:
     return message
 
 
-def _leave(ask: Ask, message: Leaving, home: SiteHome) -> Signed:
+def _leave(ask: Ask, message: Leaving, home: SiteHome) -> Letter:
     """Sign and write down: what has left must never be missing from the books."""
     signed = enter_signed(home.outbox, message, _purpose(ask), home.key)
     facts = {"run": ask.run, "round": ask.round, "study": ask.digest, "sent": payload_digest(*signed[:2])}
@@ -143,7 +144,7 @@ def _leave(ask: Ask, message: Leaving, home: SiteHome) -> Signed:
     return signed
 
 
-def _leave_again(ask: Ask, signed: Signed, home: SiteHome) -> Signed:
+def _leave_again(ask: Ask, signed: Letter, home: SiteHome) -> Letter:
     """The same bytes once more: a line in the books, and no round more."""
     message = from_wire(*signed[:2])
     assert not isinstance(message, Ask)
@@ -153,13 +154,13 @@ def _leave_again(ask: Ask, signed: Signed, home: SiteHome) -> Signed:
     return signed
 
 
-def refuse_enrolled(header: str, home: Path, error: FedroundsError) -> Signed:
+def refuse_enrolled(header: str, home: Path, error: FedroundsError) -> Letter:
     """A signed refusal of a request whose work was stopped from outside: deadline, memory, a crash."""
     os.umask(0o077)
     return _refuse(_claimed(header), SiteHome(home), error)
 
 
-def _refuse(ask: Ask, home: SiteHome, error: Exception) -> Signed:
+def _refuse(ask: Ask, home: SiteHome, error: Exception) -> Letter:
     name = home.read_settings().name
     message = _refusal(ask, name, home.log, error)
     signed = enter_signed(home.outbox, message, _purpose(ask), home.key)

@@ -39,6 +39,12 @@ class Walls:
     read_only: tuple[Path, ...] = ()
 
 
+def bare_environment() -> dict[str, str]:
+    """What a process behind the walls needs: no proxy, whose address may hold a password, and nothing of Flower's."""
+    hidden = ("FLWR_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+    return {name: value for name, value in os.environ.items() if not name.upper().startswith(hidden)}
+
+
 def shut_in(walls: Walls) -> tuple[str, ...]:
     """Raise the walls around this process, which must have one thread only.
 

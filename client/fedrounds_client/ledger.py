@@ -10,6 +10,7 @@ from typing import Any
 
 from fedrounds_common.disk import add_line
 from fedrounds_common.leaving import Leaving, scalars_of, signed_bytes, to_wire
+from fedrounds_common.letter import Letter
 from fedrounds_common.signing import SigningKey
 
 FORMAT = 1
@@ -20,7 +21,7 @@ def enter(file: Path, message: Leaving, purpose: str) -> tuple[str, bytes]:
     return enter_signed(file, message, purpose, None)[:2]
 
 
-def enter_signed(file: Path, message: Leaving, purpose: str, key: SigningKey | None) -> tuple[str, bytes, bytes]:
+def enter_signed(file: Path, message: Leaving, purpose: str, key: SigningKey | None) -> Letter:
     """As `enter`, signed with the site's key: what is written down is what the signature is over."""
     header, buffer = to_wire(message)
     signature = key.sign(signed_bytes(header, buffer)) if key is not None else b""
@@ -28,9 +29,9 @@ def enter_signed(file: Path, message: Leaving, purpose: str, key: SigningKey | N
     return header, buffer, signature
 
 
-def enter_packed(file: Path, message: Leaving, purpose: str, signed: tuple[str, bytes, bytes]) -> None:
+def enter_packed(file: Path, message: Leaving, purpose: str, letter: Letter) -> None:
     """Write down what leaves as it is: `message` packed and signed before."""
-    header, buffer, signature = signed
+    header, buffer, signature = letter
     line = {
         "format": FORMAT,
         "kind": message.kind,

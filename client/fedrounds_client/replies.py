@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from pathlib import Path
 
 from fedrounds_client.home import SiteHome
@@ -15,33 +14,28 @@ from fedrounds_client.lineage import use_of
 from fedrounds_client.withdrawn import withdrawn_patients
 from fedrounds_common.disk import remove_file, write_whole
 from fedrounds_common.leaving import Ask, signed_bytes
+from fedrounds_common.letter import Letter, pack_letter, unpack_letter
 
 KEPT_FILES = 4  # a round's update and its judgings
-SIZES = struct.Struct(">QQQ")
-Signed = tuple[str, bytes, bytes]  # header, buffer, signature
 
 
-def keep_reply(home: SiteHome, ask: Ask, signed: Signed) -> None:
+def keep_reply(home: SiteHome, ask: Ask, letter: Letter) -> None:
     """Keep what has just been entered in the ledger. A hello is made anew: the site may have changed since."""
     if ask.kind == "hello":
         return
-    parts = (signed[0].encode(), *signed[1:])
     file = _file(home, ask)
-    write_whole(file, SIZES.pack(*(len(part) for part in parts)), *parts)
+    write_whole(file, pack_letter(letter))
     for old in sorted(set(file.parent.glob("*.reply")) - {file})[: 1 - KEPT_FILES]:
         remove_file(old)
 
 
-def kept_reply(home: SiteHome, ask: Ask) -> Signed | None:
+def kept_reply(home: SiteHome, ask: Ask) -> Letter | None:
     """What was answered to this very request, or None: nothing, or a file that this site's key did not sign."""
     try:
-        data = _file(home, ask).read_bytes()
-        ends = SIZES.unpack_from(data)
-        start, middle = SIZES.size + ends[0], SIZES.size + ends[0] + ends[1]
-        header, buffer, signature = data[SIZES.size : start].decode(), data[start:middle], data[middle:]
-    except (OSError, struct.error, UnicodeDecodeError):
+        header, buffer, signature = unpack_letter(_file(home, ask).read_bytes())
+    except (OSError, ValueError):
         return None
-    whole = len(signature) == ends[2] and home.key.public.holds(signed_bytes(header, buffer), signature)
+    whole = home.key.public.holds(signed_bytes(header, buffer), signature)
     return (header, buffer, signature) if whole else None
 
 

@@ -20,11 +20,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedrounds_client.apart import walls_of
 from fedrounds_client.home import SiteHome, read_table
-from fedrounds_client.jail import Walls, shut_in
+from fedrounds_client.jail import bare_environment, shut_in
 from fedrounds_client.journal import note
 from fedrounds_client.ledger import payload_digest
-from fedrounds_client.settings import SiteSettings
 from fedrounds_client.waiting import Waiting, find
 from fedrounds_common.arrays import of_module
 from fedrounds_common.disk import write_json, write_text, write_whole
@@ -34,7 +34,6 @@ from fedrounds_common.leaving import Ask, check_update, to_wire
 if TYPE_CHECKING:
     from fedrounds_client.site import Site
 
-PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "FLWR_")
 OFF_THE_WIRE = "try"  # in place of run and nonce
 
 
@@ -47,11 +46,10 @@ def try_out(home: SiteHome, asked: Waiting) -> Path:
     folder = folder_of(home, asked.study)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, mode=0o700)
-    environment = {name: value for name, value in os.environ.items() if not name.upper().startswith(PROXIES)}
     command = [sys.executable, "-m", "fedrounds_client.tried", str(home.folder), asked.study]
     with (folder / "log").open("ab") as log:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, check=False
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=bare_environment(), check=False
         )  # fmt: skip
     page, said = folder / "page.html", read_table(folder / "try.json") or {}
     if done.returncode != 0 or not page.is_file():
@@ -130,18 +128,11 @@ def _payloads(site: Site, asked: Waiting) -> dict[str, tuple[str, bytes]]:
     return payloads
 
 
-def walls_of(home: SiteHome, settings: SiteSettings) -> Walls:
-    """No network, whatever site.toml says; data that cannot be written."""
-    root = str(settings.data.get("root") or "")
-    guarded = (Path(root),) if root and not home.folder.is_relative_to(root) else ()
-    return Walls(True, settings.machine.memory_gb, guarded)
-
-
 def main(arguments: Sequence[str]) -> int:
     """`HOME STUDY`; what goes wrong is told by its code in try.json, and in full in the log."""
     os.umask(0o077)
     home, study = SiteHome(Path(arguments[0])), arguments[1]
-    walls = shut_in(walls_of(home, home.read_settings()))
+    walls = shut_in(replace(walls_of(home), network=True))  # whatever site.toml says
     try:
         work(home, study, walls)
     except Exception as error:

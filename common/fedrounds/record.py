@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import platform
-import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from fedrounds_common.disk import write_json
 from fedrounds_common.errors import RunFileError
-from fedrounds_common.study.canonical import digest
 from fedrounds_common.study.study import Study
 from fedrounds_server.folder import RunFolder, read_json
+from fedrounds_server.record import EVERYWHERE, record_of
 from fedrounds_sites.simulation import Simulation
 
-FORMAT = 1
-PACKAGES = ("fedrounds", "torch", "monai", "flwr", "numpy", "scipy", "safetensors", "nibabel", "pydicom", "opacus")
+PACKAGES = (*EVERYWHERE, "nibabel", "pydicom")
 
 
 def write_record(
@@ -28,11 +24,7 @@ def write_record(
     write_json(
         folder.record,
         {
-            "format": FORMAT,
-            "run": folder.path.name,
-            "started": _started(folder.record),
-            "study": {"name": study.name, "digest": digest(study), "seed": study.seed},
-            "primary": study.evaluation.primary,
+            **record_of(folder.path.name, _started(folder.record), study, PACKAGES),
             "data": reader.kind,
             "data_version": reader.version,
             "unit": reader.split_by,
@@ -40,14 +32,6 @@ def write_record(
             "baselines": list(simulation.baselines),
             "effort": EFFORT,
             "outside_code": dict(code),
-            "privacy": "none: no differential privacy, no secure aggregation",
-            "machine": {
-                "python": sys.version.split()[0],
-                "system": f"{platform.system()} {platform.machine()}",
-                "threads_a_site": study.training.threads,
-            },
-            "versions": {name: version(name) for name in PACKAGES},
-            "same_bits": "on CPUs of one kind, one thread a site; elsewhere compare within a tolerance",
         },
     )
 

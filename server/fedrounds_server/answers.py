@@ -9,11 +9,11 @@ from flwr.app import Message
 
 from fedrounds_common.errors import CODE, UpdateError
 from fedrounds_common.leaving import Ask, Leaving, Refusal, from_wire
+from fedrounds_common.letter import Letter
 from fedrounds_common.wire import parts_of, signature_of
 from fedrounds_server.keys import Keys
 
 LATE, ABSENT, LOST, FORGED = "late", "absent", "FR-R03", "FR-R17"
-Letter = tuple[str, bytes, bytes]  # header, buffer, signature (empty where nobody signs)
 
 
 @final

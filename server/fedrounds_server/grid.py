@@ -16,8 +16,9 @@ from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
 from fedrounds_common.leaving import Ask, to_wire
+from fedrounds_common.letter import Letter
 from fedrounds_common.wire import record_of
-from fedrounds_server.answers import ABSENT, FORGED, LATE, LOST, Answer, Letter, read_reply
+from fedrounds_server.answers import ABSENT, FORGED, LATE, LOST, Answer, read_reply
 from fedrounds_server.clock import Clock
 from fedrounds_server.keys import Keys
 from fedrounds_server.pulling import (

@@ -16,7 +16,7 @@ from typing import final
 
 from fedrounds_common.disk import remove_file, settle, write_json, write_whole
 from fedrounds_common.errors import RunFileError
-from fedrounds_server.answers import Letter
+from fedrounds_common.letter import Letter
 from fedrounds_server.folder import read_json
 
 FORMAT = 1

@@ -24,11 +24,12 @@ START = """
 import json, os, signal, socket, sys, time
 from pathlib import Path
 from fedrounds_client import apart, jail
+from fedrounds_common import letter
 home, pieces, wanted = Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
 walls = jail.Walls(wanted["network"], wanted["memory_gb"], tuple(Path(f) for f in wanted["read_only"]))
 for line in jail.shut_in(walls): print(line, file=sys.stderr)
-message = apart._unpacked(sys.stdin.buffer.read())
-def say(text): sys.stdout.buffer.write(apart._packed((text, message[1], message[2]))); sys.stdout.flush(); sys.exit(0)
+message = letter.unpack_letter(sys.stdin.buffer.read())
+def say(text): sys.stdout.buffer.write(letter.pack_letter((text, message[1], message[2]))); sys.stdout.flush(); sys.exit(0)
 """
 
 Program = Callable[[str], tuple[str, ...]]

@@ -6,15 +6,12 @@ A run of ours is its folder; Flower's run is only what carries it out, and there
 from __future__ import annotations
 
 import fcntl
-import platform
 import secrets
 import shutil
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, final
 
@@ -30,8 +27,8 @@ from fedrounds_server.coordinator.folder import CoordinatorFolder, kept_private
 from fedrounds_server.coordinator.processes import end_process
 from fedrounds_server.coordinator.register import read_register
 from fedrounds_server.folder import RunFolder, read_json, worker_pid
+from fedrounds_server.record import record_of
 
-PACKAGES = ("fedrounds", "torch", "monai", "flwr", "numpy", "scipy", "safetensors", "opacus")
 GOING = ("submitted", "running")
 ASK_FLOWER_S = 15.0
 
@@ -66,7 +63,7 @@ def prepare_run(folder: CoordinatorFolder, file: StudyFile, initial: Path | None
         write_text(path / "study.toml", file.text)
         write_text(path / "study.resolved.toml", resolved_toml(study, {}, file.origins))
         write_text(path / "study.json", text)
-        _write_record(path, study, text)
+        _write_record(path, study)
         _write_status(path, {"format": 1, "state": "submitted", "study": digest(study), "started": time.time()})
     config = _write_config(folder, path, text, resume=False)
     return Submitted(path, digest(study), None, missing, config)
@@ -263,27 +260,15 @@ def _write_status(path: Path, status: dict[str, Any]) -> None:
         write_json(RunFolder(path).status, {name: value for name, value in status.items() if value is not None})
 
 
-def _write_record(path: Path, study: Study, text: str) -> None:
+def _write_record(path: Path, study: Study) -> None:
     write_json(
         RunFolder(path).record,
         {
-            "format": 1,
-            "run": path.name,
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "study": {"name": study.name, "digest": digest_of_text(text), "seed": study.seed},
-            "primary": study.evaluation.primary,
+            **record_of(path.name, datetime.now(UTC).isoformat(timespec="seconds"), study),
             "data": "each site's own, read there only",
             "unit": "patient",
             "engine": {"name": "flower"},
             "baselines": [],
             "outside_code": {},
-            "privacy": "none: no differential privacy, no secure aggregation",
-            "machine": {
-                "python": sys.version.split()[0],
-                "system": f"{platform.system()} {platform.machine()}",
-                "threads_a_site": study.training.threads,
-            },
-            "versions": {name: version(name) for name in PACKAGES},
-            "same_bits": "on CPUs of one kind, one thread a site; elsewhere compare within a tolerance",
         },
     )

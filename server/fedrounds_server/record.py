@@ -1,0 +1,34 @@
+"""What every run's `record.json` says, simulated or between hospitals."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+from fedrounds_common.study.canonical import digest
+from fedrounds_common.study.study import Study
+
+FORMAT = 1
+EVERYWHERE = ("fedrounds", "torch", "monai", "flwr", "numpy", "scipy", "safetensors", "opacus")
+
+
+def record_of(run: str, started: str, study: Study, packages: Sequence[str] = EVERYWHERE) -> dict[str, Any]:
+    """Whoever plays the hospitals adds what is known of their data. `started`: ISO, UTC."""
+    return {
+        "format": FORMAT,
+        "run": run,
+        "started": started,
+        "study": {"name": study.name, "digest": digest(study), "seed": study.seed},
+        "primary": study.evaluation.primary,
+        "privacy": "none: no differential privacy, no secure aggregation",
+        "machine": {
+            "python": sys.version.split()[0],
+            "system": f"{platform.system()} {platform.machine()}",
+            "threads_a_site": study.training.threads,
+        },
+        "versions": {name: version(name) for name in packages},
+        "same_bits": "on CPUs of one kind, one thread a site; elsewhere compare within a tolerance",
+    }
