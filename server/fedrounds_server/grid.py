@@ -38,7 +38,7 @@ TTL_S = 12 * 3600.0  # Flower's own: a message that is not answered by then is t
 LIMIT_S = TTL_S - 1800.0  # so nobody is waited for longer, whatever the study says
 GRACE_S = 60.0  # for the sites to come back, after our own side was away at a deadline
 GONE_S = 900.0  # a node that was offline for so long has left
-RETURN_S = 60.0  # a node that is back and still silent after so long has forgotten what it was asked
+LOOK_S = 2.0  # between two looks at which nodes are online, while one is awaited
 MOST_AGAIN = 2
 CRASHED, OFFLINE = 8, 5  # Flower's codes: the ClientApp's process died; the node's heartbeat has stopped
 
@@ -50,7 +50,7 @@ class _Sent:
     ask: Ask
     sent_at: float
     away_since: float | None = None
-    back_since: float | None = None
+    void: bool = False  # Flower has thrown the message away, and would take no answer to it any more
     doubtful: bool = False  # a pull failed on our side, and may have used up the one reply there was
     again: int = 0
 
@@ -73,6 +73,8 @@ class Post:
         self._puller = None if getattr(grid, "waits", False) else Puller(grid)
         self._failing = self._was_away = False
         self._pause = FIRST_PAUSE_S
+        self._online: frozenset[int] = frozenset()
+        self._looked = -LOOK_S
 
     def nodes(self) -> list[int]:
         """The nodes that are online."""
@@ -271,6 +273,9 @@ class Post:
             if self._came:
                 return  # one at a time, so that no more than one is held in memory; the rest when this one is read
             sent = self._waiting[number] = self._waiting.pop(number)  # who was looked at goes to the end of the row
+            if sent.void:
+                self._once_back(number, sent)
+                continue
             started = self.clock.now()
             try:
                 replies = puller.pull(number, max(left, LEAST_S))
@@ -298,23 +303,27 @@ class Post:
     def _mended(self, number: str, sent: _Sent, code: int) -> bool:
         """Whether this error of Flower's is no answer: the node may come back, or was asked again."""
         if code == OFFLINE:
-            sent.away_since, sent.back_since = sent.away_since or self.clock.now(), None
-            if self.clock.now() - sent.away_since > GONE_S:
-                self._came.append((number, Answer(sent.node, None, ABSENT, ask=sent.ask)))
+            # with this very error Flower deletes what the node was asked: its answer would be refused
+            sent.away_since, sent.void = self.clock.now(), True
             return True
         return code == CRASHED and self._ask_again(sent) and self._waiting.pop(number, None) is not None
 
     def _still_nothing(self, sent: _Sent) -> None:
-        """A node that was away and is silent since, or whose reply we may have lost, is asked again."""
-        now = self.clock.now()
-        if sent.away_since is not None:
-            sent.back_since = sent.back_since or now
-            if now - sent.back_since > RETURN_S:
-                sent.away_since = sent.back_since = None
-                sent.doubtful = True
+        """A node whose reply we may have lost is asked again."""
         if sent.doubtful:
             sent.doubtful = False
             self._ask_again(sent)
+
+    def _once_back(self, number: str, sent: _Sent) -> None:
+        """A node that was away is asked the same again when it is back; what it has answered already it has kept."""
+        now = self.clock.now()
+        if now - self._looked >= LOOK_S:
+            self._looked, self._online = now, frozenset(self.grid.get_node_ids())
+        if sent.node in self._online:
+            if self._push(sent.node, sent.ask, self._letter(sent.ask), None, sent.again):
+                self._waiting.pop(number)
+        elif sent.away_since is not None and now - sent.away_since > GONE_S:
+            self._came.append((number, Answer(sent.node, None, ABSENT, ask=sent.ask)))
 
     def _doubt(self, numbers: list[str]) -> None:
         for number in numbers:
@@ -329,11 +338,3 @@ class Post:
 
 def _nonce(answer: Answer) -> str:
     return "" if answer.ask is None else answer.ask.nonce
-
-
-def ask_nodes(
-    grid: Grid, asks: Mapping[int, Ask], deadline_s: float | None = None, clock: Clock | None = None,
-    keys: Keys | None = None,
-) -> Iterator[Answer]:  # fmt: skip
-    """`Post.ask` where nothing else is underway."""
-    yield from Post(grid, clock, keys).ask(asks, deadline_s)

@@ -17,7 +17,7 @@ from fedrounds_common.leaving import Ask, Hello, Refusal, Update, to_wire
 from fedrounds_common.wire import record_of, to_record
 from fedrounds_server import grid as ours
 from fedrounds_server.engines.inline import SERVER_NODE, identify
-from fedrounds_server.grid import Answer, ask_nodes
+from fedrounds_server.grid import Answer, Post
 
 Comes = Callable[[Message], Any]  # what arrives at one pull: a reply, several, or an exception of Flower's
 ASK = Ask("hello", "run", 0, "nonce", "study", "digest")
@@ -115,14 +115,14 @@ def waits(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bo
 
 
 def answers(grid: Scripted, deadline_s: float | None = None) -> dict[int, Answer]:
-    found = list(ask_nodes(grid, dict.fromkeys(grid.script, ASK), deadline_s))
+    found = list(Post(grid).ask(dict.fromkeys(grid.script, ASK), deadline_s))
     assert sorted(answer.node for answer in found) == sorted(grid.script), "every node exactly once"
     return {answer.node: answer for answer in found}
 
 
 def test_answers_come_in_the_order_they_arrive(waits: bool) -> None:
     grid = Scripted({2: [None, None, good("a")], 3: [good("b")], 4: [None, good("c")]}, waits)
-    found = list(ask_nodes(grid, dict.fromkeys(grid.script, ASK)))
+    found = list(Post(grid).ask(dict.fromkeys(grid.script, ASK), None))
     assert [answer.node for answer in found] == [3, 4, 2]
     assert [answer.leaving.site for answer in found if isinstance(answer.leaving, Hello)] == ["b", "c", "a"]
     assert [answer.fault for answer in found] == ["", "", ""]
@@ -226,7 +226,7 @@ def test_a_network_is_asked_for_one_reply_at_a_time_and_our_own_grid_for_all() -
 
 
 def test_nobody_to_ask_is_no_answer() -> None:
-    assert list(ask_nodes(Scripted({}), {})) == []
+    assert list(Post(Scripted({})).ask({}, None)) == []
 
 
 def test_each_node_may_be_asked_something_else() -> None:
@@ -239,6 +239,6 @@ def test_each_node_may_be_asked_something_else() -> None:
 
     grid = Scripted({2: [note], 3: [note], 4: [note]}, waits=True)
     asks = {2: ASK, 3: Ask("train", "run", 1, "n", "s", "d"), 4: Ask("score", "run", 1, "n", "s", "d")}
-    assert len(list(ask_nodes(grid, asks))) == 3
+    assert len(list(Post(grid).ask(asks, None))) == 3
     assert [seen[node].split()[0] for node in (2, 3, 4)] == ["query", "train", "evaluate"]
     assert '"kind": "train"' in seen[3]

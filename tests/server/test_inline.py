@@ -11,7 +11,7 @@ from fedrounds_common.leaving import Ask
 from fedrounds_common.wire import parts_of, record_of
 from fedrounds_server.engines.inline import FIRST_SITE_NODE, SERVER_NODE, InlineGrid, deliver
 from fedrounds_server.engines.pool import Done, InProcess, Job, Workers
-from fedrounds_server.grid import ask_nodes
+from fedrounds_server.grid import Post
 
 HANGS = """
 import sys, time
@@ -69,7 +69,7 @@ def test_without_workers_a_deadline_gives_up_on_nobody() -> None:
     with InProcess(lambda job: deliver(app, job)) as pool:
         grid = InlineGrid(pool, ["a", "b", "c"], {})
         ask = Ask("hello", "run", 0, "n", "text", "d" * 64)
-        found = list(ask_nodes(grid, dict.fromkeys(grid.get_node_ids(), ask), deadline_s=0.0))
+        found = list(Post(grid).ask(dict.fromkeys(grid.get_node_ids(), ask), deadline_s=0.0))
         # what this app answers is no message of ours, and yet it is an answer
         assert [answer.fault for answer in found] == ["FR-R10"] * 3
 
