@@ -205,6 +205,7 @@ class SuperLink:
         if not mail.answers:
             hospital = self.at(mail.node)
             if mail.taken_by is not None and (hospital is None or not hospital.up) and mail.node not in self.ghosts:
+                del self.mail[number]  # as Flower does: it would take no answer to it any more
                 return [Message(Error(OFFLINE, "the node is offline"), reply_to=mail.message)]
             return []
         found, mail.answers = mail.answers, []
