@@ -112,7 +112,9 @@ def _answered_before(ask: Ask, home: SiteHome) -> Letter | None:
 
     reply = kept_reply(home, ask)
     if reply is not None:
-        permitted(home, ask, datetime.now(UTC))
+        message = from_wire(*reply[:2])
+        assert not isinstance(message, Ask)
+        permitted(home, ask, datetime.now(UTC))[2].check_leaving(message)
     return reply
 
 
