@@ -523,7 +523,7 @@ def disk_site(bench: Bench) -> Made:
 
 def _late(bench: Bench, policy: str) -> Made:
     """Round 1's answer of s2 is made in time, and comes when its deadline is over: its network was cut."""
-    settings = study(f"cohort.late='{policy}'", "cohort.deadline_s=60", "training.moments='fresh'")
+    settings = study(f"cohort.late='{policy}'", "cohort.deadline_s=90", "training.moments='fresh'")
     run = bench.submit(settings)
     bench.training(run, "s2", 1)
     with rules(bench, "s2", CUT):
