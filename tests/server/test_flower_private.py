@@ -21,7 +21,7 @@ from fedrounds_server.engines.pool import Done, InProcess, Job
 REPO = Path(__file__).resolve().parents[2]
 PRIVATE = {"flwr.supercore.task_identity": "TaskIdentity", "flwr.supercore.run": "Run"}
 # what else rests on Flower's insides, in one file each, with tests of its own that fail when Flower moves
-HOLDERS = {"front/flower.py", "join/node.py"}
+HOLDERS = {"front/flower.py", "join/node.py", "join/outgoing.py"}
 
 
 def test_who_sends_a_message_is_what_flowers_task_identity_says() -> None:
