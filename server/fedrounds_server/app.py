@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -15,7 +16,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedrounds_common.arrays import Arrays, digest, of_module
 from fedrounds_common.disk import write_json
-from fedrounds_common.errors import DONE, INTERRUPTED, PARTIAL, FedroundsError, UsageError
+from fedrounds_common.errors import DONE, INTERRUPTED, PARTIAL, FedroundsError, MachineError, UsageError
 from fedrounds_common.network import Network
 from fedrounds_common.rng import derive, seeded
 from fedrounds_common.signing import SigningKey
@@ -200,6 +201,9 @@ def ended_by(error: BaseException) -> dict[str, Any]:
         return {"state": "interrupted", "exit": INTERRUPTED}
     if isinstance(error, FedroundsError):
         return {"state": "failed", "exit": error.exit_status, "code": error.code, "message": str(error)}
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        full = "FR-E01 the disk is full; make room, then go on with the run: what had come of its round is kept"
+        return {"state": "failed", "exit": MachineError.exit_status, "code": "FR-E01", "message": full}
     return {"state": "failed", "exit": 1, "code": "FR-R01", "message": type(error).__name__}
 
 

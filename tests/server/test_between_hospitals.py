@@ -5,6 +5,7 @@ The hospitals are functions with keys of their own, the clock is turned by hand,
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -23,6 +24,7 @@ from flwr.supercore.run import Run
 
 from fedrounds_common.arrays import Array, Arrays, digest
 from fedrounds_common.codecs.float32 import Float32
+from fedrounds_common.disk import SystemSteps, through
 from fedrounds_common.errors import RunFileError, TooFewSites, UpdateError
 from fedrounds_common.leaving import Ask, Hello, Leaving, Refusal, Scores, Update, from_wire, signed_bytes, to_wire
 from fedrounds_common.shelves import STRATEGIES
@@ -691,6 +693,32 @@ def test_who_has_not_answered_in_a_round_short_of_sites_is_not_asked_again_if_it
 
 
 # ---------------------------------------------------------------- what a crash leaves
+
+
+class NoRoom:
+    """A disk that has room for small files and for no update."""
+
+    def __init__(self) -> None:
+        self.system = SystemSteps()
+
+    def open(self, file: Path, flags: int, mode: int) -> int:
+        if ".answer" in file.name:
+            raise OSError(errno.ENOSPC, "No space left on device", str(file))
+        return self.system.open(file, flags, mode)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.system, name)
+
+
+def test_a_full_disk_is_named_and_the_run_goes_on_once_there_is_room(made: Make) -> None:
+    run = made()
+    with through(NoRoom()), pytest.raises(OSError, match="No space left"):
+        run.run(run.village())
+    assert (run.status["state"], run.status["exit"], run.status["code"]) == ("failed", 5, "FR-E01")
+    assert "the disk is full" in run.status["message"]
+    run.run(run.village(), resume=True)
+    assert run.status["state"] == "done"
+    np.testing.assert_array_equal(run.consensus["w"], by_hand(["ABC"] * 3))
 
 
 class Killed(BaseException):
