@@ -21,5 +21,5 @@ def test_the_consensus_on_real_hippocampi_comes_close_to_pooling_them(tmp_path: 
     assert run.exit == 0
     assert consensus >= 0.83
     assert pooled >= 0.845
-    # one seed; docs/results.md has two
-    assert pooled - consensus <= 0.04
+    # one seed; docs/results.md has three
+    assert pooled - consensus <= 0.02
