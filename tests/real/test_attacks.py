@@ -172,20 +172,26 @@ def test_600_mb_from_a_stranger_cost_the_coordinator_less_than_50(outcome: Outco
 
 def test_a_study_that_the_site_forbids_cannot_be_allowed_and_is_refused_by_name(outcome: Outcome) -> None:
     world = outcome.world
-    forbidden = world.submit(
-        str(STUDY),
-        *settings(
-            cohort__sites='["s1"]', cohort__wait_s="45", model__name="unet", model__strides="[2]", training__rounds="1"
-        ),
-    )
+    other = {
+        "cohort__sites": '["s1"]',
+        "cohort__wait_s": "600",
+        "cohort__deadline_s": "120",
+        "model__name": "unet",
+        "model__strides": "[2]",
+    }
+    forbidden = world.submit(str(STUDY), *settings(**other))
     home = str(world.home(HONEST))
     wait_until(lambda: list((world.home(HONEST) / "waiting").glob("*.json")), "it was asked", 120)
     said = world.call(HONEST, "site", "allow", "--all", "--site", home, expect=None)
     assert said["status"] == 7
     assert "FR-C13" in json.dumps(said)
-    status = world.ended(forbidden)
-    assert status["state"] != "done"
-    assert "FR-C02" in json.dumps(status) or "FR-C13" in json.dumps(status)
+
+    def why() -> str:
+        waiting = world.status(forbidden).get("waiting") or {}
+        return str(waiting.get("for", {}).get(HONEST))
+
+    wait_until(lambda: "FR-C02" in why(), "the coordinator knows why it waits", 240)
+    world.call("co", "coordinator", "stop", forbidden.name, "--folder", str(world.coordinator))
     assert not history_of(forbidden)
 
 
