@@ -18,7 +18,7 @@ from sim_world import RATES
 
 HERE = Path(__file__).parent
 # a seed from which each bug is found within a few dozen: the search really runs from there until it finds it
-FROM = {"rename before fsync": 80, "nonce unchecked": 15}
+FROM = {"rename before fsync": 40, "nonce unchecked": 15, "late reply counted twice": 360}
 WITHIN = 1000
 HAPPENS: tuple[tuple[Happens, Loss], ...] = (
     ("before", "least"),
