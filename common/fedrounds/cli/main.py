@@ -38,7 +38,10 @@ from fedrounds.environment import quiet
 from fedrounds_common.errors import INTERRUPTED, FedroundsError, MachineError, StudyError
 
 app = group("Train medical-image models across hospitals that keep their images.")
-for part in (simulate, coordinator, site, demo, evaluate, predict, study, listing, runs, report, show, explain, doctor, phantom):
+PARTS = (
+    simulate, coordinator, site, demo, evaluate, predict, study, listing, runs, report, show, explain, doctor, phantom,
+)  # fmt: skip
+for part in PARTS:
     part.register(app)
 
 

@@ -191,7 +191,9 @@ class Cohort:
         if self.sites and self.per_round > len(self.sites):
             rules.append((("per_round", "sites"), f"{self.per_round}: only {len(self.sites)} sites are listed"))
         if self.over_select and not self.per_round:
-            rules.append((("over_select", "per_round"), f"{self.over_select}: wants per_round, or all are asked anyway"))
+            rules.append(
+                (("over_select", "per_round"), f"{self.over_select}: wants per_round, or all are asked anyway")
+            )
         if 0 < self.per_round < self.minimum:
             wanted = f"at least minimum = {self.minimum} wanted, or 0 for all"
             rules.append((("per_round", "minimum"), f"{self.per_round}: {wanted}"))
