@@ -559,14 +559,14 @@ def version(bench: Bench) -> Made:
     bench.world.extra["s2"] = {"PYTHONPATH": str(other)}
     bench.rejoin("s2")
     wait_until((home / "flwr" / "connected").exists, "s2 is connected", 90)
-    run = bench.submit((*settings, "cohort.wait_s=45"))
+    run = bench.submit((*settings, "cohort.wait_s=150"))
     status = bench.ended(run)
     bench.world.extra.clear()
     bench.world.kill("s2")
     bench.rejoin("s2")
     said = [line for line in status.get("warnings", []) if "0.0.1" in line and version_of("fedrounds") in line]
     must(bool(said), f"no warning names both versions: {status}")
-    return run, (*settings, "cohort.wait_s=45"), f"{status['failed'].get('s2')}: {said[0]}"
+    return run, (*settings, "cohort.wait_s=150"), f"{status['failed'].get('s2')}: {said[0]}"
 
 
 def _other_certificate(bench: Bench, make: Callable[[Path], None], code: str) -> Made:

@@ -15,10 +15,11 @@ import socket
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
@@ -45,7 +46,7 @@ from fedrounds_common.errors import NetworkError, RefusedError
 # exit statuses by which the launcher learns what Flower only writes into its log
 NODE = "node"  # in flwr/: the number of a node that has not said goodbye yet
 LEFT, AWAY_S = "left", 15.0  # in flwr/: when the last node said goodbye; for so long no other says hello
-NOT_KNOWN, OTHER_VERSION, HELPER_ENDED = 81, 82, 83
+GAVE_UP, NOT_KNOWN, OTHER_VERSION, HELPER_ENDED = 1, 81, 82, 83
 ACTIVATE = "/ActivateNode"  # its "precondition failed": no node with that key is registered
 VERSION_HEADER = "flwr-version-incompatibility-message"
 ALLOWED = {"valid_license": "on the list of this site"}  # what Flower looks for before it asks `_verify_fab`
@@ -221,12 +222,26 @@ def serve(home: SiteHome) -> None:
     )  # fmt: skip
 
 
-def main(arguments: list[str]) -> int:
+def to_the_end(work: Callable[[], None]) -> NoReturn:
+    """Do it and end this process, however it ends: a thread of Flower's would keep it for ever, online and deaf.
+
+    So it was after a certificate that could not be believed, on which Flower gives up at once.
+    """
+    try:
+        work()
+    except Exception:  # noqa: BLE001  (whatever it was, the launcher starts another; node.log has the text)
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(GAVE_UP)
+
+
+def main(arguments: list[str]) -> NoReturn:
     os.umask(0o077)
     die_with(os.getppid(), signal.SIGTERM)
-    serve(SiteHome(Path(arguments[0]).resolve()))
-    return 1  # Flower gave up: the launcher starts it anew
+    to_the_end(lambda: serve(SiteHome(Path(arguments[0]).resolve())))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])

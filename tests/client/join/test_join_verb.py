@@ -346,3 +346,11 @@ def test_a_node_that_comes_back_stays_away_for_as_long_as_it_takes_to_be_seen_aw
         node.stay_away(home, slept.append, lambda left=left, later=later: left + later)
         assert slept.pop() == pytest.approx(wanted)
         assert not mark.exists()
+
+
+def test_a_node_that_gives_up_ends_although_a_thread_of_flowers_goes_on() -> None:
+    program = "import threading, time; from fedrounds_client.join import node; "
+    program += "threading.Thread(target=time.sleep, args=(100,)).start(); node.to_the_end(lambda: 1 / 0)"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=90, check=False)
+    assert ended.returncode == node.GAVE_UP
+    assert "ZeroDivisionError" in ended.stderr
