@@ -43,7 +43,7 @@ class Recorder:
     async def _serve(self, hospital: asyncio.StreamReader, to_hospital: asyncio.StreamWriter) -> None:
         heard = bytearray()
         self._heard.append(heard)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, asyncio.CancelledError):
             front, to_front = await asyncio.open_connection(
                 "127.0.0.1", self._front, ssl=self._trust, server_hostname="127.0.0.1"
             )
