@@ -280,7 +280,7 @@ class World:
         assert isinstance(found, dict)
         return found
 
-    def ended(self, run: Path, seconds: float = 400) -> dict[str, Any]:
+    def ended(self, run: Path, seconds: float = 900) -> dict[str, Any]:
         going = ("submitted", "running")
         wait_until(lambda: self.status(run).get("state") not in going, f"{run.name} ends", seconds)
         return self.status(run)

@@ -26,7 +26,7 @@ def phantom(site: str) -> tuple[str, ...]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_three_hospitals_over_tls_make_the_very_consensus_that_was_simulated(world: World, tmp_path: Path) -> None:
     world.open({site: phantom(site) for site in world.sites})
     run = world.submit(str(STUDY))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,11 +15,11 @@ SHORT = {"serverapp": SAME, "site-training": ANSWERED, "cut": SAME}
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_killed_coordinator_a_killed_training_and_a_cut_network_cost_no_round(tmp_path: Path) -> None:
     with bench_for("serverapp", tmp_path) as bench:
         rows = [play(name, bench) for name in SHORT]
-    if not bench.world.apart:
+    if not bench.world.apart or shutil.which("nft") is None:
         assert rows.pop().happened.startswith("skipped")
     assert [(row.name, row.lost, row.digest) for row in rows] == [(row.name, 0, SHORT[row.name]) for row in rows], rows
     assert all(row.right for row in rows)
