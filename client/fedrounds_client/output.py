@@ -67,7 +67,7 @@ def write_prediction(
     Raises:
         DataError: FR-D71 the outputs are not those of regions or labels.
     """
-    maps = outputs(made.probabilities, form) if probabilities else {}
+    maps = outputs(made.outputs, form) if probabilities else {}
     if isinstance(reader, FromPictures):
         names = [
             file.resolve().relative_to(Path(reader.root).resolve()).with_suffix("")

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
 import numpy as np
 
 from fedrounds_client.site import Parts
-from fedrounds_common.case import F32, Case, CaseRef
+from fedrounds_common.case import F32, Case, CaseRef, Target
 from fedrounds_common.errors import CaseError, DataError, no_exit, to_keep
 from fedrounds_common.study.tables import CaseForm, Table
 from fedrounds_common.task import Prediction
@@ -97,9 +97,9 @@ def predict(network: nn.Module, parts: Parts, case: Case) -> Prediction:
     study = parts.study
     prepared = prepare(case, study.cases)
     made = parts.task.predict(network, prepared, study.cases, study.training, study.evaluation)
-    if made.probabilities.shape[1:] == case.grid and np.array_equal(prepared.affine, case.affine):
+    if made.outputs.shape[1:] == case.grid and np.array_equal(prepared.affine, case.affine):
         return made
-    return parts.task.decide(restore(made.probabilities, prepared, case), study.cases)
+    return parts.task.decide(restore(made.outputs, prepared, case), case, study.cases)
 
 
 def outputs(probabilities: F32, form: CaseForm) -> dict[str, F32]:
@@ -117,8 +117,10 @@ def case_digest(case: Case) -> str:
     """SHA-256 of what was read: grid, affine, voxels, labels; the same wherever the files lie."""
     digest = hashlib.sha256(repr((case.image.shape, np.asarray(case.affine, np.float64).tolist())).encode())
     digest.update(np.ascontiguousarray(case.image, np.float32).data)
-    if case.target is not None:
-        digest.update(np.ascontiguousarray(case.target.voxels, np.uint8).data)
+    for entry in fields(Target) if case.target is not None else ():
+        known = getattr(case.target, entry.name)
+        if known is not None:
+            digest.update(np.ascontiguousarray(known).data)
     return digest.hexdigest()
 
 

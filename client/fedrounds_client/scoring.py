@@ -13,12 +13,13 @@ import numpy as np
 from fedrounds_client.site import Parts
 from fedrounds_client.threads import threads
 from fedrounds_common.arrays import Arrays, into_module
-from fedrounds_common.case import Cases
+from fedrounds_common.case import Case, Cases
 from fedrounds_common.disk import write_json, write_text, write_whole
 from fedrounds_common.errors import no_exit
 from fedrounds_common.leaving import Ask
 from fedrounds_common.pictures import png_of, side_by_side
-from fedrounds_common.task import CaseScore, Picture, Prediction
+from fedrounds_common.rng import derive
+from fedrounds_common.task import CaseScore, Picture, Prediction, Task
 
 SCORE_COLUMNS = ("round", "model", "trained_at", "cohort", "case", "patient", "region", "metric", "value", "state")
 
@@ -38,31 +39,34 @@ def score_cases(
         network = parts.module()
         into_module(network, arrays)
         networks.append(network.eval())
+    cases = task.judged(cases, study.cases, derive(study.seed, "judged"))
     scores: list[CaseScore] = []
     worst: list[tuple[float, int, Prediction]] = []
     for index, case in enumerate(cases):
         with threads(study.training.threads):
             predictions = [task.predict(net, case, study.cases, study.training, study.evaluation) for net in networks]
-        prediction = predictions[0] if len(predictions) == 1 else _mean(parts, predictions)
+        prediction = predictions[0] if len(predictions) == 1 else _mean(parts, case, predictions)
         score = task.score(prediction, case, study.cases, study.evaluation)
         scores.append(score)
-        worst = sorted([*worst, (_primary(score, study.evaluation.primary), index, prediction)], key=lambda w: w[:2])
+        worst = sorted(
+            [*worst, (_primary(score, study.evaluation.primary, task), index, prediction)], key=lambda w: w[:2]
+        )
         del worst[pictures:]
     drawn = [(scores[index], task.picture(cases[index], prediction, study.cases)) for _, index, prediction in worst]
     return scores, drawn
 
 
-def _mean(parts: Parts, predictions: Sequence[Prediction]) -> Prediction:
-    mean = np.mean(np.stack([prediction.probabilities for prediction in predictions]), axis=0)
-    return parts.task.decide(np.asarray(mean, np.float32), parts.study.cases)
+def _mean(parts: Parts, case: Case, predictions: Sequence[Prediction]) -> Prediction:
+    mean = np.mean(np.stack([prediction.outputs for prediction in predictions]), axis=0)
+    return parts.task.decide(np.asarray(mean, np.float32), case, parts.study.cases)
 
 
-def _primary(score: CaseScore, metric: str) -> float:
+def _primary(score: CaseScore, metric: str, task: Task) -> float:
     """Higher is better; a case without a number sorts last among the good ones, so it is never called worst."""
     value = score.values.get("mean", {}).get(metric, math.nan)
     if math.isnan(value):
         return math.inf
-    return -value if metric == "hd95" else value
+    return -value if metric in task.measures and task.measures[metric].lower_is_better else value
 
 
 def write_scores(

@@ -98,7 +98,7 @@ def train(
     """
     into_module(network, start)
     network.train()
-    optimisers = {turn: _optimiser(network, training) for turn in task.turns}
+    optimisers = {turn: _optimiser(task.parameters(network, turn), training) for turn in task.turns}
     for turn, optimiser in optimisers.items():
         _put_moments(optimiser, network, turn, moments or {})
     draws = generator(piece.seed, "draw", *piece.labels)
@@ -149,14 +149,16 @@ def _step(
 ) -> float:
     for group in optimiser.param_groups:
         group["lr"] = rate
-    optimiser.zero_grad(set_to_none=True)
+    # the other turns' gradients too: a loss of this turn may run through what another one trains
+    network.zero_grad(set_to_none=True)
+    named = _named(network, optimiser)
     total = sum(len(batch.image) for batch in batches)
     losses = [_backward(network, task, batch, turn, training, noise, len(batch.image) / total) for batch in batches]
     if training.gradient_norm is not None:
-        nn.utils.clip_grad_norm_(network.parameters(), training.gradient_norm)
+        nn.utils.clip_grad_norm_(named.values(), training.gradient_norm)
     if correct is not None:
-        weights = {name: parameter.detach() for name, parameter in network.named_parameters()}
-        correct({n: p.grad for n, p in network.named_parameters() if p.grad is not None}, weights)
+        weights = {name: parameter.detach() for name, parameter in named.items()}
+        correct({name: parameter.grad for name, parameter in named.items() if parameter.grad is not None}, weights)
     optimiser.step()
     return losses[0] if len(losses) == 1 else math.fsum(losses)
 
@@ -177,8 +179,7 @@ def _backward(
     return float(loss.detach())
 
 
-def _optimiser(network: nn.Module, training: Training) -> torch.optim.Optimizer:
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+def _optimiser(parameters: Sequence[nn.Parameter], training: Training) -> torch.optim.Optimizer:
     if training.optimiser == "sgd":
         return torch.optim.SGD(
             parameters, lr=training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay
@@ -187,13 +188,15 @@ def _optimiser(network: nn.Module, training: Training) -> torch.optim.Optimizer:
     return kind(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
 
 
-def _names(network: nn.Module) -> list[str]:
-    return [name for name, parameter in network.named_parameters() if parameter.requires_grad]
+def _named(network: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, nn.Parameter]:
+    """What this optimiser changes, by name, in its own order."""
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    return {names[id(parameter)]: parameter for group in optimiser.param_groups for parameter in group["params"]}
 
 
 def _take_moments(optimiser: torch.optim.Optimizer, network: nn.Module, turn: str) -> dict[str, Array]:
     moments: dict[str, Array] = {}
-    for name, parameter in zip(_names(network), optimiser.param_groups[0]["params"], strict=True):
+    for name, parameter in _named(network, optimiser).items():
         for entry, value in optimiser.state.get(parameter, {}).items():
             if value is not None:
                 moments[f"{turn}/{entry}/{name}"] = torch.as_tensor(value).detach().cpu().numpy().copy()
@@ -202,7 +205,7 @@ def _take_moments(optimiser: torch.optim.Optimizer, network: nn.Module, turn: st
 
 def _put_moments(optimiser: torch.optim.Optimizer, network: nn.Module, turn: str, moments: Arrays) -> None:
     """Set the state that `_take_moments` took; a tensor of which there is none starts afresh."""
-    for name, parameter in zip(_names(network), optimiser.param_groups[0]["params"], strict=True):
+    for name, parameter in _named(network, optimiser).items():
         found = {
             key.split("/", 2)[1]: torch.from_numpy(np.array(value))
             for key, value in moments.items()

@@ -200,7 +200,7 @@ def _look(prepared: Prepared, reader: Reader, site: str, ref: CaseRef) -> _Seen 
             raise CaseError("FR-D04", "an image without a mask", case=ref.name, wanted="a mask of the same case")
     except CaseError as error:
         return to_keep(error)
-    values = set(np.unique(target.voxels).tolist())
+    values = set() if target.voxels is None else set(np.unique(target.voxels).tolist())
     regions = frozenset(region for region, members in study.cases.scored.items() if values & set(members))
     spacing = tuple(round(size, 3) for size in case.spacing_mm)
     return _Seen(tuple(map(float, case.grid)), spacing, case.orientation if study.cases.dims == 3 else "", regions)

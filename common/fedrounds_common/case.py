@@ -33,13 +33,22 @@ class CaseRef:
 
 @final
 @dataclass(frozen=True)
-class LabelMap:
-    """The reference of a segmentation: the study's label values on the image's grid, 0 is background."""
+class Target:
+    """The reference of a case: what is known of it besides its images, as far as its task asks for it.
 
-    voxels: U8
+    `voxels` (*grid): the study's label values, 0 is background. `classes` (K,): 1 for each class that the case
+    is of, in the order of the study's classes. Of a case that is a pair of images, of which the first half of the
+    channels is the fixed one and the other half the moving one, `voxels` lie on the fixed image, `moving` (*grid)
+    are the labels of the moving one, and `field` (A, *grid) is the true displacement in mm along the world's axes
+    (of a picture: rows, columns), such that fixed(x) = moving(x + field(x)). `landmarks` (N, 2, A): places in mm in
+    the fixed image and the same ones in the moving.
+    """
 
-
-Target = LabelMap
+    voxels: U8 | None = None
+    classes: F32 | None = None
+    moving: U8 | None = None
+    field: F32 | None = None
+    landmarks: F64 | None = None
 
 
 @final
@@ -63,6 +72,11 @@ class Case:
     def orientation(self) -> str:
         """Where each grid axis points, e.g. "RAS"."""
         return orientation_of(self.affine)[: len(self.grid)]
+
+    @property
+    def labels(self) -> U8 | None:
+        """The reference label map (*grid), where there is one."""
+        return None if self.target is None else self.target.voxels
 
     def with_image(self, image: F32, target: Target | None = None, affine: F64 | None = None) -> Case:
         return replace(self, image=image, target=target, affine=self.affine if affine is None else affine)

@@ -79,7 +79,7 @@ def compare(case: Case, predicted: U8, form: CaseForm) -> Picture:
     Returns:
         Panels "image", "reference" (where the case has one) and "prediction", of one size.
     """
-    reference = case.target.voxels if case.target is not None else None
+    reference = case.labels
     # a prediction gone wild must not choose the slice: the reader wants to see what it missed
     marked: Mask = predicted > 0 if reference is None or not reference.any() else reference > 0
     axis = slice_axis(case, form)

@@ -40,7 +40,7 @@ def index_of(case: Case) -> Index:
     held = _indices.get(id(case))
     if held is not None and held[0]() is case:
         return held[1]
-    index = Index(content_box(case.image), _voxels(case.target.voxels) if case.target is not None else {})
+    index = Index(content_box(case.image), {} if case.labels is None else _voxels(case.labels))
     key = id(case)
     held_bytes = index.bytes + sum(entry.bytes for _, entry in _indices.values())
     for other in list(_indices):

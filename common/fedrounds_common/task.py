@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, final
 
 import numpy as np
 
+from fedrounds_common.arrays import Arrays
 from fedrounds_common.case import F32, F64, U8, Case, Cases
 from fedrounds_common.study.tables import CaseForm, Evaluation, Training
 
@@ -27,7 +28,10 @@ Tally = Mapping[str, F64]  # named arrays that add: sums, counts, histograms
 @final
 @dataclass(frozen=True)
 class Example:
-    """One training example, e.g. a patch: image (C, *patch) and target (K, *patch), float32."""
+    """One training example: image (C, *patch), and its target (K, *patch) or (K,), float32.
+
+    Of a pair of images, fixed and then moving: 2 C channels, and the labels of both where there are any.
+    """
 
     image: F32
     target: F32
@@ -36,7 +40,7 @@ class Example:
 @final
 @dataclass(frozen=True)
 class Batch:
-    """Examples stacked: image (B, C, *patch), target (B, K, *patch)."""
+    """Examples stacked: image (B, C, *patch), target (B, K, *patch) or (B, K)."""
 
     image: Tensor
     target: Tensor
@@ -45,10 +49,17 @@ class Batch:
 @final
 @dataclass(frozen=True)
 class Prediction:
-    """On the case's prepared grid: probabilities (K, *grid), and label values (*grid) drawn from them."""
+    """What a network makes of one case, on its prepared grid.
 
-    probabilities: F32
+    `outputs` is what an ensemble averages: probabilities (K, *grid) of a label map or (K,) of the case, a
+    displacement (A, *grid), an image (C, *grid). `labels` is what is decided from them: label values (*grid), or
+    (K,) 0 and 1 for the case's classes; empty (0,) where nothing is decided. `image` (C, *grid): a picture made,
+    e.g. the moving image warped onto the fixed one.
+    """
+
+    outputs: F32
     labels: U8
+    image: F32 | None = None
 
 
 @final
@@ -57,12 +68,24 @@ class CaseScore:
     """The scores of one case; stays at the site. `values[region][metric]`; nan = undefined, never 0.
 
     `state[region]` is one of "scored", "both-empty", "missed" (reference only), "spurious" (prediction only).
+    `arrays`: what the tally needs besides these, e.g. the probabilities of the case's classes.
     """
 
     case: str
     patient: str
     values: Mapping[str, Mapping[str, float]]
     state: Mapping[str, str]
+    arrays: Mapping[str, F64] = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True)
+class Measure:
+    """How a metric is spoken of: `word` with its unit, e.g. "HD95 (mm)"; how many digits are worth printing."""
+
+    word: str
+    lower_is_better: bool = False
+    digits: int = 2
 
 
 @final
@@ -98,10 +121,21 @@ class Task(ABC):
     """A frozen dataclass; its fields are the study's `[task]` table."""
 
     turns: ClassVar[tuple[str, ...]] = ("",)  # one optimiser each; a GAN has ("discriminator", "generator")
+    measures: ClassVar[Mapping[str, Measure]]  # name of each metric of `table`, as in metrics.csv, → how it is shown
+    before: ClassVar[tuple[str, ...]] = ()  # sums that sites are asked for before round 1, e.g. ("classes",)
+    after: ClassVar[tuple[str, ...]] = ()  # and after the last one, e.g. ("temperature",)
+
+    def faults(self, form: CaseForm, training: Training, evaluation: Evaluation) -> Sequence[tuple[str, str]]:
+        """What of a study does not go with this task: dotted key and message each, e.g. ("cases.classes", "…")."""
+        return ()
 
     @abstractmethod
     def network(self, network: Network, form: CaseForm) -> nn.Module:
         """Build the network with as many inputs and outputs as the cases ask for; weights not yet seeded."""
+
+    def parameters(self, network: nn.Module, turn: str) -> Sequence[nn.Parameter]:
+        """What the optimiser of this turn changes, in the network's order."""
+        return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
     @abstractmethod
     def draw(self, cases: Cases, form: CaseForm, training: Training, rng: np.random.Generator) -> Example:
@@ -111,6 +145,10 @@ class Task(ABC):
     def loss(self, network: nn.Module, batch: Batch, turn: str, rng: torch.Generator) -> Tensor:
         """One value per example, (B,); the caller takes the mean."""
 
+    def judged(self, cases: Cases, form: CaseForm, seed: int) -> Cases:
+        """What is judged of one site's cases: each of them, or pairs drawn from them."""
+        return cases
+
     @abstractmethod
     def predict(
         self, network: nn.Module, case: Case, form: CaseForm, training: Training, evaluation: Evaluation
@@ -118,8 +156,8 @@ class Task(ABC):
         """Predict one whole prepared case."""
 
     @abstractmethod
-    def decide(self, probabilities: F32, form: CaseForm) -> Prediction:
-        """The prediction that these probabilities (K, *grid) amount to; an ensemble hands in their mean."""
+    def decide(self, outputs: F32, case: Case, form: CaseForm) -> Prediction:
+        """The prediction that these outputs amount to; an ensemble hands in their mean."""
 
     @abstractmethod
     def score(self, prediction: Prediction, case: Case, form: CaseForm, evaluation: Evaluation) -> CaseScore:
@@ -139,6 +177,28 @@ class Task(ABC):
     @abstractmethod
     def picture(self, case: Case, prediction: Prediction, form: CaseForm) -> Picture:
         """Image, reference and prediction side by side, drawn at the site that holds the case."""
+
+    def guesses(self, case: Case, form: CaseForm) -> Mapping[str, Prediction]:
+        """What those who learn nothing would answer, by the rule's name: each class, the identity, the noisy input.
+
+        The best rule, chosen in hindsight over all judged cases, is the `floor` beside the models.
+        """
+        return {}
+
+    def explain(self, network: nn.Module, case: Case, form: CaseForm, training: Training) -> Mapping[str, F32]:
+        """Method → what of the image its prediction rests on, (*grid), larger is more; drawn where the case lies."""
+        return {}
+
+    def gather(self, purpose: str, network: nn.Module, cases: Cases, form: CaseForm, training: Training) -> Tally:
+        """What a site answers when asked for one of `before` or `after`: sums over its training cases.
+
+        As a tally: float64 arrays that add, of the same names and shapes whatever the cases, and of none.
+        """
+        raise NotImplementedError(purpose)
+
+    def settle(self, purpose: str, total: Tally, arrays: Arrays, form: CaseForm) -> Arrays:
+        """The model with what the sites' sums amount to written into it (class weights, a temperature). Pure."""
+        raise NotImplementedError(purpose)
 
 
 def add_tallies(tallies: Sequence[Tally]) -> dict[str, F64]:

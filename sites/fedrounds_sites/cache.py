@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any, final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fedrounds_common.case import Case, CaseRef, LabelMap
+from fedrounds_common.case import Case, CaseRef, Target
 from fedrounds_common.disk import write_whole
 from fedrounds_sites.prepare import VERSION
 
-FORMAT = 1
+FORMAT = 2
 _MAGIC = b"fr-case\n"
 _LEAD = struct.Struct("<8sII")  # magic, bytes of the header, CRC-32 of the header
 _ALIGN = 64
@@ -99,19 +100,22 @@ class CaseStore:
             OSError: the disk is full or may not be written; nothing is left behind.
         """
         image = np.ascontiguousarray(case.image, np.float32)
+        known = {} if case.target is None else _known(case.target)
         header = {
             "format": FORMAT,
             "key": key,
             "ref": [case.ref.name, case.ref.patient, case.ref.site],
             "shape": list(image.shape),
             "affine": np.asarray(case.affine, np.float64).ravel().tolist(),
-            "labelled": case.target is not None,
+            "target": None
+            if case.target is None
+            else {name: [array.dtype.str, list(array.shape)] for name, array in known.items()},
         }
         text = json.dumps(header, sort_keys=True).encode()
         lead = _LEAD.pack(_MAGIC, len(text), zlib.crc32(text)) + text
         parts: list[bytes | memoryview] = [lead.ljust(_aligned(len(lead)), b"\0"), image.data.cast("B")]
-        if case.target is not None:
-            parts.append(np.ascontiguousarray(case.target.voxels, np.uint8).data.cast("B"))
+        for array in known.values():
+            parts += [b"\0" * -(sum(map(len, parts)) % -_ALIGN), array.data.cast("B")]
         write_whole(self._file(key), *parts)
 
     def forget(self, patients: Collection[str]) -> int:
@@ -143,8 +147,16 @@ def _header(lead: bytes, read: Any) -> dict[str, Any] | None:
 
 
 def _content_bytes(header: Mapping[str, Any]) -> int:
-    shape = header["shape"]
-    return 4 * int(math.prod(shape)) + (int(math.prod(shape[1:])) if header["labelled"] else 0)
+    size = 4 * int(math.prod(header["shape"]))
+    for dtype, shape in (header["target"] or {}).values():
+        size = _aligned(size) + np.dtype(dtype).itemsize * math.prod(shape)
+    return size
+
+
+def _known(target: Target) -> dict[str, NDArray[Any]]:
+    """What there is of a target, by name, each in one piece."""
+    found = {entry.name: getattr(target, entry.name) for entry in dataclasses.fields(target)}
+    return {name: np.ascontiguousarray(array) for name, array in found.items() if array is not None and array.size}
 
 
 def _aligned(offset: int) -> int:
@@ -155,10 +167,13 @@ def _case(header: Mapping[str, Any], content: memoryview, start: int) -> Case:
     shape = tuple(header["shape"])
     name, patient, site = header["ref"]
     image = np.frombuffer(content, np.float32, math.prod(shape), start).reshape(shape)
-    target = None
-    if header["labelled"]:
-        voxels = np.frombuffer(content, np.uint8, math.prod(shape[1:]), start + image.nbytes)
-        target = LabelMap(voxels.reshape(shape[1:]))
+    known: dict[str, Any] = {}
+    end = start + image.nbytes
+    for part, (dtype, extent) in (header["target"] or {}).items():
+        end = _aligned(end)
+        known[part] = np.frombuffer(content, np.dtype(dtype), math.prod(extent), end).reshape(extent)
+        end += known[part].nbytes
+    target = None if header["target"] is None else Target(**known)
     affine = np.array(header["affine"], np.float64).reshape(4, 4)
     return Case(CaseRef(name, patient, site), image, target, affine)
 

@@ -13,9 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, final
 
-import numpy as np
-
-from fedrounds_common.case import Case, CaseRef, Target
+from fedrounds_common.case import Case, CaseRef
 from fedrounds_common.disk import add_text, write_json
 from fedrounds_common.errors import CaseError, DataError, to_keep
 from fedrounds_common.rng import share
@@ -27,6 +25,7 @@ from fedrounds_sites.prepare import prepare, refuse_blank
 from fedrounds_sites.reader import Reader, load_case
 from fedrounds_sites.simulation import Simulation, read_simulation
 from fedrounds_sites.splits import Split, parts, read_split, some, split, write_split
+from fedrounds_sites.targets import stratum_of
 
 Role = Literal["train", "held-out"]
 FORMAT = 1
@@ -112,7 +111,7 @@ class Hospital:
     def _split(self, usable: Mapping[CaseRef, Case]) -> Split:
         rule, file = self.study.evaluation, self.folder / "splits.json"
         folds = rule.folds if rule.by == "patient" else 0
-        strata = {ref.patient: stratum(case) for ref, case in usable.items()} if folds else None
+        strata = {ref.patient: stratum_of(case.target) for ref, case in usable.items()} if folds else None
         kept = parts(
             usable, self.name, self.study.seed, rule.local_validation,
             folds=folds, strata=strata, written=read_split(file, self.name),
@@ -190,15 +189,6 @@ def _strata(reader: Reader, refs: Sequence[CaseRef], study: Study) -> dict[str, 
         if target is not None:
             strata[ref.patient] = max(strata.get(ref.patient, 0), stratum_of(target))
     return strata
-
-
-def stratum(case: Case) -> int:
-    return 0 if case.target is None else stratum_of(case.target)
-
-
-def stratum_of(target: Target) -> int:
-    """Which labels are there, as one number: the coarse kind of target that folds and partitions deal by."""
-    return sum(1 << int(value) for value in np.unique(target.voxels) if value)
 
 
 def write_rehearsal(rehearsal: Rehearsal, sites: Mapping[str, Sequence[CaseRef]]) -> Path:

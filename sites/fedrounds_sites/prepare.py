@@ -8,10 +8,11 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrounds_common.case import F32, F64, U8, Case, LabelMap
+from fedrounds_common.case import F32, F64, U8, Case
 from fedrounds_common.errors import CaseError, DataError
 from fedrounds_common.study.tables import CaseForm
 from fedrounds_sites.geometry import labels_onto, onto, respaced, turned
+from fedrounds_sites.targets import target_onto
 
 VERSION = 1  # of the arithmetic below: part of a cache key, so that a change voids what was prepared before
 LIMIT_VOXELS = 2**29  # of a prepared grid: 2 GiB a channel
@@ -45,10 +46,7 @@ def prepare(case: Case, form: CaseForm) -> Case:
                 wanted="finite intensities",
                 do="export the image again",
             )
-    target = None
-    if case.target is not None:
-        target = LabelMap(labels_onto(case.target.voxels, case.affine, grid, affine))
-    return case.with_image(image, target, affine)
+    return case.with_image(image, target_onto(case.target, case.affine, grid, affine), affine)
 
 
 def refuse_blank(case: Case, form: CaseForm) -> Case:

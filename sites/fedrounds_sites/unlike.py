@@ -12,9 +12,10 @@ from pydantic import ConfigDict, Field
 from scipy.ndimage import gaussian_filter, zoom
 
 from fedrounds_common import rng
-from fedrounds_common.case import F32, Case, LabelMap
+from fedrounds_common.case import F32, Case
 from fedrounds_common.plugins import STRICT
-from fedrounds_sites.geometry import FWHM_PER_SIGMA, labels_onto, onto, respaced
+from fedrounds_sites.geometry import FWHM_PER_SIGMA, onto, respaced
+from fedrounds_sites.targets import target_onto
 
 
 @final
@@ -120,9 +121,7 @@ def _coarser(case: Case, scanner: Scanner) -> Case:
     grid, affine = respaced(case.grid, case.affine, spacing)
     if grid == case.grid:
         return case
-    target = case.target
-    if target is not None:
-        target = LabelMap(labels_onto(target.voxels, case.affine, grid, affine))
+    target = target_onto(case.target, case.affine, grid, affine)
     return case.with_image(onto(case.image, case.affine, grid, affine), target, affine)
 
 

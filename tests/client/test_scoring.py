@@ -21,6 +21,7 @@ from fedrounds_common.case import Case
 from fedrounds_common.leaving import Ask
 from fedrounds_common.rng import seeded
 from fedrounds_common.task import CaseScore, Picture
+from fedrounds_common.tasks.segmentation import Segmentation
 
 MakeSite = Callable[..., Site]
 ASK = Ask("score", "run", 2, "n", "study", "digest", "consensus", "all", "local-val")
@@ -53,8 +54,8 @@ def test_an_ensemble_is_judged_by_the_mean_of_its_members_probabilities(hospital
     members = [other_weights(parts, seed) for seed in (1, 2, 3)]
     scores, _ = score_cases(members, cases, parts)
     for case, score in zip(cases, scores, strict=True):
-        mean = sum(predicted(parts, member, case).probabilities.astype(np.float64) for member in members) / 3
-        decided = parts.task.decide(mean.astype(np.float32), study.cases)
+        mean = sum(predicted(parts, member, case).outputs.astype(np.float64) for member in members) / 3
+        decided = parts.task.decide(mean.astype(np.float32), case, study.cases)
         assert same(score, parts.task.score(decided, case, study.cases, study.evaluation))
     # and not by the mean of their scores
     alone = [score_cases([member], cases, parts)[0] for member in members]
@@ -86,10 +87,10 @@ def scored(value: float, metric: str = "dice", case: str = "c") -> CaseScore:
 
 
 def test_a_distance_is_worse_the_larger_it_is_and_no_number_is_never_the_worst() -> None:
-    assert _primary(scored(3.0, "hd95"), "hd95") > _primary(scored(9.0, "hd95"), "hd95")
-    assert _primary(scored(0.9), "dice") > _primary(scored(0.1), "dice")
-    assert _primary(scored(math.nan), "dice") == math.inf
-    assert _primary(scored(0.5), "hd95") == math.inf
+    assert _primary(scored(3.0, "hd95"), "hd95", Segmentation()) > _primary(scored(9.0, "hd95"), "hd95", Segmentation())
+    assert _primary(scored(0.9), "dice", Segmentation()) > _primary(scored(0.1), "dice", Segmentation())
+    assert _primary(scored(math.nan), "dice", Segmentation()) == math.inf
+    assert _primary(scored(0.5), "hd95", Segmentation()) == math.inf
 
 
 def rows(file: Path) -> list[dict[str, str]]:

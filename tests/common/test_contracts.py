@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from fedrounds_common.arrays import Array, Arrays, digest, manifest
-from fedrounds_common.case import Case, CaseRef, LabelMap
+from fedrounds_common.case import Case, CaseRef, Target
 from fedrounds_common.channel import Channel
 from fedrounds_common.codec import Codec
 from fedrounds_common.errors import CaseError, UpdateError, UsageError
@@ -255,7 +255,7 @@ def case(number: int, form: CaseForm, grid: tuple[int, ...] = (16, 16, 16)) -> C
     image = draws.normal(0, 0.3, (len(form.channels), *grid)).astype(np.float32)
     image[0] += labels > 0
     image[-1] += 2 * (labels == 1)
-    return Case(CaseRef(f"c{number}", f"p{number}"), image, LabelMap(labels), np.eye(4))
+    return Case(CaseRef(f"c{number}", f"p{number}"), image, Target(labels), np.eye(4))
 
 
 def loss_of_one_batch(task: Task, network: Network, form: CaseForm, patch: tuple[int, ...], steps: int) -> list[float]:
@@ -308,8 +308,8 @@ def test_every_tasks_tallies_add(name: str, form: str) -> None:
     for each in cases:
         prediction = task.predict(module, each, FORMS[form], training, rule)
         assert prediction.labels.shape == each.grid
-        assert np.isfinite(prediction.probabilities).all()
-        decided = task.decide(prediction.probabilities, FORMS[form])
+        assert np.isfinite(prediction.outputs).all()
+        decided = task.decide(prediction.outputs, each, FORMS[form])
         np.testing.assert_array_equal(decided.labels, prediction.labels)
         scores.append(task.score(prediction, each, FORMS[form], rule))
     tallies = [task.tally(part, FORMS[form], rule, seed) for seed, part in enumerate([scores[:2], scores[2:], []])]

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from fedrounds_common import pictures
-from fedrounds_common.case import F64, U8, Case, CaseRef, LabelMap
+from fedrounds_common.case import F64, U8, Case, CaseRef, Target
 from fedrounds_common.pictures import LINE, MARGIN, SIZE
 from fedrounds_common.study.tables import CaseForm
 from fedrounds_common.task import Picture
@@ -29,7 +29,7 @@ def head(spacing: tuple[float, float, float] = (1, 1, 1)) -> Case:
     labels = np.zeros((20, 24, 12), np.uint8)
     labels[LESION] = 1
     image[1][LESION] = 3
-    return Case(CaseRef("case-7", "patient-7"), image, LabelMap(labels), np.diag([*spacing, 1.0]))
+    return Case(CaseRef("case-7", "patient-7"), image, Target(labels), np.diag([*spacing, 1.0]))
 
 
 def stored_as(case: Case, codes: str) -> Case:
@@ -44,7 +44,7 @@ def stored_as(case: Case, codes: str) -> Case:
     order = ["RLAPSI".index(code) // 2 for code in codes]
     columns: F64 = affine[:, [*order, 3]]
     image, labels = image.transpose(0, *(axis + 1 for axis in order)), labels.transpose(order)
-    return Case(case.ref, np.ascontiguousarray(image), LabelMap(np.ascontiguousarray(labels)), columns)
+    return Case(case.ref, np.ascontiguousarray(image), Target(np.ascontiguousarray(labels)), columns)
 
 
 def draw(case: Case, form: CaseForm = FORM, predicted: U8 | None = None) -> Picture:
@@ -152,7 +152,7 @@ def test_a_case_without_reference_has_no_panel_of_it() -> None:
 
 def test_nothing_marked_shows_the_middle_of_the_head() -> None:
     nothing = np.zeros((20, 24, 12), np.uint8)
-    bare = Case(CaseRef("a", "a"), head().image, LabelMap(nothing), np.eye(4))
+    bare = Case(CaseRef("a", "a"), head().image, Target(nothing), np.eye(4))
     assert "slice 7 of 12" in pictures.compare(bare, nothing, FORM).title
 
 
@@ -177,7 +177,7 @@ def test_a_picture_without_geometry_is_drawn_as_stored_without_letters() -> None
     labels = np.zeros((10, 20), np.uint8)
     labels[7:9, 15:18] = 1
     image[1] += labels
-    picture = pictures.compare(Case(CaseRef("a", "a"), image, LabelMap(labels), np.eye(4)), labels, FLAT)
+    picture = pictures.compare(Case(CaseRef("a", "a"), image, Target(labels), np.eye(4)), labels, FLAT)
     assert picture.title == "a: flair, as stored, sides unknown"
     row, column = coloured(picture.panels["reference"])
     assert row > 0.6
@@ -212,7 +212,7 @@ def test_a_real_lesion_is_drawn_on_its_side(shared_data: Path) -> None:
     x = flair.affine[0, 0] * np.arange(lesions.shape[0]) + flair.affine[0, 3]  # RAS mm: above 0 is the right
     right = lesions * (x > 5)[:, None, None].astype(np.uint8)
     image = flair.get_fdata(dtype=np.float32)[None]
-    case = Case(CaseRef("a", "a"), image, LabelMap(lesions), flair.affine)
+    case = Case(CaseRef("a", "a"), image, Target(lesions), flair.affine)
     picture = pictures.compare(case, right, CaseForm(channels=("flair",), labels={"lesion": 1}))
     assert coloured(picture.panels["prediction"])[1] < 0.5
     assert coloured(picture.panels["prediction"])[1] < coloured(picture.panels["reference"])[1]

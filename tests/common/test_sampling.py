@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrounds_common import sampling
-from fedrounds_common.case import Case, CaseRef, LabelMap
+from fedrounds_common.case import Case, CaseRef, Target
 from fedrounds_common.rng import generator
 
 
@@ -21,7 +21,7 @@ def case(grid: tuple[int, ...] = (10, 12), channels: int = 2) -> Case:
     labels = np.zeros(grid, np.uint8)
     labels[4, 5:8] = 2
     labels[5, 5] = 1
-    return Case(CaseRef("a", "a"), image, LabelMap(labels), np.eye(4))
+    return Case(CaseRef("a", "a"), image, Target(labels), np.eye(4))
 
 
 def test_the_content_box_holds_what_differs_from_the_corner_in_any_channel() -> None:
@@ -131,7 +131,7 @@ def test_a_cut_has_the_patchs_size_and_the_images_voxels(
 def test_what_is_remembered_of_cases_stays_within_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = np.ones((4, 4, 4), np.uint8)  # 64 positions of 4 bytes
     cases = [
-        Case(CaseRef(str(n), str(n)), np.zeros((1, 4, 4, 4), np.float32), LabelMap(labels), np.eye(4)) for n in range(9)
+        Case(CaseRef(str(n), str(n)), np.zeros((1, 4, 4, 4), np.float32), Target(labels), np.eye(4)) for n in range(9)
     ]
     monkeypatch.setattr(sampling, "HELD_BYTES", 3 * 256)
     monkeypatch.setattr(sampling, "_indices", {})

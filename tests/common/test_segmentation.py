@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrounds_common import windows
-from fedrounds_common.case import F32, U8, Case, CaseRef, LabelMap
+from fedrounds_common.case import F32, U8, Case, CaseRef, Target
 from fedrounds_common.errors import CaseError, UsageError
 from fedrounds_common.metrics.rules import METRICS
 from fedrounds_common.networks.tiny_unet import TinyUNet
@@ -32,6 +32,7 @@ TUMOUR = CaseForm(channels=("flair", "t1ce"), labels=LABELS, regions=REGIONS)
 PARTS = CaseForm(channels=("flair", "t1ce"), labels=LABELS)
 SLICES = replace(TUMOUR, dims=2)
 TASK = Segmentation()
+NOBODY = Case(CaseRef("nobody", "nobody"), np.zeros((2, 1, 1, 1), np.float32), None, np.eye(4))
 PLAIN = Training(augment=(), patch=(8, 8, 8))
 
 
@@ -49,7 +50,7 @@ def case(number: int = 0, grid: tuple[int, ...] = (14, 12, 10), *, tumour: bool 
     image[(slice(None), *tissue)] = draws.normal(0, 0.1, image[(slice(None), *tissue)].shape)
     image[0] += labels > 0
     image[1] += (labels == 4) - 1.0 * (labels == 1)
-    return Case(CaseRef(f"case-{number}", f"patient-{number}"), image, LabelMap(labels), np.eye(4))
+    return Case(CaseRef(f"case-{number}", f"patient-{number}"), image, Target(labels), np.eye(4))
 
 
 def network(form: CaseForm, seed: int = 0) -> nn.Module:
@@ -271,18 +272,18 @@ def test_a_prediction_covers_the_grid_and_is_background_off_the_content(
 ) -> None:
     one = case()
     prediction = TASK.predict(network(form), one, form, Training(patch=patch), Evaluation())
-    assert prediction.probabilities.shape == (4 if form is PARTS else 3, *one.grid)
-    assert prediction.probabilities.dtype == np.float32
+    assert prediction.outputs.shape == (4 if form is PARTS else 3, *one.grid)
+    assert prediction.outputs.dtype == np.float32
     assert prediction.labels.shape == one.grid
     assert prediction.labels.dtype == np.uint8
     if form is PARTS:
-        np.testing.assert_allclose(prediction.probabilities.sum(axis=0), 1, atol=1e-5)
+        np.testing.assert_allclose(prediction.outputs.sum(axis=0), 1, atol=1e-5)
     if patch == (8, 8, 8):  # the content and no more
         outside = np.ones(one.grid, bool)
         outside[2:13, 2:11, 1:9] = False
         assert (prediction.labels[outside] == 0).all()
         expected = [1, 0, 0, 0] if form is PARTS else [0, 0, 0]
-        np.testing.assert_array_equal(prediction.probabilities[:, outside].T, np.tile(expected, (outside.sum(), 1)))
+        np.testing.assert_array_equal(prediction.outputs[:, outside].T, np.tile(expected, (outside.sum(), 1)))
 
 
 def test_a_prediction_lies_where_its_image_lies() -> None:
@@ -306,7 +307,7 @@ def test_a_stack_is_predicted_slice_by_slice() -> None:
     for patch in (None, (8, 8)):
         training = Training(patch=patch)
         whole = TASK.predict(fixed, stack, form, training, Evaluation())
-        np.testing.assert_allclose(whole.probabilities, 1 / (1 + np.exp(-image)), atol=1e-5)
+        np.testing.assert_allclose(whole.outputs, 1 / (1 + np.exp(-image)), atol=1e-5)
         for index in range(5):
             alone = replace(stack, image=image[:, index])
             single = TASK.predict(fixed, alone, form, training, Evaluation())
@@ -349,16 +350,16 @@ def test_regions_that_agree_become_the_label_they_describe() -> None:
         [(0, 0, 0, 0), (2, 0, 0, 1), (1, 0, 1, 1), (4, 1, 1, 1)], [0.51, 0.9, 1.0]
     ):
         p = [sure if inside else 1 - sure for inside in (et, tc, wt)]
-        assert TASK.decide(_column(*p), TUMOUR).labels.tolist() == [value]
+        assert TASK.decide(_column(*p), NOBODY, TUMOUR).labels.tolist() == [value]
 
 
 def test_regions_that_disagree_are_settled_by_their_odds() -> None:
     # ET 0.9 but TC and WT 0.4: log odds 2.2 − 0.4 − 0.4 > 0, so it is enhancing
-    assert TASK.decide(_column(0.9, 0.4, 0.4), TUMOUR).labels.tolist() == [4]
+    assert TASK.decide(_column(0.9, 0.4, 0.4), NOBODY, TUMOUR).labels.tolist() == [4]
     # ET 0.6 but WT 0.1 and TC 0.1: no tumour
-    assert TASK.decide(_column(0.6, 0.1, 0.1), TUMOUR).labels.tolist() == [0]
+    assert TASK.decide(_column(0.6, 0.1, 0.1), NOBODY, TUMOUR).labels.tolist() == [0]
     # TC unlikely, WT sure: oedema, whatever ET says a little
-    assert TASK.decide(_column(0.6, 0.05, 0.99), TUMOUR).labels.tolist() == [2]
+    assert TASK.decide(_column(0.6, 0.05, 0.99), NOBODY, TUMOUR).labels.tolist() == [2]
 
 
 def test_the_label_is_the_most_probable_of_all_that_can_be() -> None:
@@ -369,13 +370,13 @@ def test_the_label_is_the_most_probable_of_all_that_can_be() -> None:
         for value, signs in members.items()
     }
     best = np.array(list(members))[np.argmax(list(likelihood.values()), axis=0)]
-    np.testing.assert_array_equal(TASK.decide(p, TUMOUR).labels, best)
+    np.testing.assert_array_equal(TASK.decide(p, NOBODY, TUMOUR).labels, best)
 
 
 def test_labels_that_no_region_tells_apart_become_the_first_and_those_of_no_region_never_come() -> None:
     form = CaseForm(channels=("a",), labels={"stray": 3, "late": 7, "early": 5}, regions={"R": ("early", "late")})
-    assert TASK.decide(_column(0.8), form).labels.tolist() == [7]
-    assert TASK.decide(_column(0.5), form).labels.tolist() == [0]
+    assert TASK.decide(_column(0.8), NOBODY, form).labels.tolist() == [7]
+    assert TASK.decide(_column(0.5), NOBODY, form).labels.tolist() == [0]
 
 
 def test_regions_that_cross_are_told_apart() -> None:
@@ -383,13 +384,13 @@ def test_regions_that_cross_are_told_apart() -> None:
         channels=("a",), labels={"l": 1, "both": 2, "r": 3}, regions={"L": ("l", "both"), "R": ("both", "r")}
     )
     p = np.array([[0.9, 0.9, 0.1, 0.1], [0.1, 0.9, 0.9, 0.1]], np.float32)
-    assert TASK.decide(p, form).labels.tolist() == [1, 2, 3, 0]
+    assert TASK.decide(p, NOBODY, form).labels.tolist() == [1, 2, 3, 0]
 
 
 def test_a_softmax_becomes_the_studys_label_values() -> None:
     p = np.eye(4, dtype=np.float32)
-    assert TASK.decide(p, PARTS).labels.tolist() == [0, 1, 2, 4]
-    assert TASK.decide(p, PARTS).probabilities is p
+    assert TASK.decide(p, NOBODY, PARTS).labels.tolist() == [0, 1, 2, 4]
+    assert TASK.decide(p, NOBODY, PARTS).outputs is p
 
 
 # ---------------------------------------------------------------- score
@@ -407,7 +408,7 @@ def perfect(one: Case, form: CaseForm, labels: U8 | None = None) -> F32:
 @pytest.mark.parametrize("form", [TUMOUR, PARTS])
 def test_the_reference_itself_scores_perfectly(form: CaseForm) -> None:
     one = case()
-    prediction = TASK.decide(perfect(one, form), form)
+    prediction = TASK.decide(perfect(one, form), one, form)
     np.testing.assert_array_equal(prediction.labels, _labels(one))
     score = TASK.score(prediction, one, form, Evaluation())
     assert (score.case, score.patient) == ("case-0", "patient-0")
@@ -422,7 +423,7 @@ def test_left_and_right_exchanged_scores_low() -> None:
     one = case()
     reference = _labels(one)
     assert not np.array_equal(reference, reference[::-1])
-    mirrored = TASK.decide(perfect(one, TUMOUR, np.ascontiguousarray(reference[::-1])), TUMOUR)
+    mirrored = TASK.decide(perfect(one, TUMOUR, np.ascontiguousarray(reference[::-1])), one, TUMOUR)
     score = TASK.score(mirrored, one, TUMOUR, Evaluation())
     assert score.values["WT"]["dice"] < 0.5
     assert score.values["mean"]["dice"] < 0.5
@@ -432,7 +433,7 @@ def test_left_and_right_exchanged_scores_low() -> None:
 def test_regions_are_scored_as_unions_of_their_labels() -> None:
     one = case()
     without_core = np.where(_labels(one) == 1, 4, _labels(one)).astype(np.uint8)
-    score = TASK.score(TASK.decide(perfect(one, TUMOUR, without_core), TUMOUR), one, TUMOUR, Evaluation())
+    score = TASK.score(TASK.decide(perfect(one, TUMOUR, without_core), one, TUMOUR), one, TUMOUR, Evaluation())
     # ET gains the necrosis voxel: 7 of 8 voxels were ET, so Dice = 2 · 7 / (8 + 7); TC and WT hold the same voxels
     assert score.values["ET"]["dice"] == pytest.approx(14 / 15)
     assert score.values["TC"]["dice"] == score.values["WT"]["dice"] == 1
@@ -443,14 +444,14 @@ def test_regions_are_scored_as_unions_of_their_labels() -> None:
 def test_the_empty_rule_is_the_studys(empty: str, dice: float) -> None:
     healthy = case(tumour=False)
     evaluation = Evaluation(empty=empty)  # type: ignore[arg-type]
-    score = TASK.score(TASK.decide(perfect(healthy, TUMOUR), TUMOUR), healthy, TUMOUR, evaluation)
+    score = TASK.score(TASK.decide(perfect(healthy, TUMOUR), healthy, TUMOUR), healthy, TUMOUR, evaluation)
     assert score.state == {"ET": "both-empty", "TC": "both-empty", "WT": "both-empty"}
     np.testing.assert_equal(score.values["mean"]["dice"], dice)
 
 
 def test_hd95_is_in_millimetres_of_the_case() -> None:
     one = case()
-    moved = TASK.decide(perfect(one, TUMOUR, np.roll(_labels(one), 1, axis=2)), TUMOUR)
+    moved = TASK.decide(perfect(one, TUMOUR, np.roll(_labels(one), 1, axis=2)), one, TUMOUR)
     near = TASK.score(moved, one, TUMOUR, Evaluation()).values["WT"]["hd95"]
     thick = replace(one, affine=np.diag([1.0, 1.0, 5.0, 1.0]))
     assert near == pytest.approx(1)
@@ -459,7 +460,7 @@ def test_hd95_is_in_millimetres_of_the_case() -> None:
 
 def test_hd95_of_a_stack_stays_in_its_planes() -> None:
     stack = case()
-    moved = TASK.decide(perfect(stack, SLICES, np.roll(_labels(stack), 1, axis=1)), SLICES)
+    moved = TASK.decide(perfect(stack, SLICES, np.roll(_labels(stack), 1, axis=1)), stack, SLICES)
     thin = replace(stack, affine=np.diag([0.01, 1.0, 1.0, 1.0]))
     assert TASK.score(moved, thin, SLICES, Evaluation()).values["WT"]["hd95"] == pytest.approx(1)
 
@@ -467,7 +468,7 @@ def test_hd95_of_a_stack_stays_in_its_planes() -> None:
 def test_scoring_needs_a_reference() -> None:
     one = case()
     with pytest.raises(CaseError, match="FR-D40 case-0"):
-        TASK.score(TASK.decide(perfect(one, TUMOUR), TUMOUR), replace(one, target=None), TUMOUR, Evaluation())
+        TASK.score(TASK.decide(perfect(one, TUMOUR), one, TUMOUR), replace(one, target=None), TUMOUR, Evaluation())
 
 
 # ---------------------------------------------------------------- tally and table
@@ -477,7 +478,7 @@ def test_two_sites_add_to_the_table_of_both() -> None:
     evaluation, scores = Evaluation(resamples=20), []
     for number in range(5):
         one = case(number, tumour=number != 2)
-        moved = TASK.decide(perfect(one, TUMOUR, np.roll(_labels(one), number % 2, axis=0)), TUMOUR)
+        moved = TASK.decide(perfect(one, TUMOUR, np.roll(_labels(one), number % 2, axis=0)), one, TUMOUR)
         scores.append(TASK.score(moved, one, TUMOUR, evaluation))
     parts = [TASK.tally(some, TUMOUR, evaluation, 3) for some in (scores[:2], scores[2:])]
     added, together = add_tallies(parts), TASK.tally(scores, TUMOUR, evaluation, 3)
@@ -494,6 +495,6 @@ def test_two_sites_add_to_the_table_of_both() -> None:
 
 def test_a_picture_is_made_of_case_and_prediction() -> None:
     one = case()
-    picture = TASK.picture(one, TASK.decide(perfect(one, TUMOUR), TUMOUR), TUMOUR)
+    picture = TASK.picture(one, TASK.decide(perfect(one, TUMOUR), one, TUMOUR), TUMOUR)
     assert list(picture.panels) == ["image", "reference", "prediction"]
     np.testing.assert_array_equal(picture.panels["reference"][:250], picture.panels["prediction"][:250])

@@ -104,6 +104,8 @@ ALL_MODELS = 'simulation.baselines=["local-only", "local-only-long", "ensemble",
 class Counting(Task):
     """Segmentation that counts its optimiser steps."""
 
+    measures = Segmentation.measures
+
     inner: Segmentation = field(default_factory=Segmentation)
     steps: list[int] = field(default_factory=lambda: [0])
 

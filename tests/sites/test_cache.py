@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedrounds_common.case import Case, CaseRef, LabelMap
+from fedrounds_common.case import Case, CaseRef, Target
 from fedrounds_common.study.tables import CaseForm
 from fedrounds_sites.cache import CaseStore, case_key, estimate_bytes
 from fedrounds_sites.readers.nifti_folder import NiftiFolder
@@ -22,7 +22,7 @@ AFFINE = np.array([[0.1, -1.2, 0, 7.5], [0.9, 0.1, 0, -3], [0, 0.1, 2.0, 1 / 3],
 
 def case(seed: int = 0, grid: tuple[int, ...] = (5, 6, 7), *, labelled: bool = True) -> Case:
     rng = np.random.default_rng(seed)
-    target = LabelMap(rng.integers(0, 255, grid).astype(np.uint8)) if labelled else None
+    target = Target(rng.integers(0, 255, grid).astype(np.uint8)) if labelled else None
     return Case(CaseRef("c1", "p1", "s1"), rng.normal(size=(2, *grid)).astype(np.float32), target, AFFINE)
 
 

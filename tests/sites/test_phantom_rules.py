@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedrounds_common.case import Case, CaseRef, LabelMap
+from fedrounds_common.case import Case, CaseRef, Target
 from fedrounds_common.errors import DataError
 from fedrounds_common.rng import generator
 from fedrounds_common.study.tables import CaseForm
@@ -24,7 +24,7 @@ def case(name: str, bright: float, site: str = "s1", *, tumour: bool = True, noi
         labels[9:12, 6:9, 6:9] = 1
     image[0][labels > 0] += bright
     image[image > 0] += generator(1, name).normal(0, noise, int((image > 0).sum())).astype(np.float32)
-    return Case(CaseRef(name, name, site), image, LabelMap(labels), np.eye(4))
+    return Case(CaseRef(name, name, site), image, Target(labels), np.eye(4))
 
 
 def best_of(name: str, cases: list[Case], form: CaseForm = FORM) -> float:
@@ -109,12 +109,12 @@ def test_the_floor_takes_pictures_and_cases_of_unlike_grids() -> None:
     picture = Case(
         CaseRef("p", "p", "s1"),
         case("a", 5.0).image[..., 7],
-        LabelMap((case("a", 5.0).image[0, ..., 7] > 3).astype(np.uint8)),
+        Target((case("a", 5.0).image[0, ..., 7] > 3).astype(np.uint8)),
         np.eye(4),
     )
     assert rules.floor([picture], CaseForm(dims=2, channels=("x",), labels={"t": 1}))["t"] == pytest.approx(1)
     small = case("b", 5.0)
-    small = Case(small.ref, small.image[:, 1:15], LabelMap(small.target.voxels[1:15]), np.eye(4))  # type: ignore[union-attr]
+    small = Case(small.ref, small.image[:, 1:15], Target(small.target.voxels[1:15]), np.eye(4))  # type: ignore[union-attr]
     assert rules.floor([case("a", 5.0), small], FORM)["tumour"] == pytest.approx(1)
 
 

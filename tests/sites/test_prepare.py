@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import map_coordinates
 from scipy.spatial.transform import Rotation
 
-from fedrounds_common.case import Case, CaseRef, LabelMap
+from fedrounds_common.case import Case, CaseRef, Target
 from fedrounds_common.errors import CaseError, DataError
 from fedrounds_common.sampling import content_box
 from fedrounds_common.study.tables import CaseForm
@@ -41,7 +41,7 @@ def affine_of(codes: str = "RAS", spacing: tuple[float, ...] = (1, 1, 1), tilt_d
 
 
 def case_of(image: Any, affine: F64 | None = None, labels: Any = None) -> Case:
-    target = None if labels is None else LabelMap(np.asarray(labels, np.uint8))
+    target = None if labels is None else Target(np.asarray(labels, np.uint8))
     return Case(CaseRef("c", "p"), np.asarray(image, np.float32), target, np.eye(4) if affine is None else affine)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedrounds_common.case import Case, CaseRef, LabelMap
+from fedrounds_common.case import Case, CaseRef, Target
 from fedrounds_common.plugins import validate
 from fedrounds_common.study.tables import CaseForm
 from fedrounds_sites.prepare import prepare
@@ -27,7 +27,7 @@ def brain(channels: int = 1, name: str = "c") -> Case:
     radius = np.sqrt(sum(axis.astype(float) ** 2 for axis in axes))
     texture = 100 + 20 * np.random.default_rng(0).normal(size=(channels, 20, 20, 20))
     image = np.where(radius < 8, texture, 0).astype(np.float32)
-    return Case(CaseRef(name, "p"), image, LabelMap(np.where(radius < 4, 2, 0).astype(np.uint8)), np.eye(4))
+    return Case(CaseRef(name, "p"), image, Target(np.where(radius < 4, 2, 0).astype(np.uint8)), np.eye(4))
 
 
 def same(one: Case, other: Case) -> bool:
@@ -133,14 +133,14 @@ def test_values_below_zero_keep_their_sign() -> None:
 
 
 def test_an_empty_case_stays_empty() -> None:
-    empty = brain().with_image(np.zeros((1, 8, 8, 8), np.float32), LabelMap(np.zeros((8, 8, 8), np.uint8)))
+    empty = brain().with_image(np.zeros((1, 8, 8, 8), np.float32), Target(np.zeros((8, 8, 8), np.uint8)))
     assert not Unlike().apply(empty, "s01", 0).image.any()
 
 
 @pytest.mark.parametrize("grid", [(16, 12), (5, 16, 12)])
 def test_pictures_and_stacks_are_changed_too(grid: tuple[int, ...]) -> None:
     image = np.random.default_rng(0).uniform(1, 255, (1, *grid)).astype(np.float32)
-    case = Case(CaseRef("c", "p"), image, LabelMap(np.ones(grid, np.uint8)), np.eye(4))
+    case = Case(CaseRef("c", "p"), image, Target(np.ones(grid, np.uint8)), np.eye(4))
     for site in SITES[:4]:
         done = Unlike().apply(case, site, 0)
         assert len(done.grid) == len(grid)

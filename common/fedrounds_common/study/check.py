@@ -15,10 +15,11 @@ from pydantic import Field
 from fedrounds_common import shelves
 from fedrounds_common.channel import Channel
 from fedrounds_common.errors import Fault
-from fedrounds_common.plugins import Shelf, validate
+from fedrounds_common.plugins import Shelf, choice_message, validate
 from fedrounds_common.strategy import Strategy
 from fedrounds_common.study.study import DEFAULT_NAMES, FORMAT, Study
 from fedrounds_common.study.tables import CaseForm, Cohort, Evaluation, Name, Table, Training
+from fedrounds_common.task import Task
 
 T = TypeVar("T")
 
@@ -97,11 +98,13 @@ def study_of(raw: Table, folders: Sequence[Path] = ()) -> tuple[Study | None, li
     head, faults = validate(_Head, {key: raw[key] for key in ("name", "format", "seed") if key in raw}, "")
     gather.faults += [dataclasses.replace(fault, key=fault.key.removeprefix(".")) for fault in faults]
     gather.faults += _wrong_format(raw.get("format"))
-    plugins = _plugin_tables(gather)
+    plugins, judge = _plugin_tables(gather)
     cases, training = gather.part(CaseForm, "cases"), gather.part(Training, "training")
     cohort, evaluation = gather.part(Cohort, "cohort"), gather.part(Evaluation, "evaluation")
     if cases is not None and training is not None:
         gather.faults += _between(cases, training)
+    if judge is not None and evaluation is not None:
+        gather.faults += _of_task(judge, plugins["task"]["name"], cases, training, evaluation)
     # a value no table can hold is one fault, not also whatever the table made of it
     seen = {fault.key for fault in strange}
     faults = strange + [fault for fault in gather.faults if fault.key not in seen]
@@ -112,8 +115,9 @@ def study_of(raw: Table, folders: Sequence[Path] = ()) -> tuple[Study | None, li
     return study, []
 
 
-def _plugin_tables(gather: _Gathering) -> dict[str, Any]:
-    task, _ = gather.plugin(shelves.TASKS, gather.table("task"), "task")
+def _plugin_tables(gather: _Gathering) -> tuple[dict[str, Any], Task | None]:
+    judge: Task | None
+    task, judge = gather.plugin(shelves.TASKS, gather.table("task"), "task")
     model, _ = gather.plugin(shelves.NETWORKS, gather.table("model"), "model")
     algorithm: Strategy | None
     channel: Channel | None
@@ -135,7 +139,18 @@ def _plugin_tables(gather: _Gathering) -> dict[str, Any]:
         gather.faults.append(
             Fault("wire.channel.name", f"{wire['channel']['name']!r}: this version sends by {carried}")
         )
-    return {"task": task, "model": model, "strategy": strategy, "wire": wire, "privacy": _privacy(gather)}
+    return {"task": task, "model": model, "strategy": strategy, "wire": wire, "privacy": _privacy(gather)}, judge
+
+
+def _of_task(
+    task: Task, name: str, form: CaseForm | None, training: Training | None, evaluation: Evaluation
+) -> Iterator[Fault]:
+    """What the task itself says of the study's other tables."""
+    if evaluation.primary not in task.measures:
+        found = choice_message(evaluation.primary, tuple(task.measures))
+        yield Fault("evaluation.primary", f"{found}: what {name} measures")
+    if form is not None and training is not None:
+        yield from (Fault(key, message) for key, message in task.faults(form, training, evaluation))
 
 
 def _privacy(gather: _Gathering) -> tuple[Table, ...]:

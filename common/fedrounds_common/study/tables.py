@@ -47,7 +47,8 @@ class CaseForm:
 
     `labels` maps names to the study's values (0 is background and is not listed); `regions` are
     named sets of labels that may overlap (one sigmoid each); without regions each label is a class
-    of one softmax. `spacing_mm` omitted: as acquired. `orientation = "none"`: as stored.
+    of one softmax. `classes`: what a whole case may be, in the order of the network's outputs; it is exactly one
+    of them (of two: the second is the finding), or with `multi_label` any number. `spacing_mm` omitted: as acquired. `orientation = "none"`: as stored.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -56,13 +57,19 @@ class CaseForm:
     channels: tuple[Name, ...] = ("image",)
     labels: dict[Name, Annotated[int, Field(ge=1, le=255)]] = field(default_factory=lambda: {"target": 1})
     regions: dict[Name, tuple[str, ...]] = field(default_factory=dict)
+    classes: tuple[Name, ...] = ()
+    multi_label: bool = False
     spacing_mm: OrNone[tuple[Positive, ...]] = None
     orientation: OrNone[Literal["RAS", "LPS", "LAS"]] = "RAS"
     intensity: Literal["zscore-nonzero", "zscore", "percentile", "unit", "none"] = "zscore-nonzero"
 
     @model_validator(mode="after")
     def _agree(self) -> CaseForm:
-        rules = _twice("channels", self.channels)
+        rules = _twice("channels", self.channels) + _twice("classes", self.classes)
+        if len(self.classes) == 1 and not self.multi_label:
+            rules.append((("classes", "multi_label"), f"{list(self.classes)}: two are wanted, or multi_label = true"))
+        if "mean" in self.classes:
+            rules.append((("classes",), "another name than mean is wanted: the row of means is called so"))
         if not self.channels:
             rules.append((("channels",), "[]: at least one is wanted, in the order of the network's inputs"))
         if len(set(self.labels.values())) != len(self.labels) or not self.labels:
@@ -216,7 +223,7 @@ class Evaluation:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    primary: Literal["dice", "iou", "hd95", "sensitivity", "specificity"] = "dice"
+    primary: Name = "dice"
     every: Annotated[int, Field(ge=0)] = 0
     local_validation: Annotated[float, Field(ge=0, lt=1)] = 0.2
     cases_per_site: Annotated[int, Field(ge=0)] = 0

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, final
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, final
 
 import numpy as np
 from pydantic import Field
@@ -15,7 +15,7 @@ from fedrounds_common.case import F32, U8, Case, Cases
 from fedrounds_common.errors import CaseError, UsageError
 from fedrounds_common.metrics import overlap, rules, summary
 from fedrounds_common.study.tables import CaseForm, Evaluation, Training
-from fedrounds_common.task import Batch, CaseScore, Example, Metric, Picture, Prediction, Tally, Task
+from fedrounds_common.task import Batch, CaseScore, Example, Measure, Metric, Picture, Prediction, Tally, Task
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +36,14 @@ class Segmentation(Task):
     `smooth`: voxels added to Dice's fraction, so that a patch without a region has a slope too.
     `focal`: the exponent of "dice+focal".
     """
+
+    measures: ClassVar[Mapping[str, Measure]] = {
+        "dice": Measure("Dice"),
+        "iou": Measure("IoU"),
+        "hd95": Measure("HD95 (mm)", lower_is_better=True, digits=1),
+        "sensitivity": Measure("Sensitivity"),
+        "specificity": Measure("Specificity"),
+    }
 
     criterion: Literal["dice", "dice+ce", "dice+focal", "mirrored-dice"] = "dice+ce"
     smooth: Annotated[float, Field(gt=0)] = 1.0
@@ -117,9 +125,9 @@ class Segmentation(Task):
         if _exclusive(form):
             probabilities[0] = 1
         probabilities[(slice(None), *box)] = inside.numpy()
-        return self.decide(probabilities, form)
+        return self.decide(probabilities, case, form)
 
-    def decide(self, probabilities: F32, form: CaseForm) -> Prediction:
+    def decide(self, outputs: F32, case: Case, form: CaseForm) -> Prediction:
         """Label values from probabilities (K, *grid), such as the mean of several networks'.
 
         A softmax's largest. Of regions: the label, or background, whose memberships are the most
@@ -128,8 +136,8 @@ class Segmentation(Task):
         """
         if _exclusive(form):
             values = np.array([0, *(value for (value,) in form.scored.values())], np.uint8)
-            return Prediction(probabilities, values[probabilities.argmax(axis=0)])
-        p = np.clip(probabilities, SURE, 1 - SURE)
+            return Prediction(outputs, values[outputs.argmax(axis=0)])
+        p = np.clip(outputs, SURE, 1 - SURE)
         odds = np.log(p) - np.log1p(-p)
         # log P(label) = Σ over its regions of log p/(1−p), plus a sum that all labels share
         best, labels = np.zeros(p.shape[1:], np.float32), np.zeros(p.shape[1:], np.uint8)
@@ -137,7 +145,7 @@ class Segmentation(Task):
             evidence = odds[members].sum(axis=0)
             better = evidence > best
             best[better], labels[better] = evidence[better], value
-        return Prediction(probabilities, labels)
+        return Prediction(outputs, labels)
 
     def score(self, prediction: Prediction, case: Case, form: CaseForm, evaluation: Evaluation) -> CaseScore:
         """Compare the predicted labels with the reference, region by region; "mean" is the regions' mean.
@@ -191,9 +199,9 @@ def _stacked(case: Case, form: CaseForm) -> bool:
 
 
 def _reference(case: Case) -> U8:
-    if case.target is None:
+    if case.labels is None:
         raise CaseError("FR-D40", "the case has no reference", wanted="a label map", case=case.ref.name)
-    return case.target.voxels
+    return case.labels
 
 
 def _patch(training: Training, cases: Cases, case: Case, form: CaseForm) -> tuple[int, ...]:

@@ -110,8 +110,8 @@ def judge(cases: Sequence[Case], form: CaseForm) -> Judged:
 
 def _dice(masks: Mask, case: Case, form: CaseForm) -> tuple[F64, NDArray[np.uint8]]:
     """Dice and state, (rules, regions) each."""
-    assert case.target is not None  # only cases with a reference come here
-    labels = case.target.voxels.ravel()
+    assert case.labels is not None  # only cases with a reference come here
+    labels = case.labels.ravel()
     regions = np.stack([np.isin(labels, values) for values in form.scored.values()])
     both = masks.astype(np.float32) @ regions.T.astype(np.float32)
     predicted, reference = masks.sum(axis=1)[:, None], regions.sum(axis=1)

@@ -52,7 +52,7 @@ def _table(cases: Sequence[Case]) -> tuple[F64, NDArray[np.str_], NDArray[np.str
 def _healthy_slices(case: Case) -> list[int]:
     """Axial slices without tumour that show at least half as much head as the fullest one."""
     area = (case.image != 0).any(axis=0).sum(axis=(0, 1))
-    tumour = case.target.voxels.any(axis=(0, 1)) if case.target is not None else np.zeros(len(area), bool)
+    tumour = case.labels.any(axis=(0, 1)) if case.labels is not None else np.zeros(len(area), bool)
     return [int(number) for number in np.flatnonzero((area > 0.5 * area.max()) & ~tumour)]
 
 

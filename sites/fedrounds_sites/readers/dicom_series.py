@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, TypeVar, final
 import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 
-from fedrounds_common.case import F32, F64, U8, Case, CaseRef, LabelMap
+from fedrounds_common.case import F32, F64, U8, Case, CaseRef, Target
 from fedrounds_common.errors import CaseError, DataError
 from fedrounds_common.plugins import STRICT, RulesBroken
 from fedrounds_common.study.tables import CaseForm, Rule
@@ -131,9 +131,9 @@ class DicomSeries(Reader):
         volume = read_stacks(chosen, len(form.channels), ref.name, self._grids)
         target = self._volume_mask(found, volume, form)
         if form.dims == 3:
-            return Case(ref, volume.image, None if target is None else LabelMap(target), volume.affine)
+            return Case(ref, volume.image, None if target is None else Target(target), volume.affine)
         slices = np.ascontiguousarray(volume.image.transpose(0, 3, 2, 1))
-        masks = None if target is None else LabelMap(np.ascontiguousarray(target.transpose(2, 1, 0)))
+        masks = None if target is None else Target(np.ascontiguousarray(target.transpose(2, 1, 0)))
         return Case(ref, slices, masks, volume.affine[:, [2, 1, 0, 3]])
 
     def placed(self, array: Onto, case: Case, form: CaseForm) -> tuple[Onto, F64] | None:
@@ -247,7 +247,7 @@ class DicomSeries(Reader):
             else read_mask(file, volume, study_values(self.label_map, form), found.ref.name, self._grids)
         )
 
-    def _picture_mask(self, found: Found, plane: Header, form: CaseForm) -> LabelMap | None:
+    def _picture_mask(self, found: Found, plane: Header, form: CaseForm) -> Target | None:
         file = self._mask_file(found)
         if file is None:
             return None
@@ -260,4 +260,4 @@ class DicomSeries(Reader):
             said = "a mask in colour" if grey is None else f"{grey.shape[1]} x {grey.shape[0]} pixels"
             wanted = f"one value a pixel, {plane.columns} x {plane.rows} of them"
             raise CaseError("FR-D32" if grey is None else "FR-D08", said, case=case, wanted=wanted, where=str(file))
-        return LabelMap(map_labels(grey[..., 0], study_values(self.label_map, form), case, str(file)))
+        return Target(map_labels(grey[..., 0], study_values(self.label_map, form), case, str(file)))

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal, final
 import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 
-from fedrounds_common.case import F64, U8, Case, CaseRef, LabelMap
+from fedrounds_common.case import F64, U8, Case, CaseRef, Target
 from fedrounds_common.errors import CaseError, DataError
 from fedrounds_common.plugins import STRICT, RulesBroken
 from fedrounds_common.study.tables import CaseForm, Rule
@@ -198,14 +198,14 @@ class ImagePairs(Reader):
             where=pair.picture,
         )
 
-    def _target(self, entry: Entry, slices: Sequence[Pixels], form: CaseForm) -> LabelMap | None:
+    def _target(self, entry: Entry, slices: Sequence[Pixels], form: CaseForm) -> Target | None:
         if any(pair.mask is None for pair in entry.pairs):
             return None
         masks = [self._mask(pair, pixels, entry.ref.name) for pair, pixels in zip(entry.pairs, slices, strict=True)]
         if self.mask_values == "binary":
             self._refuse_two_scales(entry, masks)
         planes = [self._labels(mask, pair, entry, form) for mask, pair in zip(masks, entry.pairs, strict=True)]
-        return LabelMap(np.stack(planes) if entry.stacked else planes[0])
+        return Target(np.stack(planes) if entry.stacked else planes[0])
 
     def _mask(self, pair: Pair, picture: Pixels, case: str) -> Pixels:
         """(H, W), the site's values."""

@@ -10,17 +10,18 @@ from typing import Annotated, ClassVar, Literal, final
 
 from pydantic import ConfigDict, Field
 
-from fedrounds_common.case import F64, U8, Case, CaseRef, LabelMap
+from fedrounds_common.case import F64, U8, Case, CaseRef, Target
 from fedrounds_common.errors import CaseError
 from fedrounds_common.plugins import STRICT
 from fedrounds_common.study.tables import CaseForm
 from fedrounds_sites import listing
 from fedrounds_sites.fitting import only_file, same_grid, stacked
-from fedrounds_sites.geometry import labels_onto, onto, turned
+from fedrounds_sites.geometry import onto, turned
 from fedrounds_sites.masks import labels_of, map_labels, study_values, whole
 from fedrounds_sites.nifti import LIMIT_VOXELS, Volume, read_volume
 from fedrounds_sites.reader import Reader
 from fedrounds_sites.readers._layouts import LAYOUTS, Layout
+from fedrounds_sites.targets import target_onto
 
 # rows then columns as on a lightbox: slices lead, rows run to the feet or back, columns to the left (or back)
 _STACKS = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}
@@ -198,14 +199,12 @@ class NiftiFolder(Reader):
         return map_labels(whole(mask.voxels, name, str(path)), self._label_values(form), name, str(path))
 
 
-def _label_map(voxels: U8 | None) -> LabelMap | None:
-    return None if voxels is None else LabelMap(voxels)
+def _label_map(voxels: U8 | None) -> Target | None:
+    return None if voxels is None else Target(voxels)
 
 
 def _stack_of_slices(case: Case, orientation: str) -> Case:
     """The same case with slices first, then rows and columns as one looks at them; nothing is resampled."""
     grid, affine = turned(case.grid, case.affine, orientation)
-    target = None
-    if case.target is not None:
-        target = LabelMap(labels_onto(case.target.voxels, case.affine, grid, affine))
+    target = target_onto(case.target, case.affine, grid, affine)
     return case.with_image(onto(case.image, case.affine, grid, affine), target, affine)

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal, final
 import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from fedrounds_common.case import U8, Case, CaseRef, LabelMap
+from fedrounds_common.case import U8, Case, CaseRef, Target
 from fedrounds_common.errors import CaseError, DataError
 from fedrounds_common.plugins import STRICT, choice_message
 from fedrounds_common.study.tables import CaseForm
@@ -81,7 +81,7 @@ class PhantomGlioma(Reader):
         faults = (*hospital.faults, *self.faults.get(site, ()))
         made = spoil(made, faults, first=ref.name.endswith("-0000"), case=ref.name)
         image = np.ascontiguousarray(made.images[[CHANNELS.index(channel) for channel in form.channels]])
-        return Case(ref, image, LabelMap(_as_in_study(made.labels, form, ref)), made.affine)
+        return Case(ref, image, Target(_as_in_study(made.labels, form, ref)), made.affine)
 
     def stamp(self, ref: CaseRef, form: CaseForm) -> str:
         return hashlib.sha256(

@@ -5,7 +5,7 @@ from typing import final
 
 import numpy as np
 
-from fedrounds_common.case import Case, CaseRef, LabelMap
+from fedrounds_common.case import Case, CaseRef, Target
 from fedrounds_common.errors import CaseError
 from fedrounds_sites.reader import Reader
 
@@ -39,4 +39,4 @@ class Cubes(Reader):
         x, y, z = rng.integers(2, 9, 3)
         labels[x : x + 5, y : y + 5, z : z + 5] = 1
         image[0][labels == 1] += 3
-        return Case(ref, image, LabelMap(labels), np.eye(4))
+        return Case(ref, image, Target(labels), np.eye(4))
