@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
     from torch import nn
 
 
+# What a network's module gives: "maps" one logit per class and voxel, "scores" one logit per class and case.
+Makes = Literal["maps", "scores"]
+
+
 class Network(ABC):
-    """A frozen dataclass in `networks/x.py`; its fields are the study's `[model]` table."""
+    """A frozen dataclass in `networks/x.py`; its fields are the study's `[model]` table.
+
+    `makes`: what the module gives; a task refuses a network that makes something else.
+    """
+
+    makes: ClassVar[Makes] = "maps"
 
     @abstractmethod
     def build(self, dims: int, inputs: int, outputs: int) -> nn.Module:
