@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from fedrounds_common.network import Network
+    from fedrounds_common.network import Makes, Network
 
 Tally = Mapping[str, F64]  # named arrays that add: sums, counts, histograms
 
@@ -54,12 +54,13 @@ class Prediction:
     `outputs` is what an ensemble averages: probabilities (K, *grid) of a label map or (K,) of the case, a
     displacement (A, *grid), an image (C, *grid). `labels` is what is decided from them: label values (*grid), or
     (K,) 0 and 1 for the case's classes; empty (0,) where nothing is decided. `image` (C, *grid): a picture made,
-    e.g. the moving image warped onto the fixed one.
+    e.g. the moving image warped onto the fixed one. `plain`: `outputs` before they were calibrated, where they were.
     """
 
     outputs: F32
     labels: U8
     image: F32 | None = None
+    plain: F32 | None = None
 
 
 @final
@@ -81,11 +82,18 @@ class CaseScore:
 @final
 @dataclass(frozen=True)
 class Measure:
-    """How a metric is spoken of: `word` with its unit, e.g. "HD95 (mm)"; how many digits are worth printing."""
+    """How a metric is spoken of: `word` with its unit, e.g. "HD95 (mm)"; how many digits are worth printing.
+
+    `brief`: it stands in short tables too, beside the study's primary one. Of a task without any, all do.
+    `exact`: the sums that leave give the very number that all cases in one place would; if not, `table` has a row
+    that bounds the distance.
+    """
 
     word: str
     lower_is_better: bool = False
     digits: int = 2
+    brief: bool = False
+    exact: bool = True
 
 
 @final
@@ -122,8 +130,24 @@ class Task(ABC):
 
     turns: ClassVar[tuple[str, ...]] = ("",)  # one optimiser each; a GAN has ("discriminator", "generator")
     measures: ClassVar[Mapping[str, Measure]]  # name of each metric of `table`, as in metrics.csv, → how it is shown
-    before: ClassVar[tuple[str, ...]] = ()  # sums that sites are asked for before round 1, e.g. ("classes",)
-    after: ClassVar[tuple[str, ...]] = ()  # and after the last one, e.g. ("temperature",)
+    counts: ClassVar[tuple[str, str, str]] = ("empty", "missed", "spurious")  # what these columns count, in its words
+    takes: ClassVar[tuple[Makes, ...]] = ("maps",)  # what its network must make: another head is refused
+    by_case: ClassVar[str] = ""  # what orders single cases where the primary measure is one of many (an AUC)
+
+    @property
+    def before(self) -> tuple[str, ...]:
+        """What sites are asked to sum up before round 1, in this order, e.g. ("classes",)."""
+        return ()
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """And after the last one, each with the model that the one before was settled in, e.g. ("temperature",)."""
+        return ()
+
+    @property
+    def of_validation(self) -> tuple[str, ...]:
+        """Those of `before` and `after` that are summed over the cases a site keeps to validate, and never trained."""
+        return ()
 
     def faults(self, form: CaseForm, training: Training, evaluation: Evaluation) -> Sequence[tuple[str, str]]:
         """What of a study does not go with this task: dotted key and message each, e.g. ("cases.classes", "…")."""
@@ -174,6 +198,10 @@ class Task(ABC):
     def table(self, tally: Tally, form: CaseForm, evaluation: Evaluation) -> tuple[Metric, ...]:
         """The same function for one site's tally and for the sum of all."""
 
+    def rankable(self, metric: Metric) -> bool:
+        """Whether so much stands behind this row that one site may be ranked by it against another."""
+        return metric.n > 0
+
     @abstractmethod
     def picture(self, case: Case, prediction: Prediction, form: CaseForm) -> Picture:
         """Image, reference and prediction side by side, drawn at the site that holds the case."""
@@ -190,7 +218,8 @@ class Task(ABC):
         return {}
 
     def gather(self, purpose: str, network: nn.Module, cases: Cases, form: CaseForm, training: Training) -> Tally:
-        """What a site answers when asked for one of `before` or `after`: sums over its training cases.
+        """What a site answers when asked for one of `before` or `after`: sums over its training cases, or, of
+        `of_validation`, over those that it keeps to validate.
 
         As a tally: float64 arrays that add, of the same names and shapes whatever the cases, and of none.
         """

@@ -15,6 +15,7 @@ from pydantic import Field
 from fedrounds_common import shelves
 from fedrounds_common.channel import Channel
 from fedrounds_common.errors import Fault
+from fedrounds_common.network import Network
 from fedrounds_common.plugins import Shelf, choice_message, validate
 from fedrounds_common.strategy import Strategy
 from fedrounds_common.study.study import DEFAULT_NAMES, FORMAT, Study
@@ -118,7 +119,10 @@ def study_of(raw: Table, folders: Sequence[Path] = ()) -> tuple[Study | None, li
 def _plugin_tables(gather: _Gathering) -> tuple[dict[str, Any], Task | None]:
     judge: Task | None
     task, judge = gather.plugin(shelves.TASKS, gather.table("task"), "task")
-    model, _ = gather.plugin(shelves.NETWORKS, gather.table("model"), "model")
+    network: Network | None
+    model, network = gather.plugin(shelves.NETWORKS, gather.table("model"), "model")
+    if judge is not None and network is not None and network.makes not in judge.takes:
+        gather.faults.append(_wrong_head(model["name"], network, task["name"], judge))
     algorithm: Strategy | None
     channel: Channel | None
     strategy, algorithm = gather.plugin(shelves.STRATEGIES, gather.table("strategy"), "strategy")
@@ -151,6 +155,13 @@ def _of_task(
         yield Fault("evaluation.primary", f"{found}: what {name} measures")
     if form is not None and training is not None:
         yield from (Fault(key, message) for key, message in task.faults(form, training, evaluation))
+
+
+def _wrong_head(model: str, network: Network, task: str, judge: Task) -> Fault:
+    heads = {name: kind for name in shelves.NETWORKS.names() if (kind := shelves.NETWORKS.find(name).makes)}
+    fitting = ", ".join(name for name, makes in heads.items() if makes in judge.takes) or "none of ours"
+    wanted = " or ".join(judge.takes)
+    return Fault("model.name", f"{model!r} makes {network.makes}, and {task} wants {wanted}: {fitting}")
 
 
 def _privacy(gather: _Gathering) -> tuple[Table, ...]:
