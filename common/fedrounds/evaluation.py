@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any, final
 
 from fedrounds_common.disk import write_json, write_text
 from fedrounds_common.errors import DONE, PARTIAL, CaseError
+from fedrounds_server.measures import Measures, counts_of
 from fedrounds_server.tables import (
     ALL,
     COHORTS,
-    LOWER_IS_BETTER,
+    MEAN,
+    MISSING,
     MetricRow,
     Over,
-    digits_of,
     mean_of,
     regions_of,
     shown,
     shown_interval,
-    word_of,
     write_metrics,
 )
 
@@ -64,6 +64,7 @@ class Evaluation:
 
     title: str
     primary: str
+    measures: Measures
     metrics: tuple[MetricRow, ...]
     cases: tuple[CaseRow, ...] = ()
     left_out: Mapping[str, CaseError] = field(default_factory=dict)
@@ -121,6 +122,7 @@ class Evaluation:
         return {
             "title": self.title,
             "primary": self.primary,
+            **self.measures.as_dict(),
             "phantom": self.phantom,
             "metrics": [vars(row) for row in self.metrics],
             "cases": [vars(row) for row in self.cases],
@@ -130,71 +132,79 @@ class Evaluation:
             "exit": self.exit,
         }
 
-    @property
-    def _metrics_shown(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((self.primary, "dice", "hd95")))
-
     def _by_site(self, cohort: str) -> Table:
         from fedrounds_server.report.table import Table
 
         rows = [row for row in self.metrics if row.cohort == cohort]
         by_key = {(row.site, row.region, row.metric): row for row in rows}
+        metrics, counts = self._shown_of(row.metric for row in rows), counts_of(self.measures, rows)
         sites = [ALL, *sorted({row.site for row in rows} - {ALL})]
-        lines = self._over_sites(rows) if len(sites) > 2 else []
+        lines = self._over_sites(rows, metrics, len(counts.words)) if len(sites) > 2 else []
         for site in sites:
             for region in regions_of(rows):
-                mine = [by_key[site, region, metric] for metric in self._metrics_shown]
-                values = [shown_interval(row.value, row.low, row.high, digits_of(row.metric)) for row in mine]
-                counts = (mine[0].empty, mine[0].missed, mine[0].spurious)
-                name = "over cases" if site == ALL else site
-                lines.append((name, region, str(mine[0].n), *values, *map(str, counts)))
-        words = [word_of(metric) for metric in self._metrics_shown]
+                mine = [by_key.get((site, region, metric)) for metric in metrics]
+                first = next((row for row in mine if row is not None), None)
+                if first is not None:
+                    name = "over cases" if site == ALL else site
+                    lines.append((name, region, str(first.n), *map(self._interval, mine), *counts.cells(first)))
         return Table(
             f"{'phantom cases, ' if self.phantom else ''}{cohort}: mean [95 % interval, patients resampled]",
-            ("site", "region", "n", *words, "both empty", "missed", "spurious"),
+            ("site", "region", "n", *map(self.measures.word, metrics), *counts.words),
             tuple(lines),
             frozenset({0, 1}),
         )
 
-    def _over_sites(self, rows: Sequence[MetricRow]) -> list[tuple[str, ...]]:
+    def _shown_of(self, present: Iterable[str]) -> tuple[str, ...]:
+        """The measures that a short table shows, of those that there are."""
+        there = set(present)
+        return tuple(name for name in self.measures.brief(self.primary) if name in there)
+
+    def _interval(self, row: MetricRow | None) -> str:
+        digits = 0 if row is None else self.measures.digits(row.metric)
+        return MISSING if row is None else shown_interval(row.value, row.low, row.high, digits)
+
+    def _over_sites(self, rows: Sequence[MetricRow], metrics: Sequence[str], counts: int) -> list[tuple[str, ...]]:
         """The mean in which each site weighs the same, a line a region; the line over cases has its counts."""
         lines = []
         for region in regions_of(rows):
-            values = [
-                shown(mean_of(row for row in rows if (row.region, row.metric) == (region, metric)), digits_of(metric))
-                for metric in self._metrics_shown
-            ]
-            lines.append(("over sites", region, "", *values, "", "", ""))
+            of = {metric: [row for row in rows if (row.region, row.metric) == (region, metric)] for metric in metrics}
+            values = [shown(mean_of(mine), self.measures.digits(metric)) for metric, mine in of.items()]
+            lines.append(("over sites", region, "", *values, *("",) * counts))
         return lines
 
     def _by_case(self) -> Table:
         from fedrounds_server.report.table import Table
 
         by_key = {(row.site, row.case, row.region, row.metric): row for row in self.cases}
-        regions = regions_of(self.metrics)
+        regions = regions_of(self.cases)
+        # of a measure that a case alone does not have, such as an area under a curve, what there is of it
+        metrics = self._shown_of(row.metric for row in self.cases) or tuple({row.metric: 0 for row in self.cases})
         cases = sorted(
             dict.fromkeys((row.site, row.case) for row in self.cases),
-            key=lambda c: self._badness(by_key[*c, regions[0], self.primary]),
+            key=lambda c: self._badness(by_key.get((*c, regions[0], metrics[0])), c[1]),
         )
         lines = []
         for case in cases[:MOST_CASES]:
             for region in regions:
-                mine = [by_key[*case, region, metric] for metric in self._metrics_shown]
-                values = [shown(row.value, digits_of(row.metric)) for row in mine]
-                lines.append((*case, region, *values, mine[0].state if region != "mean" else ""))
+                mine = [by_key.get((*case, region, metric)) for metric in metrics]
+                values = [
+                    MISSING if row is None else shown(row.value, self.measures.digits(row.metric)) for row in mine
+                ]
+                state = next((row.state for row in mine if row is not None and region != MEAN), "")
+                if any(row is not None for row in mine):
+                    lines.append((*case, region, *values, state))
         more = len(cases) - MOST_CASES
-        words = [word_of(metric) for metric in self._metrics_shown]
         note = f"{more} better cases are in cases.csv" if more > 0 else ""
         return Table(
-            "cases, the worst first", ("site", "case", "region", *words, "state"), tuple(lines),
-            frozenset({0, 1, 2, 3 + len(words)}), note=note,
+            "cases, the worst first", ("site", "case", "region", *map(self.measures.word, metrics), "state"),
+            tuple(lines), frozenset({0, 1, 2, 3 + len(metrics)}), note=note,
         )  # fmt: skip
 
-    def _badness(self, row: CaseRow) -> tuple[float, str]:
+    def _badness(self, row: CaseRow | None, case: str) -> tuple[float, str]:
         """Lowest for the worst case; one without a number is no worst case."""
-        if math.isnan(row.value):
-            return math.inf, row.case
-        return (-row.value if row.metric in LOWER_IS_BETTER else row.value), row.case
+        if row is None or math.isnan(row.value):
+            return math.inf, case
+        return (-row.value if self.measures.lower_is_better(row.metric) else row.value), case
 
 
 def faults_as_dicts(left_out: Mapping[str, CaseError]) -> list[dict[str, str]]:
@@ -218,6 +228,8 @@ def write_evaluation(found: Evaluation, says: Mapping[str, Any]) -> None:
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "fedrounds": version("fedrounds"),
         "title": found.title,
+        "primary": found.primary,
+        **found.measures.as_dict(),
         "left_out": faults_as_dicts(found.left_out),
         "warnings": list(found.warnings),
         "exit": found.exit,

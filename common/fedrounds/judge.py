@@ -21,6 +21,7 @@ from fedrounds_common.study.tables import Table
 from fedrounds_common.task import CaseScore, Task
 from fedrounds_server.folder import RunFolder, read_json
 from fedrounds_server.judging import table_rows
+from fedrounds_server.measures import Measures
 from fedrounds_server.plan import Listener, nobody
 from fedrounds_server.tables import ALL, COHORTS, final_rows
 from fedrounds_sites.guess import has_root, placed_at, reader_for
@@ -104,7 +105,7 @@ def shown_again(run: Run) -> Evaluation:
     record = RunFolder(run.path).record
     phantom = record.is_file() and read_json(record).get("data") == "phantom"
     title = f"consensus of {run.path.resolve().name}, as the run judged it on its prepared grids"
-    return Evaluation(title, run.study.evaluation.primary, rows, phantom=phantom)
+    return Evaluation(title, run.study.evaluation.primary, run.measures, rows, phantom=phantom)
 
 
 def _judge(model: Model, folder: Folder, target: Path, listen: Listener) -> Evaluation:
@@ -132,7 +133,7 @@ def _judge(model: Model, folder: Folder, target: Path, listen: Listener) -> Eval
     }
     rows = table_rows(parts.task, model.study, tallies, model.rounds, model.name, ALL)
     found = Evaluation(
-        _title(model, folder), model.study.evaluation.primary, rows, _case_rows(scores), left_out,
+        _title(model, folder), model.study.evaluation.primary, Measures.of(parts.task), rows, _case_rows(scores), left_out,
         _warnings(model, folder), target, folder.reader.kind == "phantom",
     )  # fmt: skip
     write_evaluation(found, _says(model, folder, digests))

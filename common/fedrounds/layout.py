@@ -56,7 +56,7 @@ def lay_out(prepared: Prepared, folder: RunFolder, sites: Mapping[str, Sequence[
         # a study read from the run's own folder does not know where its values came from; that file does
         resolved = resolved_toml(prepared.study, prepared.file.simulation, prepared.file.origins)
         write_text(folder.path / "study.resolved.toml", resolved)
-    write_record(folder, prepared.study, prepared.simulation, prepared.plugins, _code(prepared))
+    write_record(folder, prepared, _code(prepared))
     # last: with this file a folder is a run that can be resumed
     rehearsal = Rehearsal(
         folder.path, prepared.text, digest(prepared.study), _plain(prepared.simulation), prepared.plugins, roles

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from fedrounds.simulation import Prepared
 from fedrounds_common.disk import write_json
 from fedrounds_common.errors import RunFileError
-from fedrounds_common.study.study import Study
 from fedrounds_server.folder import RunFolder, read_json
 from fedrounds_server.record import EVERYWHERE, record_of
-from fedrounds_sites.simulation import Simulation
 
 PACKAGES = (*EVERYWHERE, "nibabel", "pydicom")
 
 
-def write_record(
-    folder: RunFolder, study: Study, simulation: Simulation, plugins: Sequence[Path], code: Mapping[str, Any]
-) -> None:
-    reader = simulation.build_reader(plugins)
+def write_record(folder: RunFolder, prepared: Prepared, code: Mapping[str, Any]) -> None:
+    simulation = prepared.simulation
+    reader = simulation.build_reader(prepared.plugins)
     write_json(
         folder.record,
         {
-            **record_of(folder.path.name, _started(folder.record), study, PACKAGES),
+            **record_of(folder.path.name, _started(folder.record), prepared.study, prepared.parts.task, PACKAGES),
             "data": reader.kind,
             "data_version": reader.version,
             "unit": reader.split_by,

@@ -14,6 +14,7 @@ from fedrounds_common.network import Network
 from fedrounds_common.study.study import Study
 from fedrounds_common.task import Task
 from fedrounds_server.folder import RunFolder, read_json
+from fedrounds_server.measures import Measures
 from fedrounds_server.tables import ALL, MetricRow, Over, final_rows, mean_of, read_metrics
 
 if TYPE_CHECKING:
@@ -72,6 +73,12 @@ class Run:
     @property
     def plugins(self) -> tuple[Path, ...]:
         return origin_of(self.path).plugins
+
+    @cached_property
+    def measures(self) -> Measures:
+        """What its task says of its measures: words, digits, which way is better."""
+        record = self.folder.record
+        return Measures.read(read_json(record) if record.is_file() else {}, str(self.study.task["name"]))
 
     @cached_property
     def metrics(self) -> tuple[MetricRow, ...]:

@@ -16,7 +16,8 @@ from fedrounds_common.disk import write_whole
 from fedrounds_common.errors import UsageError
 from fedrounds_common.pictures import png_of, side_by_side
 from fedrounds_common.task import CaseScore, Picture
-from fedrounds_server.tables import digits_of, shown, word_of
+from fedrounds_server.measures import Measures
+from fedrounds_server.tables import MISSING, shown
 from fedrounds_sites.hospitals import open_hospital, read_rehearsal
 from fedrounds_sites.prepare import prepare
 
@@ -37,18 +38,25 @@ class Shown:
     panels: tuple[str, ...]
     values: Mapping[str, Mapping[str, float]]
     state: Mapping[str, str]
+    measures: Measures
 
     def rows(self) -> tuple[tuple[str, ...], ...]:
         """Region, then each measure, then the state by the empty-mask rule; the mean of one region is not repeated."""
+        metrics = self._metrics()
         return tuple(
-            (region, *(shown(value, digits_of(metric)) for metric, value in values.items()), self.state.get(region, ""))
+            (region, *(self._cell(values, metric) for metric in metrics), self.state.get(region, ""))
             for region, values in self.values.items()
-            if region in self.state or len(self.state) > 1
+            if region in self.state or len(self.state) != 1
         )
 
     def columns(self) -> tuple[str, ...]:
-        measures = next(iter(self.values.values()), {})
-        return ("region", *map(word_of, measures), "state")
+        return ("region", *map(self.measures.word, self._metrics()), "state")
+
+    def _metrics(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(metric for values in self.values.values() for metric in values))
+
+    def _cell(self, values: Mapping[str, float], metric: str) -> str:
+        return shown(values[metric], self.measures.digits(metric)) if metric in values else MISSING
 
     def text(self) -> str:
         from fedrounds_server.report.table import Table, as_lines
@@ -95,7 +103,7 @@ def show(run: Run | Path | str, case: str, site: str | None = None, out: Path | 
     write_whole(path, png_of(side_by_side(picture)))
     return Shown(
         path, holder, case, role, picture.title, tuple(picture.panels),
-        {} if score is None else score.values, {} if score is None else score.state,
+        {} if score is None else score.values, {} if score is None else score.state, Measures.of(model.parts.task),
     )  # fmt: skip
 
 

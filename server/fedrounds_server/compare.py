@@ -3,6 +3,8 @@
 A hospital is the unit. Each model's mean is over hospitals, each difference is paired by hospital,
 and 95 % intervals come from drawing hospitals with replacement (percentile bootstrap), because the
 question is what the next hospital may expect, not the next case of a hospital already seen.
+
+`lower`, in every function: less of the measure is better.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import numpy as np
 
 from fedrounds_common.case import F64
 from fedrounds_server.intervals import FEW, Interval, interval
-from fedrounds_server.tables import ALL, LOWER_IS_BETTER, MEAN, MetricRow, final_rows, model_order, regions_of
+from fedrounds_server.tables import ALL, MEAN, MetricRow, final_rows, model_order, regions_of
 
 CONSENSUS, UNTRAINED = "consensus", "untrained"
 Values = Mapping[str, float]  # by site
@@ -63,6 +65,7 @@ class Comparison:
     by_cases: float
     better: int
     per_run: tuple[float, ...]
+    lower: bool
     note: str = ""
 
     @property
@@ -76,8 +79,7 @@ class Comparison:
             return "too few hospitals"
         if not self.difference.excludes_zero:
             return "not shown"
-        lower = self.other.metric in LOWER_IS_BETTER
-        return "shown: better" if (self.difference.value < 0) == lower else "shown: worse"
+        return "shown: better" if (self.difference.value < 0) == self.lower else "shown: worse"
 
 
 @final
@@ -100,7 +102,7 @@ class Contestant:
 # ---------------------------------------------------------------- who is compared
 
 
-def contestants(rows: Iterable[MetricRow], metric: str, cohort: str) -> dict[str, Contestant]:
+def contestants(rows: Iterable[MetricRow], metric: str, cohort: str, *, lower: bool) -> dict[str, Contestant]:
     """Every model judged on this cohort, by the label it has in tables, in their order."""
     chosen = [row for row in final_rows(rows) if row.metric == metric and row.cohort == cohort]
     groups: dict[tuple[str, str], list[MetricRow]] = {}
@@ -112,7 +114,7 @@ def contestants(rows: Iterable[MetricRow], metric: str, cohort: str) -> dict[str
         theirs = {place: group for (name, place), group in groups.items() if name == model}
         if ALL in theirs:
             found.append(_contestant(model, model, ALL, theirs.pop(ALL)))
-        found += _of_single_sites(model, theirs, everywhere)
+        found += _of_single_sites(model, theirs, everywhere, lower)
     return {contestant.label: contestant for contestant in found}
 
 
@@ -128,7 +130,9 @@ def _contestant(label: str, model: str, trained_at: str, rows: Iterable[MetricRo
     )
 
 
-def _of_single_sites(model: str, theirs: Mapping[str, Sequence[MetricRow]], everywhere: set[str]) -> list[Contestant]:
+def _of_single_sites(
+    model: str, theirs: Mapping[str, Sequence[MetricRow]], everywhere: set[str], lower: bool
+) -> list[Contestant]:
     """Models that one site trained: each at its own hospital, and the best of those judged everywhere."""
     found = []
     home = [row for place, group in theirs.items() for row in group if row.site == place]
@@ -140,13 +144,13 @@ def _of_single_sites(model: str, theirs: Mapping[str, Sequence[MetricRow]], ever
         [(place, group)] = full.items()
         found.append(_contestant(model, model, place, group, f"trained at {place} alone"))
     elif full:
-        place = min(full, key=lambda place: (-_goodness(full[place]), place))
+        place = min(full, key=lambda place: (-_goodness(full[place], lower), place))
         note = f"{place}, the best of {len(full)}, chosen in hindsight: a bound in its favour"
         found.append(_contestant(f"best {model}", model, place, full[place], note))
     return found
 
 
-def _goodness(rows: Sequence[MetricRow]) -> float:
+def _goodness(rows: Sequence[MetricRow], lower: bool) -> float:
     """The mean over hospitals that a model is picked by: of region "mean", larger is better."""
     regions = {row.region for row in rows}
     region = MEAN if MEAN in regions else min(regions)
@@ -154,22 +158,24 @@ def _goodness(rows: Sequence[MetricRow]) -> float:
     if not values:
         return -math.inf
     mean = math.fsum(values) / len(values)
-    return -mean if rows[0].metric in LOWER_IS_BETTER else mean
+    return -mean if lower else mean
 
 
 # ---------------------------------------------------------------- means, differences, intervals
 
 
-def standings(rows: Iterable[MetricRow], metric: str, cohort: str, seed: int = 0) -> tuple[Standing, ...]:
+def standings(
+    rows: Iterable[MetricRow], metric: str, cohort: str, seed: int = 0, *, lower: bool
+) -> tuple[Standing, ...]:
     """Every model on every hospital it was judged at, by region and then in the order of tables."""
-    return standings_of_runs((tuple(rows),), metric, cohort, seed)
+    return standings_of_runs((tuple(rows),), metric, cohort, seed, lower=lower)
 
 
 def standings_of_runs(
-    runs: Sequence[Sequence[MetricRow]], metric: str, cohort: str, seed: int = 0
+    runs: Sequence[Sequence[MetricRow]], metric: str, cohort: str, seed: int = 0, *, lower: bool
 ) -> tuple[Standing, ...]:
     """As `standings`, for several runs of one study: a hospital's value is its mean over the runs."""
-    found = [contestants(rows, metric, cohort) for rows in runs]
+    found = [contestants(rows, metric, cohort, lower=lower) for rows in runs]
     labels = [label for label in found[0] if all(label in one for one in found)] if found else []
     made = []
     for region in _regions(runs, metric, cohort):
@@ -177,7 +183,7 @@ def standings_of_runs(
             models = [one[label] for one in found]
             sites = common_sites(models, region)
             if sites:
-                made.append(_standing(models, region, sites, seed))
+                made.append(_standing(models, region, sites, seed, lower))
     return tuple(made)
 
 
@@ -185,41 +191,45 @@ def _regions(runs: Sequence[Sequence[MetricRow]], metric: str, cohort: str) -> t
     return regions_of(row for rows in runs for row in rows if row.metric == metric and row.cohort == cohort)
 
 
-def compare(rows: Iterable[MetricRow], metric: str, cohort: str, seed: int = 0) -> tuple[Comparison, ...]:
+def compare(
+    rows: Iterable[MetricRow], metric: str, cohort: str, seed: int = 0, *, lower: bool
+) -> tuple[Comparison, ...]:
     """The consensus of one run beside each other model, by region.
 
     `untrained` is left out: a gain over random weights says nothing.
     """
-    return compare_of_runs((tuple(rows),), metric, cohort, seed)
+    return compare_of_runs((tuple(rows),), metric, cohort, seed, lower=lower)
 
 
 def compare_of_runs(
-    runs: Sequence[Sequence[MetricRow]], metric: str, cohort: str, seed: int = 0
+    runs: Sequence[Sequence[MetricRow]], metric: str, cohort: str, seed: int = 0, *, lower: bool
 ) -> tuple[Comparison, ...]:
     """As `compare`, for several runs of one study: a hospital's value is its mean over the runs.
 
     Only models, regions and hospitals that every run has are compared.
     """
-    found = [contestants(rows, metric, cohort) for rows in runs]
+    found = [contestants(rows, metric, cohort, lower=lower) for rows in runs]
     if not found or any(CONSENSUS not in one for one in found):
         return ()
     labels = [label for label in found[0] if all(label in one for one in found)]
     labels = [label for label in labels if label not in (CONSENSUS, UNTRAINED)]
     pairs = (
-        _pair([one[CONSENSUS] for one in found], [one[label] for one in found], region, seed)
+        _pair([one[CONSENSUS] for one in found], [one[label] for one in found], region, seed, lower)
         for region in _regions(runs, metric, cohort)
         for label in labels
     )
     return tuple(pair for pair in pairs if pair is not None)
 
 
-def _pair(ours: Sequence[Contestant], theirs: Sequence[Contestant], region: str, seed: int) -> Comparison | None:
+def _pair(
+    ours: Sequence[Contestant], theirs: Sequence[Contestant], region: str, seed: int, lower: bool
+) -> Comparison | None:
     sites = common_sites([*ours, *theirs], region)
     if not sites:
         return None
-    consensus, other = _standing(ours, region, sites, seed), _standing(theirs, region, sites, seed)
+    consensus, other = (_standing(models, region, sites, seed, lower) for models in (ours, theirs))
     differences = mean_over(ours, region, sites) - mean_over(theirs, region, sites)
-    gains = -differences if other.metric in LOWER_IS_BETTER else differences
+    gains = -differences if lower else differences
     return Comparison(
         consensus,
         other,
@@ -227,6 +237,7 @@ def _pair(ours: Sequence[Contestant], theirs: Sequence[Contestant], region: str,
         consensus.by_cases.value - other.by_cases.value,
         int(np.count_nonzero(gains > 0)),
         tuple(our - their for our, their in zip(consensus.per_run, other.per_run, strict=True)),
+        lower,
         theirs[0].note if len(theirs) == 1 else "",
     )
 
@@ -246,12 +257,12 @@ def vector_of(one: Contestant, region: str, sites: Sequence[str]) -> F64:
     return np.array([one.rows[region, site].value for site in sites], np.float64)
 
 
-def _standing(models: Sequence[Contestant], region: str, sites: Sequence[str], seed: int) -> Standing:
+def _standing(models: Sequence[Contestant], region: str, sites: Sequence[str], seed: int, lower: bool) -> Standing:
     """The mean over `sites` of one model, or of the same model in several runs."""
     values = mean_over(models, region, sites)
     rows = [one.rows[region, site] for one in models for site in sites]
     first = models[0]
-    worst = int(np.argmax(values) if rows[0].metric in LOWER_IS_BETTER else np.argmin(values))
+    worst = int(np.argmax(values) if lower else np.argmin(values))
     places = sorted({one.trained_at for one in models})
     return Standing(
         first.label,

@@ -12,7 +12,7 @@ import numpy as np
 from fedrounds_common.case import F64
 from fedrounds_server.compare import common_sites, contestants, mean_over
 from fedrounds_server.intervals import Interval, interval, resampled, worth
-from fedrounds_server.tables import LOWER_IS_BETTER, MEAN, MetricRow
+from fedrounds_server.tables import MEAN, MetricRow
 
 NAMES = ("initial", "consensus", "pooled")
 
@@ -31,16 +31,21 @@ class Gap:
     note: str = ""
 
 
-def gap(rows: Iterable[MetricRow], metric: str, cohort: str, region: str = MEAN, seed: int = 0) -> Gap | None:
-    """How much of what pooling the data would bring the consensus brings; None without those models."""
-    return gap_of_runs((tuple(rows),), metric, cohort, region, seed)
+def gap(
+    rows: Iterable[MetricRow], metric: str, cohort: str, region: str = MEAN, seed: int = 0, *, lower: bool
+) -> Gap | None:
+    """How much of what pooling the data would bring the consensus brings; None without those models.
+
+    `lower`: less of the measure is better.
+    """
+    return gap_of_runs((tuple(rows),), metric, cohort, region, seed, lower=lower)
 
 
 def gap_of_runs(
-    runs: Sequence[Sequence[MetricRow]], metric: str, cohort: str, region: str = MEAN, seed: int = 0
+    runs: Sequence[Sequence[MetricRow]], metric: str, cohort: str, region: str = MEAN, seed: int = 0, *, lower: bool
 ) -> Gap | None:
     """As `gap`, with each hospital's values averaged over the runs."""
-    found = [contestants(rows, metric, cohort) for rows in runs]
+    found = [contestants(rows, metric, cohort, lower=lower) for rows in runs]
     if not found or any(name not in one for one in found for name in NAMES):
         return None
     sites = common_sites([one[name] for one in found for name in NAMES], region)
@@ -48,14 +53,14 @@ def gap_of_runs(
         return None
     initial, consensus, pooled = (mean_over([one[name] for one in found], region, sites) for name in NAMES)
     way, gone = pooled - initial, consensus - initial
-    share, note = _share(gone, way, sites, seed, metric)
+    share, note = _share(gone, way, sites, seed, lower)
     left = interval(consensus - pooled, sites, seed)
     return Gap(region, metric, share, interval(way, sites, seed), left, len(sites), note)
 
 
-def _share(gone: F64, way: F64, sites: Sequence[str], seed: int, metric: str) -> tuple[Interval, str]:
+def _share(gone: F64, way: F64, sites: Sequence[str], seed: int, lower: bool) -> tuple[Interval, str]:
     """The ratio of the means, each resample dividing its own two."""
-    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    sign = -1.0 if lower else 1.0
     if sign * float(np.mean(way)) <= 0:
         return Interval(math.nan), "pooled is no better than initial: there is no gap to close"
     share = float(np.mean(gone) / np.mean(way))

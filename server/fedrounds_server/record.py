@@ -10,12 +10,14 @@ from typing import Any
 
 from fedrounds_common.study.canonical import digest
 from fedrounds_common.study.study import Study
+from fedrounds_common.task import Task
+from fedrounds_server.measures import Measures
 
 FORMAT = 1
 EVERYWHERE = ("fedrounds", "torch", "monai", "flwr", "numpy", "scipy", "safetensors", "opacus")
 
 
-def record_of(run: str, started: str, study: Study, packages: Sequence[str] = EVERYWHERE) -> dict[str, Any]:
+def record_of(run: str, started: str, study: Study, task: Task, packages: Sequence[str] = EVERYWHERE) -> dict[str, Any]:
     """Whoever plays the hospitals adds what is known of their data. `started`: ISO, UTC."""
     return {
         "format": FORMAT,
@@ -23,6 +25,7 @@ def record_of(run: str, started: str, study: Study, packages: Sequence[str] = EV
         "started": started,
         "study": {"name": study.name, "digest": digest(study), "seed": study.seed},
         "primary": study.evaluation.primary,
+        **Measures.of(task).as_dict(),
         "privacy": "none: no differential privacy, no secure aggregation",
         "machine": {
             "python": sys.version.split()[0],

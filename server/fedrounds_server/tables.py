@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, final
+from typing import Literal, Protocol, final
 
 import numpy as np
 
@@ -35,8 +35,6 @@ COHORTS = ("held-out", "local-val", "train")
 ALL = "all"
 Over = Literal["hospitals", "cases"]  # what weighs the same in a mean over all sites
 MEAN = "mean"
-LOWER_IS_BETTER = frozenset({"hd95"})
-WORDS = {"dice": "Dice", "iou": "IoU", "hd95": "HD95 (mm)", "sensitivity": "Sensitivity", "specificity": "Specificity"}
 MISSING = "–"
 
 
@@ -182,7 +180,14 @@ def cohort_to_show(rows: Iterable[MetricRow]) -> str:
     return next((cohort for cohort in COHORTS if cohort in present), min(present, default=""))
 
 
-def regions_of(rows: Iterable[MetricRow]) -> tuple[str, ...]:
+class OfRegion(Protocol):
+    """A line of a table: of `metrics.csv`, or of a table of cases."""
+
+    @property
+    def region(self) -> str: ...
+
+
+def regions_of(rows: Iterable[OfRegion]) -> tuple[str, ...]:
     """ "mean" first, then the others by name; the mean alone is left out where it repeats a single region."""
     names = sorted({row.region for row in rows})
     others = [name for name in names if name != MEAN]
@@ -233,16 +238,6 @@ def shown_percent(share: float) -> str:
     '94\\xa0%'
     """
     return MISSING if math.isnan(share) else f"{100 * share:.0f}\u00a0%"
-
-
-def digits_of(metric: str) -> int:
-    """Decimals a measure is printed with: millimetres one, shares two."""
-    return 1 if metric == "hd95" else 2
-
-
-def word_of(metric: str) -> str:
-    """The measure's name as a person reads it."""
-    return WORDS.get(metric, metric)
 
 
 def shown_bytes(count: float) -> str:

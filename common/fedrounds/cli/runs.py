@@ -111,12 +111,12 @@ def _primary(run: Any) -> str | None:
     from fedrounds_server.compare import standings
     from fedrounds_server.report.hospitals import main_region
     from fedrounds_server.report.models import judged_cohort
-    from fedrounds_server.tables import shown, word_of
+    from fedrounds_server.tables import shown
 
     region = main_region(run)
-    for one in standings(run.rows, run.metric, judged_cohort(run), run.seed):
+    for one in standings(run.rows, run.metric, judged_cohort(run), run.seed, lower=run.lower):
         if one.label == "consensus" and one.region == region:
-            return f"{word_of(run.metric)} {shown(one.mean.value)}"
+            return f"{run.word} {shown(one.mean.value, run.digits)}"
     return None
 
 

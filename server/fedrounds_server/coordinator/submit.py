@@ -264,7 +264,7 @@ def _write_record(path: Path, study: Study) -> None:
     write_json(
         RunFolder(path).record,
         {
-            **record_of(path.name, datetime.now(UTC).isoformat(timespec="seconds"), study),
+            **record_of(path.name, datetime.now(UTC).isoformat(timespec="seconds"), study, study.build_task()),
             "data": "each site's own, read there only",
             "unit": "patient",
             "engine": {"name": "flower"},

@@ -26,7 +26,7 @@ from fedrounds_server.report.style import (
     sheet,
     styled,
 )
-from fedrounds_server.tables import ALL, COHORTS, LOWER_IS_BETTER, shown, word_of
+from fedrounds_server.tables import ALL, COHORTS, shown
 
 Lines = Mapping[str, Mapping[int, float]]  # site → round → value, no nan
 
@@ -79,9 +79,8 @@ def draw_curves(run: RunView) -> Drawing | None:
     for cohort in COHORTS:
         judged = scores(run, cohort)
         if len({round for values in judged.values() for round in values}) > 1:
-            lower = run.metric in LOWER_IS_BETTER
-            text = f"{word_of(run.metric)}, {cohort}, {count_of(len(judged), 'hospital')}"
-            panels.append((text, judged, lower, GREEN))
+            text = f"{run.word}, {cohort}, {count_of(len(judged), 'hospital')}"
+            panels.append((text, judged, run.lower, GREEN))
     if not panels:
         return None
     title = marked("How it went, round by round", run.phantom)
@@ -97,7 +96,13 @@ def draw_curves(run: RunView) -> Drawing | None:
         "Thin lines: one hospital each. Thick line: median over the hospitals of that round; band: from the 10 % to "
         "the 90 % quantile. The hospital that ends worst is named."
     )
-    return Drawing("curves", title, caption, " ".join(_told(text, band(lines)) for text, lines, _, _ in panels), figure)
+    return Drawing(
+        "curves",
+        title,
+        caption,
+        " ".join(_told(text, band(lines), 2 if lines is trained else run.digits) for text, lines, _, _ in panels),
+        figure,
+    )
 
 
 def _one_scale(panels: Sequence[Axes]) -> None:
@@ -139,8 +144,11 @@ def _name_worst(axes: Axes, lines: Lines, last: int, lower_is_better: bool) -> N
     )
 
 
-def _told(text: str, over: Band) -> str:
+def _told(text: str, over: Band, digits: int) -> str:
+    first, last, low, high = (
+        shown(value, digits) for value in (over.median[0], over.median[-1], over.low[-1], over.high[-1])
+    )
     return (
-        f"{text}: median {shown(over.median[0])} in round {over.rounds[0]} and {shown(over.median[-1])} in round "
-        f"{over.rounds[-1]}, where 80 % of hospitals lie between {shown(over.low[-1])} and {shown(over.high[-1])}."
+        f"{text}: median {first} in round {over.rounds[0]} and {last} in round "
+        f"{over.rounds[-1]}, where 80 % of hospitals lie between {low} and {high}."
     )

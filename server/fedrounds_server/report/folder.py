@@ -11,6 +11,7 @@ import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
@@ -18,6 +19,7 @@ from fedrounds_common.errors import RunFileError
 from fedrounds_server.folder import RunFolder, read_json
 from fedrounds_server.history import RoundLine
 from fedrounds_server.history import read as read_history
+from fedrounds_server.measures import Counts, Measures, counts_of
 from fedrounds_server.tables import MEAN, MetricRow, number, read_metrics
 
 CASE_COLUMNS = ("round", "model", "trained_at", "cohort", "case", "patient", "region", "metric", "value", "state")
@@ -75,6 +77,31 @@ class RunView:
     def metric(self) -> str:
         """The primary measure, named in the study before the run."""
         return str(table_of(self.study, "evaluation").get("primary", "dice"))
+
+    @cached_property
+    def measures(self) -> Measures:
+        """What its task says of its measures."""
+        return Measures.read(self.record, str(table_of(self.study, "task").get("name", "segmentation")))
+
+    @cached_property
+    def counts(self) -> Counts:
+        """The columns that count empty, missed and spurious, where anything in the run is so."""
+        return counts_of(self.measures, self.rows)
+
+    @property
+    def word(self) -> str:
+        """The primary measure as a person reads it."""
+        return self.measures.word(self.metric)
+
+    @property
+    def digits(self) -> int:
+        """Decimals the primary measure is printed with."""
+        return self.measures.digits(self.metric)
+
+    @property
+    def lower(self) -> bool:
+        """Whether less of the primary measure is better."""
+        return self.measures.lower_is_better(self.metric)
 
     @property
     def seed(self) -> int:

@@ -18,14 +18,11 @@ from fedrounds_server.report.style import BLUE, GREY, INK, ORANGE, Drawing, coun
 from fedrounds_server.tables import (
     ALL,
     COHORTS,
-    LOWER_IS_BETTER,
     MEAN,
     MetricRow,
-    digits_of,
     final_rows,
     regions_of,
     shown,
-    word_of,
 )
 
 FEWEST_FOR_A_BOX = 5
@@ -91,17 +88,17 @@ def draw_hospitals(run: RunView) -> Drawing | None:
     if not found:
         return None
     by_case = any(place.values for place in found)
-    word = word_of(run.metric)
+    word = run.word
     title = marked(f"{word} of the consensus at each hospital", run.phantom)
     with styled():
         figure = sheet(title, 3.4)
         axes = figure.add_subplot()
         for index, place in enumerate(found):
             _box(axes, index, place)
-        _frame(axes, found, word, run.metric)
+        _frame(axes, found, run)
         _legend(figure, found, by_case)
         axes.set_title(_stated(run, found), loc="left", fontsize=7, color=GREY)
-    return Drawing("hospitals", title, _caption(by_case, run), _alt(found, word, by_case), figure)
+    return Drawing("hospitals", title, _caption(by_case, run), _alt(found, run, by_case), figure)
 
 
 def _box(axes: Axes, index: int, place: Place) -> None:
@@ -136,7 +133,7 @@ def _marker(place: Place) -> str:
     return "D" if place.cohort == "held-out" else "o"
 
 
-def _frame(axes: Axes, found: Sequence[Place], word: str, metric: str) -> None:
+def _frame(axes: Axes, found: Sequence[Place], run: RunView) -> None:
     size = 7 if len(found) <= 40 else 5.5
     labels = [
         f"{place.site} (n={place.cases})" if len(found) <= 40 else f"{place.site} ({place.cases})" for place in found
@@ -145,8 +142,8 @@ def _frame(axes: Axes, found: Sequence[Place], word: str, metric: str) -> None:
     for label, place in zip(axes.get_xticklabels(), found, strict=True):
         label.set_fontweight("bold" if place.cohort == "held-out" else "normal")
     axes.set_xlim(-0.7, len(found) - 0.3)
-    axes.set_ylabel(word)
-    if metric not in LOWER_IS_BETTER:
+    axes.set_ylabel(run.word)
+    if not run.lower and all(0 <= value <= 1 for place in found for value in (place.middle, *place.values)):
         axes.set_ylim(-0.02, 1.02)
         axes.set_yticks(np.linspace(0, 1, 6))
     axes.yaxis.grid(True, color="#EAEAEA", linewidth=0.6)
@@ -181,9 +178,9 @@ def _stated(run: RunView, found: Sequence[Place]) -> str:
     parts = [f"{count_of(len(found), 'hospital')}, {count_of(sum(place.cases for place in found), 'case')}"]
     region = main_region(run)
     parts.append("mean of the regions" if region == MEAN else f"region {region}")
-    worst = found[-1] if run.metric in LOWER_IS_BETTER else found[0]
+    worst = found[-1] if run.lower else found[0]
     middle = "median" if worst.values else "mean"
-    parts.append(f"worst {middle}: {worst.site} at {shown(worst.middle, digits_of(run.metric))}")
+    parts.append(f"worst {middle}: {worst.site} at {shown(worst.middle, run.digits)}")
     return " · ".join(parts)
 
 
@@ -201,12 +198,12 @@ def _caption(by_case: bool, run: RunView) -> str:
     return text + " Hospitals that trained are shown on their own validation cases."
 
 
-def _alt(found: Sequence[Place], word: str, by_case: bool) -> str:
+def _alt(found: Sequence[Place], run: RunView, by_case: bool) -> str:
     kind = "Box plot" if by_case else "Dot plot with intervals"
     middle = "median" if by_case else "mean"
     first, last = found[0], found[-1]
     return (
-        f"{kind} of {word} at {count_of(len(found), 'hospital')}, ordered by {middle}: from {shown(first.middle)} at "
-        f"{first.site} ({count_of(first.cases, 'case')}) to {shown(last.middle)} at {last.site} "
+        f"{kind} of {run.word} at {count_of(len(found), 'hospital')}, ordered by {middle}: from {shown(first.middle, run.digits)} at "
+        f"{first.site} ({count_of(first.cases, 'case')}) to {shown(last.middle, run.digits)} at {last.site} "
         f"({count_of(last.cases, 'case')})."
     )

@@ -23,7 +23,7 @@ from fedrounds_server.report.style import (
     sheet,
     styled,
 )
-from fedrounds_server.tables import LOWER_IS_BETTER, MEAN, cohort_to_show, digits_of, shown, shown_difference, word_of
+from fedrounds_server.tables import MEAN, cohort_to_show, shown, shown_difference
 
 
 def judged_cohort(run: RunView) -> str:
@@ -31,36 +31,35 @@ def judged_cohort(run: RunView) -> str:
     return cohort_to_show(row for row in run.rows if row.metric == run.metric and row.model == "consensus")
 
 
-def difference_of(one: Comparison) -> str:
-    """The difference and its interval, to one digit more than the measure itself."""
+def difference_of(one: Comparison, digits: int) -> str:
+    """The difference and its interval, to one digit more than the `digits` of the measure itself."""
     found = one.difference
-    return shown_difference(found.value, found.low, found.high, digits_of(one.other.metric) + 1)
+    return shown_difference(found.value, found.low, found.high, digits + 1)
 
 
 def draw_models(run: RunView) -> Drawing | None:
     """Means with intervals on the left, differences to the consensus on the right; None without another model."""
     cohort, region = judged_cohort(run), main_region(run)
-    every = [one for one in standings(run.rows, run.metric, cohort, run.seed) if one.region == region]
-    pairs = {
-        one.other.label: one for one in compare(run.rows, run.metric, cohort, run.seed) if one.other.region == region
-    }
+    every = [one for one in standings(run.rows, run.metric, cohort, run.seed, lower=run.lower) if one.region == region]
+    every_pair = compare(run.rows, run.metric, cohort, run.seed, lower=run.lower)
+    pairs = {one.other.label: one for one in every_pair if one.other.region == region}
     if not pairs:
         return None
-    word = word_of(run.metric)
+    word, digits = run.word, run.digits
     title = marked(f"What federating was worth: {word} at {where(cohort)}", run.phantom)
-    people = contestants(run.rows, run.metric, cohort)
+    people = contestants(run.rows, run.metric, cohort, lower=run.lower)
     with styled():
         figure = sheet(title, 1.35 + 0.3 * len(every))
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.05, 1))
-        _means(left, every, people, region, word)
-        _differences(right, every, pairs, run.metric)
+        _means(left, every, people, region, run)
+        _differences(right, every, pairs, run)
     hospitals = max(one.hospitals for one in every)
     caption = (
         f"{count_of(hospitals, 'hospital')}. Left: mean over hospitals with its 95 % interval; small dots: one hospital "
         "each. Right: consensus minus the other model, paired by hospital; hospitals resampled 10,000 times. "
         f"An interval that holds 0 shows nothing. {worth(hospitals)} {_hindsight(pairs.values())}"
     )
-    return Drawing("models", title, " ".join(caption.split()), _alt(every, pairs, word), figure)
+    return Drawing("models", title, " ".join(caption.split()), _alt(every, pairs, word, digits), figure)
 
 
 def where(cohort: str) -> str:
@@ -75,7 +74,7 @@ def _hindsight(pairs: Iterable[Comparison]) -> str:
     return " ".join(f"{one.other.label}: {one.note}." for one in pairs if one.note)
 
 
-def _means(axes: Axes, every: Sequence[Standing], people: Mapping[str, Contestant], region: str, word: str) -> None:
+def _means(axes: Axes, every: Sequence[Standing], people: Mapping[str, Contestant], region: str, run: RunView) -> None:
     for index, one in enumerate(every):
         ours = one.label == "consensus"
         values = list(people[one.label].values(region).values())
@@ -84,13 +83,11 @@ def _means(axes: Axes, every: Sequence[Standing], people: Mapping[str, Contestan
         _with_interval(axes, one.mean, index, BLUE if ours else INK, "D" if ours else "o")
         if ours:
             axes.axhspan(index - 0.45, index + 0.45, color=BLUE, alpha=0.08, linewidth=0)
-    axes.set_yticks(
-        range(len(every)), [f"{one.label}\n{shown(one.mean.value, digits_of(one.metric))}" for one in every]
-    )
+    axes.set_yticks(range(len(every)), [f"{one.label}\n{shown(one.mean.value, run.digits)}" for one in every])
     for label, one in zip(axes.get_yticklabels(), every, strict=True):
         label.set_fontweight("bold" if one.label == "consensus" else "normal")
     axes.set_ylim(len(every) - 0.4, -0.6)
-    axes.set_xlabel(word)
+    axes.set_xlabel(run.word)
     axes.xaxis.grid(True, color="#EAEAEA", linewidth=0.6)
     axes.tick_params(axis="y", length=0)
     panel_title(axes, f"Mean over {count_of(max(one.hospitals for one in every), 'hospital')}")
@@ -104,7 +101,7 @@ def _with_interval(axes: Axes, interval: Interval, height: float, colour: str, m
     )
 
 
-def _differences(axes: Axes, every: Sequence[Standing], pairs: Mapping[str, Comparison], metric: str) -> None:
+def _differences(axes: Axes, every: Sequence[Standing], pairs: Mapping[str, Comparison], run: RunView) -> None:
     axes.axvline(0, color=GREY, linewidth=0.8)
     for index, one in enumerate(every):
         pair = pairs.get(one.label)
@@ -116,10 +113,10 @@ def _differences(axes: Axes, every: Sequence[Standing], pairs: Mapping[str, Comp
             continue
         shown_one = pair.shown
         _with_interval(axes, pair.difference, index, INK if shown_one else GREY, "s" if shown_one else "o")
-        text = f"{difference_of(pair)}\n{pair.verdict}"
+        text = f"{difference_of(pair, run.digits)}\n{pair.verdict}"
         axes.annotate(text, (1.02, index), xycoords=("axes fraction", "data"), va="center", fontsize=6.5)
     _symmetric(axes, pairs)
-    better = "← consensus better" if metric in LOWER_IS_BETTER else "consensus better →"
+    better = "← consensus better" if run.lower else "consensus better →"
     axes.set_xlabel(f"Difference  ({better})")
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.grid(True, color="#EAEAEA", linewidth=0.6)
@@ -139,22 +136,22 @@ def _symmetric(axes: Axes, pairs: Mapping[str, Comparison]) -> None:
     axes.set_xlim(min(low, 0) - 0.12 * reach, max(high, 0) + 0.12 * reach)
 
 
-def _alt(every: Sequence[Standing], pairs: Mapping[str, Comparison], word: str) -> str:
-    means = ", ".join(f"{one.label} {shown(one.mean.value, digits_of(one.metric))}" for one in every)
-    told = "; ".join(f"{label} {difference_of(one)}, {one.verdict}" for label, one in pairs.items())
+def _alt(every: Sequence[Standing], pairs: Mapping[str, Comparison], word: str, digits: int) -> str:
+    means = ", ".join(f"{one.label} {shown(one.mean.value, digits)}" for one in every)
+    told = "; ".join(f"{label} {difference_of(one, digits)}, {one.verdict}" for label, one in pairs.items())
     return f"Mean {word} over hospitals: {means}. Consensus minus the other model: {told}."
 
 
 def draw_regions(run: RunView) -> Drawing | None:
     """The differences region by region; None where there is one region only."""
     cohort = judged_cohort(run)
-    pairs = [one for one in compare(run.rows, run.metric, cohort, run.seed) if one.other.region != MEAN]
+    every = compare(run.rows, run.metric, cohort, run.seed, lower=run.lower)
+    pairs = [one for one in every if one.other.region != MEAN]
     regions = list(dict.fromkeys(one.other.region for one in pairs))
     if len(regions) < 2:
         return None
     labels = list(dict.fromkeys(one.other.label for one in pairs))
-    word = word_of(run.metric)
-    title = marked(f"The same, region by region: difference in {word}", run.phantom)
+    title = marked(f"The same, region by region: difference in {run.word}", run.phantom)
     with styled():
         figure = sheet(title, 1.15 + 0.26 * len(labels))
         grid = figure.subplots(1, len(regions), sharex=True, sharey=True, squeeze=False)[0]

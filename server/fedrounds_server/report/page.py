@@ -150,7 +150,7 @@ def _holds(one: Section) -> bool:
 
 def _gap(run: RunView) -> list[str]:
     way = gap_of(run)
-    return [gap_sentence(way)] if way is not None else []
+    return [gap_sentence(way, run.digits)] if way is not None else []
 
 
 def _study(run: RunView) -> str:

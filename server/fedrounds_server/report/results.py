@@ -14,11 +14,9 @@ from fedrounds_server.report.table import Table
 from fedrounds_server.tables import (
     MEAN,
     MISSING,
-    digits_of,
     shown_difference,
     shown_interval,
     shown_percent,
-    word_of,
 )
 
 # what stands in the tables beside the consensus, for a reader who meets it the first time
@@ -45,15 +43,15 @@ def text_of(interval: Interval, digits: int) -> str:
 def models_table(run: RunView) -> Table | None:
     """Each model on the hospitals it was judged at, with the consensus's paired difference to it."""
     cohort, region = judged_cohort(run), main_region(run)
-    every = [one for one in standings(run.rows, run.metric, cohort, run.seed) if one.region == region]
+    every = [one for one in standings(run.rows, run.metric, cohort, run.seed, lower=run.lower) if one.region == region]
     if not every:
         return None
     pairs = {one.other.label: one for one in comparisons(run) if one.other.region == region}
-    word = word_of(run.metric)
     hospitals = max(one.hospitals for one in every)
+    counts = (" / ".join(run.counts.words),) if run.counts.words else ()
     notes = [f"{label}: {one.note}." for label, one in pairs.items() if one.note]
     return Table(
-        f"Mean {word} at {where(cohort)}{phantom_mark(run)}: each model, and the consensus minus it",
+        f"Mean {run.word} at {where(cohort)}{phantom_mark(run)}: each model, and the consensus minus it",
         (
             "Model",
             "Mean over hospitals",
@@ -63,9 +61,9 @@ def models_table(run: RunView) -> Table | None:
             "Better at",
             "Verdict",
             "Worst hospital",
-            "Empty / missed / spurious",
+            *(word[:1].upper() + word[1:] for word in counts),
         ),
-        tuple(_model_row(one, pairs.get(one.label)) for one in every),
+        tuple(_model_row(one, pairs.get(one.label), run.digits, bool(counts)) for one in every),
         frozenset({0, 6, 7}),
         frozenset(index for index, one in enumerate(every) if one.label == "consensus"),
         " ".join([f"{hospitals} hospitals.", _RESAMPLED, *notes, worth(hospitals)]).strip(),
@@ -78,10 +76,9 @@ _RESAMPLED = (
 )
 
 
-def _model_row(one: Standing, pair: Comparison | None) -> tuple[str, ...]:
-    digits = digits_of(one.metric)
+def _model_row(one: Standing, pair: Comparison | None, digits: int, counted: bool) -> tuple[str, ...]:
     if pair is not None:
-        beside = (difference_of(pair), f"{pair.better} of {pair.other.hospitals}", pair.verdict)
+        beside = (difference_of(pair, digits), f"{pair.better} of {pair.other.hospitals}", pair.verdict)
     elif one.model == "untrained":
         beside = (MISSING, MISSING, "no gain printed")
     else:
@@ -93,7 +90,7 @@ def _model_row(one: Standing, pair: Comparison | None) -> tuple[str, ...]:
         str(one.cases),
         *beside,
         f"{one.worst_site}: {one.worst:.{digits}f}",
-        f"{one.empty} / {one.missed} / {one.spurious}",
+        *((f"{one.empty} / {one.missed} / {one.spurious}",) if counted else ()),
     )
 
 
@@ -102,16 +99,19 @@ def phantom_mark(run: RunView) -> str:
 
 
 def comparisons(run: RunView) -> tuple[Comparison, ...]:
-    return compare(run.rows, run.metric, judged_cohort(run), run.seed)
+    return compare(run.rows, run.metric, judged_cohort(run), run.seed, lower=run.lower)
 
 
 def gap_of(run: RunView) -> Gap | None:
-    return gap(run.rows, run.metric, judged_cohort(run), main_region(run), run.seed)
+    return gap(run.rows, run.metric, judged_cohort(run), main_region(run), run.seed, lower=run.lower)
 
 
-def gap_sentence(way: Gap) -> str:
-    """How much of the gap from initial to pooled is closed, and what is left of it."""
-    left = f"consensus − pooled = {shown_difference(way.left.value, way.left.low, way.left.high, digits_of(way.metric) + 1)}"
+def gap_sentence(way: Gap, digits: int) -> str:
+    """How much of the gap from initial to pooled is closed, and what is left of it.
+
+    `digits` of the measure itself; what is left is printed to one more.
+    """
+    left = f"consensus − pooled = {shown_difference(way.left.value, way.left.low, way.left.high, digits + 1)}"
     if math.isnan(way.share.value):
         return f"The share of the gap from initial to pooled cannot be given ({way.note}); {left}."
     percent = shown_percent(way.share.value)
@@ -137,11 +137,11 @@ def regions_table(run: RunView) -> Table | None:
     rows = []
     for label in labels:
         cells = [by_place.get((label, region)) for region in regions]
-        rows.append((label, *(MISSING if one is None else _with_verdict(one) for one in cells)))
-    caption = f"Consensus minus the other model, {word_of(run.metric)} by region{phantom_mark(run)}"
+        rows.append((label, *(MISSING if one is None else _with_verdict(one, run.digits) for one in cells)))
+    caption = f"Consensus minus the other model, {run.word} by region{phantom_mark(run)}"
     return Table(caption, ("Model", *regions), tuple(rows), frozenset(range(len(regions) + 1)))
 
 
-def _with_verdict(one: Comparison) -> str:
+def _with_verdict(one: Comparison, digits: int) -> str:
     # the interval stays in one piece where a narrow page breaks the line
-    return f"{difference_of(one).replace(' ', NO_BREAK)}, {one.verdict.replace(' ', NO_BREAK)}"
+    return f"{difference_of(one, digits).replace(' ', NO_BREAK)}, {one.verdict.replace(' ', NO_BREAK)}"

@@ -24,7 +24,7 @@ from fedrounds_server.report.hospitals import main_region
 from fedrounds_server.report.models import difference_of, judged_cohort, where
 from fedrounds_server.report.results import gap_sentence
 from fedrounds_server.report.table import Table
-from fedrounds_server.tables import MISSING, digits_of, shown_difference, shown_spread, word_of
+from fedrounds_server.tables import MISSING, shown_difference, shown_spread
 
 
 def table_of_runs(runs: Sequence[Path], labels: Sequence[str] | None = None) -> Table:
@@ -43,44 +43,44 @@ def table_of_runs(runs: Sequence[Path], labels: Sequence[str] | None = None) -> 
     groups: dict[str, list[RunView]] = {}
     for name, view in zip(names, views, strict=True):
         groups.setdefault(name, []).append(view)
-    measures = {(view.metric, judged_cohort(view)) for view in views}
-    if len(measures) != 1 or not views[0].rows:
-        found = "; ".join(sorted(f"{metric} on {cohort or 'nothing'}" for metric, cohort in measures))
+    judged = {(view.metric, judged_cohort(view)) for view in views}
+    if len(judged) != 1 or not views[0].rows:
+        found = "; ".join(sorted(f"{metric} on {cohort or 'nothing'}" for metric, cohort in judged))
         raise RunFileError("FR-F28", f"these runs judge {found}", wanted="runs of one study that judged the same")
-    [(metric, cohort)] = measures
+    [(_, cohort)] = judged
     settings = labels is not None
-    made = [(name, _rows(members, metric, cohort)) for name, members in groups.items()]
+    made = [(name, _rows(members, cohort)) for name, members in groups.items()]
     rows = tuple((name, *row) if settings else row for name, group in made for row in group)
     columns = ("Model", "Runs", "Mean over hospitals", "Consensus minus it", "95 % interval", "Verdict")
     phantom = " (phantom)" if any(view.phantom for view in views) else ""
     return Table(
-        f"Mean {word_of(metric)} at {where(cohort)}{phantom}, mean ± standard deviation over runs",
+        f"Mean {views[0].word} at {where(cohort)}{phantom}, mean ± standard deviation over runs",
         ("Setting", *columns) if settings else columns,
         rows,
         frozenset({0, 1, 6}) if settings else frozenset({0, 5}),
         frozenset(index for index, row in enumerate(rows) if "consensus" in row),
-        _note(groups, metric, cohort),
+        _note(groups, cohort),
     )
 
 
-def _rows(runs: Sequence[RunView], metric: str, cohort: str) -> list[tuple[str, ...]]:
+def _rows(runs: Sequence[RunView], cohort: str) -> list[tuple[str, ...]]:
     tables = [run.rows for run in runs]
-    region, seed = main_region(runs[0]), runs[0].seed
-    pairs = {
-        one.other.label: one for one in compare_of_runs(tables, metric, cohort, seed) if one.other.region == region
-    }
-    every = [one for one in standings_of_runs(tables, metric, cohort, seed) if one.region == region]
-    return [_row(one, pairs.get(one.label)) for one in every]
+    first = runs[0]
+    region, seed, metric = main_region(first), first.seed, first.metric
+    every_pair = compare_of_runs(tables, metric, cohort, seed, lower=first.lower)
+    pairs = {one.other.label: one for one in every_pair if one.other.region == region}
+    every = standings_of_runs(tables, metric, cohort, seed, lower=first.lower)
+    return [_row(one, pairs.get(one.label), first.digits) for one in every if one.region == region]
 
 
-def _row(one: Standing, pair: Comparison | None) -> tuple[str, ...]:
-    digits = digits_of(one.metric) + 1
+def _row(one: Standing, pair: Comparison | None, digits: int) -> tuple[str, ...]:
+    """`digits` of the measure itself; means over runs are printed to one more."""
     beside = (MISSING, MISSING, "")
     if pair is not None:
         # the mean itself stands in the column before: of the interval only the ends are needed
-        ends = difference_of(pair).split(" ", 1)[1] if not math.isnan(pair.difference.low) else MISSING
-        beside = (_spread(pair.per_run, digits, sign=True), ends, pair.verdict)
-    return (one.label, str(len(one.per_run)), _spread(one.per_run, digits), *beside)
+        ends = difference_of(pair, digits).split(" ", 1)[1] if not math.isnan(pair.difference.low) else MISSING
+        beside = (_spread(pair.per_run, digits + 1, sign=True), ends, pair.verdict)
+    return (one.label, str(len(one.per_run)), _spread(one.per_run, digits + 1), *beside)
 
 
 def _spread(values: Sequence[float], digits: int, sign: bool = False) -> str:
@@ -90,30 +90,34 @@ def _spread(values: Sequence[float], digits: int, sign: bool = False) -> str:
     return text
 
 
-def _note(groups: dict[str, list[RunView]], metric: str, cohort: str) -> str:
+def _note(groups: dict[str, list[RunView]], cohort: str) -> str:
     sentences = []
+    first = _all(groups)[0]
+    metric, lower = first.metric, first.lower
     for name, members in groups.items():
         prefix = f"{name}: " if name else ""
         seeds = ", ".join(str(member.seed) for member in members)
         sentences.append(f"{prefix}{'seeds' if len(members) > 1 else 'seed'} {seeds}.")
-        way = gap_of_runs([member.rows for member in members], metric, cohort, main_region(members[0]), members[0].seed)
+        region, tables = main_region(members[0]), [member.rows for member in members]
+        way = gap_of_runs(tables, metric, cohort, region, members[0].seed, lower=lower)
         if way is not None:
-            sentences.append(gap_sentence(way))
-    sentences += _between(groups, metric, cohort)
-    hospitals = max(one.hospitals for one in standings_of_runs([view.rows for view in _all(groups)], metric, cohort))
+            sentences.append(gap_sentence(way, first.digits))
+    sentences += _between(groups, cohort)
+    tables = [view.rows for view in _all(groups)]
+    hospitals = max(one.hospitals for one in standings_of_runs(tables, metric, cohort, lower=lower))
     sentences.append("Intervals: a hospital's difference is its mean over runs; hospitals resampled 10,000 times.")
     return " ".join([*sentences, worth(hospitals)]).strip()
 
 
-def _between(groups: dict[str, list[RunView]], metric: str, cohort: str) -> list[str]:
+def _between(groups: dict[str, list[RunView]], cohort: str) -> list[str]:
     """The consensus of each setting minus that of the first, paired by hospital."""
     (first, base), *others = groups.items()
-    region, seed = main_region(base[0]), base[0].seed
-    digits = digits_of(metric) + 1
+    region, seed, digits = main_region(base[0]), base[0].seed, base[0].digits + 1
     sentences = []
     for name, members in others:
         ours, theirs = (
-            [contestants(run.rows, metric, cohort)["consensus"] for run in runs] for runs in (members, base)
+            [contestants(run.rows, run.metric, cohort, lower=run.lower)["consensus"] for run in runs]
+            for runs in (members, base)
         )
         sites = common_sites([*ours, *theirs], region)
         differences = mean_over(ours, region, sites) - mean_over(theirs, region, sites)

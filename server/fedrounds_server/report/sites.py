@@ -14,18 +14,14 @@ from fedrounds_server.report.table import Table
 from fedrounds_server.tables import (
     ALL,
     COHORTS,
-    LOWER_IS_BETTER,
     MEAN,
     MISSING,
-    WORDS,
     MetricRow,
-    digits_of,
     final_rows,
     regions_of,
     shown_bytes,
     shown_interval,
     shown_seconds,
-    word_of,
 )
 
 FEW_CASES = 10  # below this a hospital's mean says little, and the table says so
@@ -47,30 +43,28 @@ def _hospital_table(run: RunView, cohort: str, rows: Sequence[MetricRow]) -> Tab
     main = main_region(run)
     regions = [region for region in regions_of(rows) if region != main]
     by_place = {(row.site, row.region): row for row in rows}
-    digits = digits_of(run.metric)
-    sign = -1.0 if run.metric in LOWER_IS_BETTER else 1.0
+    sign = -1.0 if run.lower else 1.0
     mains = [row for row in rows if row.region == main]
     ordered = sorted(mains, key=lambda row: (math.inf if math.isnan(row.value) else sign * row.value, row.site))
     worst = next((row.site for row in ordered if not math.isnan(row.value)), "")
+    counts = run.counts
     lines = tuple(
         (
             row.site,
             str(row.n),
-            shown_interval(row.value, row.low, row.high, digits),
-            *(_value(by_place.get((row.site, region)), digits) for region in regions),
-            str(row.empty),
-            str(row.missed),
-            str(row.spurious),
+            shown_interval(row.value, row.low, row.high, run.digits),
+            *(_value(by_place.get((row.site, region)), run.digits) for region in regions),
+            *counts.cells(row),
             _remark(row, worst),
         )
         for row in ordered
     )
-    counted = " Empty, missed and spurious count masks over all regions." if main == MEAN else ""
+    counted = f" {counts.listed()} are counted over all regions." if main == MEAN and counts.words else ""
     return Table(
-        f"The consensus at {where(cohort)}: {word_of(run.metric)}{phantom_mark(run)}",
-        ("Hospital", "Cases", _heading(main), *regions, "Empty", "Missed", "Spurious", "Remark"),
+        f"The consensus at {where(cohort)}: {run.word}{phantom_mark(run)}",
+        ("Hospital", "Cases", _heading(main), *regions, *counts.columns(), "Remark"),
         lines,
-        frozenset({0, 6 + len(regions)}),
+        frozenset({0, 3 + len(regions) + len(counts.words)}),
         frozenset(index for index, row in enumerate(ordered) if row.site == worst),
         f"Worst first. 95 % intervals: {run.unit}s resampled.{counted}",
     )
@@ -99,26 +93,24 @@ def measures_table(run: RunView) -> Table | None:
     metrics = tuple(dict.fromkeys(row.metric for row in rows))
     if not metrics:
         return None
-    order = sorted(metrics, key=lambda name: list(WORDS).index(name) if name in WORDS else len(WORDS))
+    order = run.measures.order(metrics)
     by_place = {(row.region, row.metric): row for row in rows}
-    lines = []
+    counts, lines = run.counts, []
     for region in regions_of(rows):
         cells = [by_place.get((region, metric)) for metric in order]
         first = next(row for row in cells if row is not None)
-        values = ["" if row is None else _with_count(row, first.n) for row in cells]
-        lines.append(
-            (_heading(region), str(first.n), *values, str(first.empty), str(first.missed), str(first.spurious))
-        )
+        values = ["" if row is None else _with_count(row, first.n, run.measures.digits(row.metric)) for row in cells]
+        lines.append((_heading(region), str(first.n), *values, *counts.cells(first)))
     return Table(
         f"The consensus by every measure, {where(cohort)}, all cases alike{phantom_mark(run)}",
-        ("Region", "Cases", *(word_of(metric) for metric in order), "Empty", "Missed", "Spurious"),
+        ("Region", "Cases", *(run.measures.word(metric) for metric in order), *counts.columns()),
         tuple(lines),
         note=f"95 % intervals: {run.unit}s resampled. n stands where a measure is defined for fewer cases.",
     )
 
 
-def _with_count(row: MetricRow, usual: int) -> str:
-    text = shown_interval(row.value, row.low, row.high, digits_of(row.metric))
+def _with_count(row: MetricRow, usual: int, digits: int) -> str:
+    text = shown_interval(row.value, row.low, row.high, digits)
     return text if row.n == usual else f"{text} (n={row.n})"
 
 

@@ -11,29 +11,29 @@ from fedrounds_server.report.models import difference_of, judged_cohort, where
 from fedrounds_server.report.results import comparisons, text_of
 from fedrounds_server.report.table import Table, as_lines
 from fedrounds_server.report.words import ended, headline, in_short
-from fedrounds_server.tables import MEAN, MISSING, digits_of, regions_of, shown, word_of
+from fedrounds_server.tables import MEAN, MISSING, regions_of, shown
 
 
 def end_table(run: RunView) -> Table | None:
     """Models by regions on the hospitals that say most: held-out, else the training hospitals' validation."""
     cohort, main = judged_cohort(run), main_region(run)
-    every = standings(run.rows, run.metric, cohort, run.seed)
+    every = standings(run.rows, run.metric, cohort, run.seed, lower=run.lower)
     if not every:
         return None
     by_place = {(one.label, one.region): one for one in every}
     others = [region for region in regions_of(row for row in run.rows if row.metric == run.metric) if region != main]
     pairs = {one.other.label: one for one in comparisons(run) if one.other.region == main}
-    digits = digits_of(run.metric)
+    digits = run.digits
     rows = []
     for one in (one for one in every if one.region == main):
         pair = pairs.get(one.label)
-        beside = (MISSING, "") if pair is None else (difference_of(pair), pair.verdict)
+        beside = (MISSING, "") if pair is None else (difference_of(pair, digits), pair.verdict)
         values = [_value(by_place.get((one.label, region)), digits) for region in others]
         rows.append((one.label, text_of(one.mean, digits), *values, *beside))
     phantom = ", phantom" if run.phantom else ""
     hospitals, cases = (max(getattr(one, name) for one in every) for name in ("hospitals", "cases"))
     return Table(
-        f"mean {word_of(run.metric)} at {where(cohort)}: {hospitals} hospitals, {cases} cases{phantom}",
+        f"mean {run.word} at {where(cohort)}: {hospitals} hospitals, {cases} cases{phantom}",
         ("model", "mean of regions" if main == MEAN else main, *others, "consensus minus it", "verdict"),
         tuple(rows),
         frozenset({0, len(others) + 3}),

@@ -15,9 +15,7 @@ from fedrounds_server.report.style import count_of
 from fedrounds_server.tables import (
     COHORTS,
     MEAN,
-    digits_of,
     shown_seconds,
-    word_of,
 )
 
 # the exit statuses of `fedrounds_common.errors`, as a reader of a report needs them
@@ -91,7 +89,7 @@ def in_short(run: RunView) -> tuple[str, ...]:
     ours = judged_consensus(run)
     if ours is None:
         return (f"No consensus was judged. {ended(run)}", *withheld(run))
-    word, digits = word_of(run.metric), digits_of(run.metric)
+    word, digits = run.word, run.digits
     mean = f"{text_of(ours.mean, digits)}" + (
         " (95 % interval, hospitals resampled)" if ours.mean.low == ours.mean.low else ""
     )
@@ -103,7 +101,7 @@ def in_short(run: RunView) -> tuple[str, ...]:
     ]
     way = gap_of(run)
     if way is not None:
-        sentences.append(gap_sentence(way))
+        sentences.append(gap_sentence(way, digits))
     sentences.append(f"The worst hospital is {ours.worst_site} at {ours.worst:.{digits}f}.")
     failed = run.status.get("failed")
     if isinstance(failed, Mapping) and failed:
@@ -122,7 +120,7 @@ def _place(ours: Standing, run: RunView) -> str:
 
 
 def judged_consensus(run: RunView) -> Standing | None:
-    every = standings(run.rows, run.metric, judged_cohort(run), run.seed)
+    every = standings(run.rows, run.metric, judged_cohort(run), run.seed, lower=run.lower)
     region = main_region(run)
     return next((one for one in every if one.label == "consensus" and one.region == region), None)
 
@@ -177,7 +175,7 @@ def facts(run: RunView) -> tuple[tuple[str, str], ...]:
             "Rounds",
             f"{training.get('rounds', len(run.history))}" + (f" of {amount} at each hospital" if amount else ""),
         ),
-        ("Primary measure, named before the run", f"{word_of(run.metric)}, {_region_words(run)}"),
+        ("Primary measure, named before the run", f"{run.word}, {_region_words(run)}"),
         ("Seed", f"{run.seed}: one run; other seeds move every number"),
         ("Effort of the models beside it", str(run.record.get("effort", ""))),
     ]

@@ -1,0 +1,111 @@
+"""What tables say of a measure: its word, how many digits it is worth, and whether less is better.
+
+The words are the task's own. They are written into `record.json`, so that a run is read in its task's words
+wherever it lies, also where the task itself, of a user's own folder, is not at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self, final
+
+from fedrounds_common import shelves
+from fedrounds_common.task import Measure, Task
+from fedrounds_server.tables import MetricRow
+
+COUNTS = Task.counts
+
+
+@final
+@dataclass(frozen=True)
+class Measures:
+    """The measures of a task by name, in its order, and its words for the three counts of `metrics.csv`."""
+
+    by_name: Mapping[str, Measure] = field(default_factory=dict)
+    counts: tuple[str, str, str] = COUNTS
+
+    @classmethod
+    def of(cls, task: Task) -> Self:
+        return cls(dict(task.measures), task.counts)
+
+    @classmethod
+    def read(cls, record: Mapping[str, Any], task: str) -> Self:
+        """Those of a `record.json` or `evaluation.json`; of one that has none, those of the built-in task.
+
+        Args:
+            task: the name of the task, for files that were written before they held the measures.
+        """
+        written = record.get("measures")
+        if isinstance(written, Mapping):
+            known = {entry.name for entry in fields(Measure)}
+            by_name = {
+                str(name): Measure(**{key: value for key, value in says.items() if key in known})
+                for name, says in written.items()
+                if isinstance(says, Mapping) and "word" in says
+            }
+            return cls(by_name, _three(record.get("counts")))
+        if task in shelves.TASKS.names():
+            found = shelves.TASKS.find(task)
+            return cls(dict(found.measures), found.counts)
+        return cls()
+
+    def as_dict(self) -> dict[str, Any]:
+        """The entries of a `record.json` that `read` reads."""
+        return {"measures": {name: asdict(one) for name, one in self.by_name.items()}, "counts": list(self.counts)}
+
+    def __getitem__(self, metric: str) -> Measure:
+        """A measure that nobody described is called by its name, and more of it is better."""
+        return self.by_name.get(metric, Measure(metric))
+
+    def word(self, metric: str) -> str:
+        """The measure's name as a person reads it."""
+        return self[metric].word
+
+    def digits(self, metric: str) -> int:
+        """Decimals it is printed with: millimetres one, shares two."""
+        return self[metric].digits
+
+    def lower_is_better(self, metric: str) -> bool:
+        return self[metric].lower_is_better
+
+    def brief(self, primary: str) -> tuple[str, ...]:
+        """The primary one, and those that stand beside it in short tables."""
+        beside = tuple(name for name, one in self.by_name.items() if one.brief)
+        return tuple(dict.fromkeys((primary, *(beside or self.by_name))))
+
+    def order(self, metrics: Sequence[str]) -> list[str]:
+        """As the task names them; others come last, as they came."""
+        known = list(self.by_name)
+        return sorted(dict.fromkeys(metrics), key=lambda name: known.index(name) if name in known else len(known))
+
+
+@final
+@dataclass(frozen=True)
+class Counts:
+    """The three columns of counts; none where no row counts anything."""
+
+    words: tuple[str, ...]
+
+    def columns(self) -> tuple[str, ...]:
+        return tuple(word[:1].upper() + word[1:] for word in self.words)
+
+    def cells(self, row: MetricRow) -> tuple[str, ...]:
+        return (str(row.empty), str(row.missed), str(row.spurious)) if self.words else ()
+
+    def listed(self) -> str:
+        """ "Empty, missed and spurious" """
+        first, second, third = self.words
+        return f"{first[:1].upper()}{first[1:]}, {second} and {third}"
+
+
+def counts_of(measures: Measures, rows: Iterable[MetricRow]) -> Counts:
+    """Of a task whose cases cannot be empty, missed or spurious there are none."""
+    return Counts(measures.counts if any(row.empty or row.missed or row.spurious for row in rows) else ())
+
+
+def _three(words: object) -> tuple[str, str, str]:
+    if isinstance(words, list) and len(words) == len(COUNTS):
+        empty, missed, spurious = map(str, words)
+        return empty, missed, spurious
+    return COUNTS
