@@ -38,9 +38,9 @@ class Segmentation(Task):
     """
 
     measures: ClassVar[Mapping[str, Measure]] = {
-        "dice": Measure("Dice"),
+        "dice": Measure("Dice", brief=True),
         "iou": Measure("IoU"),
-        "hd95": Measure("HD95 (mm)", lower_is_better=True, digits=1),
+        "hd95": Measure("HD95 (mm)", lower_is_better=True, digits=1, brief=True),
         "sensitivity": Measure("Sensitivity"),
         "specificity": Measure("Specificity"),
     }
