@@ -99,6 +99,45 @@ def compare(case: Case, predicted: U8, form: CaseForm) -> Picture:
     return Picture(f"{case.ref.name}: {form.channels[channel]}{where}, {side}", panels)
 
 
+def overlaid(case: Case, maps: Mapping[str, F32], form: CaseForm, note: str = "") -> Picture:
+    """Each map as a warm tint over the slice in which the maps together peak; the reference's outline in each.
+
+    Args:
+        maps: name → (*grid), larger is more; each is scaled by its own largest value, because their units differ.
+        note: stands in the title, e.g. which answer the maps explain.
+    """
+    peaks = [heat / max(float(heat.max()), 1e-12) for heat in maps.values()]
+    together = np.mean(peaks, axis=0)
+    axis = slice_axis(case, form)
+    index = None
+    if axis is not None:
+        index = int(together.max(axis=tuple(other for other in range(together.ndim) if other != axis)).argmax())
+    view = view_of(case, form, axis, index)
+    known = case.labels
+    marked: Mask = np.zeros(case.grid, np.bool_) if known is None else known > 0
+    channel = _clearest(case.image, marked, view)
+    crop = _crop(case.image, view)
+    grey = _grey(view.of(case.image[channel])[crop], float(case.image[channel].flat[0]), view.mm)
+    legend = {"reference": COLOURS[1]} if marked.any() else {}
+    outline = {"reference": view.of(marked)[crop]} if legend else {}
+    plain = _painted(grey, outline, legend, view.mm)
+    panels = {"image": _framed(plain, view, f"image: {form.channels[channel]}", legend, legend)}
+    for (name, _), heat in zip(maps.items(), peaks, strict=True):
+        tinted = _warmed(grey, _resized((view.of(heat)[crop] * 255).astype(np.uint8), view.mm, smooth=True))
+        panels[name] = _framed(_painted(tinted, outline, legend, view.mm, 0.0), view, name, {}, legend)
+    where = "" if axis is None or index is None else f", slice {index + 1} of {case.grid[axis]}"
+    side = f"{view.left} is on the left" if view.left else "as stored, sides unknown"
+    return Picture(f"{case.ref.name}: {note or 'what the answer rests on'}{where}, {side}", panels)
+
+
+def _warmed(grey: U8, heat: U8) -> U8:
+    """Black-body colours over the grey, the more the hotter: nothing is hidden where there is no heat."""
+    share = (heat.astype(np.float32) / 255)[:, :, np.newaxis]
+    colour = np.concatenate([np.full_like(share, 255), 255 * np.clip(2 * share - 0.6, 0, 1), np.zeros_like(share)], 2)
+    weight = 0.65 * np.clip(1.4 * share - 0.2, 0, 1)
+    return np.asarray((1 - weight) * grey + weight * colour).round().astype(np.uint8)
+
+
 def side_by_side(picture: Picture) -> U8:
     """The panels in one row, (H, W, 3); lower ones are filled up with black."""
     height = max(panel.shape[0] for panel in picture.panels.values())
@@ -194,7 +233,9 @@ def _resized(plane: U8, mm: Sequence[float], *, smooth: bool) -> U8:
     return np.asarray(Image.fromarray(np.ascontiguousarray(plane)).resize((width, height), how))
 
 
-def _painted(grey: U8, masks: Mapping[str, Mask], legend: Mapping[str, Colour], mm: Sequence[float]) -> U8:
+def _painted(
+    grey: U8, masks: Mapping[str, Mask], legend: Mapping[str, Colour], mm: Sequence[float], fill: float = FILL
+) -> U8:
     """Each label's voxels tinted, with an outline in the full colour."""
     from scipy.ndimage import binary_erosion
 
@@ -202,7 +243,7 @@ def _painted(grey: U8, masks: Mapping[str, Mask], legend: Mapping[str, Colour], 
     for label, mask in masks.items():
         colour = np.array(legend[label], np.float32)
         large = _resized(mask.astype(np.uint8), mm, smooth=False) > 0
-        result[large] = (1 - FILL) * result[large] + FILL * colour
+        result[large] = (1 - fill) * result[large] + fill * colour
         result[large & ~binary_erosion(large, iterations=OUTLINE)] = colour
     return result.round().astype(np.uint8)
 
