@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from fedrounds.model import Model, open_model
 from fedrounds.origin import refuse_real
@@ -14,12 +14,15 @@ from fedrounds.run import Run
 from fedrounds_common.case import Case
 from fedrounds_common.disk import write_whole
 from fedrounds_common.errors import UsageError
-from fedrounds_common.pictures import png_of, side_by_side
+from fedrounds_common.pictures import overlaid, png_of, side_by_side
 from fedrounds_common.task import CaseScore, Picture
 from fedrounds_server.measures import Measures
 from fedrounds_server.tables import MISSING, shown
 from fedrounds_sites.hospitals import open_hospital, read_rehearsal
 from fedrounds_sites.prepare import prepare
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @final
@@ -80,16 +83,20 @@ class Shown:
         }
 
 
-def show(run: Run | Path | str, case: str, site: str | None = None, out: Path | str | None = None) -> Shown:
+def show(
+    run: Run | Path | str, case: str, site: str | None = None, out: Path | str | None = None, *, why: bool = False
+) -> Shown:
     """Draw one case of a simulation at the site that holds it.
 
     Args:
         case: its name, as in `sites/SITE/cases.csv`.
         site: where to look; needed only if two sites have a case of that name.
-        out: the PNG to write; otherwise `pictures/show-CASE.png` in the site's own folder.
+        out: the PNG to write; otherwise `pictures/show-CASE.png` (or `why-CASE.png`) in the site's own folder.
+        why: instead of reference and answer, draw what of the image the answer rests on, by each method that the
+            task has; for segmentation where it is undecided.
 
     Raises:
-        UsageError: no site, or more than one, holds such a case. CaseError: it cannot be read.
+        UsageError: no site, or more than one, holds such a case; FR-U82 the task explains nothing. CaseError: it cannot be read.
         RunFileError: the run has no consensus.
     """
     folder = run.path if isinstance(run, Run) else Path(run)
@@ -98,8 +105,8 @@ def show(run: Run | Path | str, case: str, site: str | None = None, out: Path | 
     holder, role = _holder(model.run, case, site)
     hospital = open_hospital(model.run, holder)
     prepared = prepare(hospital.original(case), model.study.cases)
-    picture, score = _drawn(model, prepared)
-    path = Path(out) if out is not None else hospital.folder / "pictures" / f"show-{case}.png"
+    picture, score = _drawn(model, prepared, why=why)
+    path = Path(out) if out is not None else hospital.folder / "pictures" / f"{'why' if why else 'show'}-{case}.png"
     write_whole(path, png_of(side_by_side(picture)))
     return Shown(
         path, holder, case, role, picture.title, tuple(picture.panels),
@@ -129,8 +136,21 @@ def _holder(run: Path, case: str, site: str | None) -> tuple[str, str]:
     )  # fmt: skip
 
 
-def _drawn(model: Model, case: Case) -> tuple[Picture, CaseScore | None]:
-    parts, study = model.parts, model.study
-    made = parts.task.predict(model.module(), case, study.cases, study.training, study.evaluation)
+def _drawn(model: Model, case: Case, *, why: bool) -> tuple[Picture, CaseScore | None]:
+    parts, study, network = model.parts, model.study, model.module()
+    made = parts.task.predict(network, case, study.cases, study.training, study.evaluation)
     score = None if case.target is None else parts.task.score(made, case, study.cases, study.evaluation)
-    return parts.task.picture(case, made, study.cases), score
+    return explained(model, network, case) if why else parts.task.picture(case, made, study.cases), score
+
+
+def explained(model: Model, network: nn.Module, case: Case) -> Picture:
+    """What of a prepared case the model's answer rests on.
+
+    Raises:
+        UsageError: FR-U82 the task has no explanation of its answers.
+    """
+    study = model.study
+    maps = model.parts.task.explain(network, case, study.cases, study.training, study.evaluation)
+    if not maps:
+        raise UsageError("FR-U82", f"{study.task['name']} has no explanation", do="leave --why out")
+    return overlaid(case, maps, study.cases)

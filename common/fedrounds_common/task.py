@@ -213,7 +213,9 @@ class Task(ABC):
         """
         return {}
 
-    def explain(self, network: nn.Module, case: Case, form: CaseForm, training: Training) -> Mapping[str, F32]:
+    def explain(
+        self, network: nn.Module, case: Case, form: CaseForm, training: Training, evaluation: Evaluation
+    ) -> Mapping[str, F32]:
         """Method → what of the image its prediction rests on, (*grid), larger is more; drawn where the case lies."""
         return {}
 

@@ -53,6 +53,17 @@ def test_a_case_that_is_nowhere_and_a_site_that_is_not_there_are_said_to_be_so(f
         show(finished.run, "C_02", site="D")
 
 
+def test_why_shows_where_a_mask_is_undecided_and_the_scores_beside_it(finished: Any, tmp_path: Path) -> None:
+    found = show(finished.run, "C_02", out=tmp_path / "why.png", why=True)
+    assert found.panels == ("image", "undecided")
+    assert "what the answer rests on" in found.title
+    picture = np.asarray(Image.open(found.path)).astype(int)
+    halves = np.array_split(picture, 2, axis=1)
+    # the rim of the ball glows in the second panel
+    assert int(((halves[1][..., 0] - halves[1][..., 2]) > 40).sum()) > 50
+    assert found.values == show(finished.run, "C_02", out=tmp_path / "c.png").values
+
+
 def test_panels_of_unequal_height_stand_side_by_side() -> None:
     high, low = np.full((9, 4, 3), 200, np.uint8), np.full((5, 6, 3), 100, np.uint8)
     row = side_by_side(Picture("two", {"high": high, "low": low}))

@@ -173,6 +173,23 @@ class Segmentation(Task):
     def table(self, tally: Tally, form: CaseForm, evaluation: Evaluation) -> tuple[Metric, ...]:
         return summary.table(tally, tuple(form.scored))
 
+    def explain(
+        self, network: nn.Module, case: Case, form: CaseForm, training: Training, evaluation: Evaluation
+    ) -> Mapping[str, F32]:
+        """Where the mask is undecided, in bits; and, of a network with dropout, where its passes differ."""
+        from fedrounds_common.explaining import uncertainty
+        from fedrounds_common.rng import derive, seeded
+
+        made = self.predict(network, case, form, training, evaluation)
+        found = {"undecided": uncertainty.entropy(made.outputs, exclusive=_exclusive(form))}
+        if uncertainty.dropouts(network):
+            with uncertainty.dropping(network), seeded(derive(0, "dropout", case.ref.name)):
+                passes = [
+                    self.predict(network, case, form, training, evaluation).outputs for _ in range(uncertainty.PASSES)
+                ]
+            found["passes differ"] = uncertainty.disagreement(passes)
+        return found
+
     def picture(self, case: Case, prediction: Prediction, form: CaseForm) -> Picture:
         from fedrounds_common import pictures
 
