@@ -22,12 +22,15 @@ MEAN = "mean"  # the row of a case's mean over its regions
 INTERVAL = (2.5, 97.5)
 
 
-def tally(scores: Sequence[CaseScore], regions: Sequence[str], resamples: int, seed: int) -> dict[str, F64]:
-    """Sums and counts over cases that have a value. R = regions and then "mean", M = METRICS.
+def tally(
+    scores: Sequence[CaseScore], regions: Sequence[str], resamples: int, seed: int, metrics: Sequence[str] = METRICS
+) -> dict[str, F64]:
+    """Sums and counts over cases that have a value. R = regions and then "mean", M = metrics.
 
     Args:
         scores: cases of one site; `values` holds every region and "mean".
         regions: in the study's order, without "mean".
+        metrics: that each of their values has, and "mean" too.
         seed: of the patients' weights. One site's must differ from another's where both name a
             patient "1"; the same for each model that is compared, so that differences are paired.
 
@@ -37,12 +40,12 @@ def tally(scores: Sequence[CaseScore], regions: Sequence[str], resamples: int, s
         replicate_sum, replicate_count (resamples, R, M): as sum and count, patients weighed.
     """
     rows = [*regions, MEAN]
-    values = np.array([[[score.values[r][m] for m in METRICS] for r in rows] for score in scores], np.float64)
-    values = values.reshape(len(scores), len(rows), len(METRICS))
+    values = np.array([[[score.values[r][m] for m in metrics] for r in rows] for score in scores], np.float64)
+    values = values.reshape(len(scores), len(rows), len(metrics))
     defined = (~np.isnan(values)).astype(np.float64)
     filled = np.where(np.isnan(values), 0.0, values)
     names = [score.patient for score in scores]
-    weights = _weights(names, resamples, seed)
+    weights = patient_weights(names, resamples, seed)
     return {
         "cases": np.array([len(scores)], np.float64),
         "sum": filled.sum(axis=0),
@@ -54,7 +57,9 @@ def tally(scores: Sequence[CaseScore], regions: Sequence[str], resamples: int, s
     }
 
 
-def table(total: Mapping[str, F64], regions: Sequence[str]) -> tuple[Metric, ...]:
+def table(
+    total: Mapping[str, F64], regions: Sequence[str], metrics: Sequence[str] = METRICS
+) -> tuple[Metric, ...]:
     """Mean and 95 % percentile interval of each region and metric, regions first, then "mean".
 
     The interval is nan below two patients or without resamples: one patient says nothing about others.
@@ -62,7 +67,7 @@ def table(total: Mapping[str, F64], regions: Sequence[str]) -> tuple[Metric, ...
     rows = []
     for r, region in enumerate([*regions, MEAN]):
         _, empty, missed, spurious = (round(number) for number in total["state"][r])
-        for m, metric in enumerate(METRICS):
+        for m, metric in enumerate(metrics):
             n = round(total["count"][r, m])
             value = float(total["sum"][r, m] / n) if n else nan
             low, high = interval(total, r, m)
@@ -86,7 +91,7 @@ def replicate_means(total: Mapping[str, F64], row: int, column: int) -> F64:
     return means
 
 
-def _weights(patients: Sequence[str], resamples: int, seed: int) -> F64:
+def patient_weights(patients: Sequence[str], resamples: int, seed: int) -> F64:
     """(cases, resamples): how often each case's patient counts in each replicate."""
     known: dict[str, NDArray[np.int64]] = {}
     for name in patients:
