@@ -83,17 +83,17 @@ def compare(case: Case, predicted: U8, form: CaseForm) -> Picture:
     # a prediction gone wild must not choose the slice: the reader wants to see what it missed
     marked: Mask = predicted > 0 if reference is None or not reference.any() else reference > 0
     axis = slice_axis(case, form)
-    index = None if axis is None else _fullest(marked, case.image, axis)
+    index = None if axis is None else fullest(marked, case.image, axis)
     view = view_of(case, form, axis, index)
     channel = _clearest(case.image, marked, view)
-    crop = _crop(case.image, view)
-    grey = _grey(view.of(case.image[channel])[crop], float(case.image[channel].flat[0]), view.mm)
+    crop = crop_of(case.image, view)
+    grey = greys(view.of(case.image[channel])[crop], float(case.image[channel].flat[0]), view.mm)
     legend = {label: COLOURS[place % len(COLOURS)] for place, label in enumerate(form.labels)}
-    panels = {"image": _framed(grey, view, f"image: {form.channels[channel]}", {}, legend)}
+    panels = {"image": framed(grey, view, f"image: {form.channels[channel]}", {}, legend)}
     for name, labels in (("reference", reference), ("prediction", predicted)):
         if labels is not None:
             masks = {label: view.of(labels)[crop] == value for label, value in form.labels.items()}
-            panels[name] = _framed(_painted(grey, masks, legend, view.mm), view, name, legend, legend)
+            panels[name] = framed(painted(grey, masks, legend, view.mm), view, name, legend, legend)
     where = "" if axis is None or index is None else f", slice {index + 1} of {case.grid[axis]}"
     side = f"{view.left} is on the left" if view.left else "as stored, sides unknown"
     return Picture(f"{case.ref.name}: {form.channels[channel]}{where}, {side}", panels)
@@ -116,15 +116,15 @@ def overlaid(case: Case, maps: Mapping[str, F32], form: CaseForm, note: str = ""
     known = case.labels
     marked: Mask = np.zeros(case.grid, np.bool_) if known is None else known > 0
     channel = _clearest(case.image, marked, view)
-    crop = _crop(case.image, view)
-    grey = _grey(view.of(case.image[channel])[crop], float(case.image[channel].flat[0]), view.mm)
+    crop = crop_of(case.image, view)
+    grey = greys(view.of(case.image[channel])[crop], float(case.image[channel].flat[0]), view.mm)
     legend = {"reference": COLOURS[1]} if marked.any() else {}
     outline = {"reference": view.of(marked)[crop]} if legend else {}
-    plain = _painted(grey, outline, legend, view.mm)
-    panels = {"image": _framed(plain, view, f"image: {form.channels[channel]}", legend, legend)}
+    plain = painted(grey, outline, legend, view.mm)
+    panels = {"image": framed(plain, view, f"image: {form.channels[channel]}", legend, legend)}
     for (name, _), heat in zip(maps.items(), peaks, strict=True):
-        tinted = _warmed(grey, _resized((view.of(heat)[crop] * 255).astype(np.uint8), view.mm, smooth=True))
-        panels[name] = _framed(_painted(tinted, outline, legend, view.mm, 0.0), view, name, {}, legend)
+        tinted = _warmed(grey, resized((view.of(heat)[crop] * 255).astype(np.uint8), view.mm, smooth=True))
+        panels[name] = framed(painted(tinted, outline, legend, view.mm, 0.0), view, name, {}, legend)
     where = "" if axis is None or index is None else f", slice {index + 1} of {case.grid[axis]}"
     side = f"{view.left} is on the left" if view.left else "as stored, sides unknown"
     return Picture(f"{case.ref.name}: {note or 'what the answer rests on'}{where}, {side}", panels)
@@ -182,7 +182,7 @@ def view_of(case: Case, form: CaseForm, axis: int | None, index: int | None) -> 
     return View(take, column == 0, flip, left, OPPOSITE[left], (spacing[row], spacing[column]))
 
 
-def _crop(image: F32, view: View) -> tuple[slice, ...]:
+def crop_of(image: F32, view: View) -> tuple[slice, ...]:
     """The content's box on the screen; all of the plane if it holds none."""
     mask = np.zeros(image.shape[1:], np.bool_)
     mask[content_box(image)] = True
@@ -190,7 +190,7 @@ def _crop(image: F32, view: View) -> tuple[slice, ...]:
     return bounding_box(plane) if plane.any() else (slice(None), slice(None))
 
 
-def _fullest(marked: Mask, image: F32, axis: int) -> int:
+def fullest(marked: Mask, image: F32, axis: int) -> int:
     """The slice with the most marked voxels; the middle of the content if there are none."""
     others = tuple(other for other in range(marked.ndim) if other != axis)
     if marked.any():
@@ -213,17 +213,17 @@ def _clearest(image: F32, marked: Mask, view: View) -> int:
     return int(np.argmax(contrasts))
 
 
-def _grey(plane: F32, background: float, mm: Sequence[float]) -> U8:
+def greys(plane: F32, background: float, mm: Sequence[float]) -> U8:
     """(rows, columns) → (H, W, 3): the content's 1st to 99th percentile from black to white, pixels made square."""
     # after z-scoring, background is 0, in the middle of the brain's greys
     content = plane != background
     low, high = np.percentile(plane[content] if content.any() else plane, (1, 99))
     scaled = np.clip((plane - low) / max(float(high - low), 1e-6), 0, 1) * 255 * content
-    grey = _resized(scaled.astype(np.uint8), mm, smooth=True)
+    grey = resized(scaled.astype(np.uint8), mm, smooth=True)
     return np.repeat(grey[:, :, np.newaxis], 3, axis=2)
 
 
-def _resized(plane: U8, mm: Sequence[float], *, smooth: bool) -> U8:
+def resized(plane: U8, mm: Sequence[float], *, smooth: bool) -> U8:
     """So large that the longer side has SIZE pixels, each as high as wide in mm."""
     from PIL import Image
 
@@ -233,7 +233,7 @@ def _resized(plane: U8, mm: Sequence[float], *, smooth: bool) -> U8:
     return np.asarray(Image.fromarray(np.ascontiguousarray(plane)).resize((width, height), how))
 
 
-def _painted(
+def painted(
     grey: U8, masks: Mapping[str, Mask], legend: Mapping[str, Colour], mm: Sequence[float], fill: float = FILL
 ) -> U8:
     """Each label's voxels tinted, with an outline in the full colour."""
@@ -242,13 +242,13 @@ def _painted(
     result = grey.astype(np.float32)
     for label, mask in masks.items():
         colour = np.array(legend[label], np.float32)
-        large = _resized(mask.astype(np.uint8), mm, smooth=False) > 0
+        large = resized(mask.astype(np.uint8), mm, smooth=False) > 0
         result[large] = (1 - fill) * result[large] + fill * colour
         result[large & ~binary_erosion(large, iterations=OUTLINE)] = colour
     return result.round().astype(np.uint8)
 
 
-def _framed(pixels: U8, view: View, caption: str, legend: Mapping[str, Colour], widest: Mapping[str, Colour]) -> U8:
+def framed(pixels: U8, view: View, caption: str, legend: Mapping[str, Colour], widest: Mapping[str, Colour]) -> U8:
     """The slice between black margins that hold the letters, above caption and legend.
 
     The legend of `widest` sets the height, so that a panel without one is as high as its neighbours.

@@ -57,9 +57,7 @@ def tally(
     }
 
 
-def table(
-    total: Mapping[str, F64], regions: Sequence[str], metrics: Sequence[str] = METRICS
-) -> tuple[Metric, ...]:
+def table(total: Mapping[str, F64], regions: Sequence[str], metrics: Sequence[str] = METRICS) -> tuple[Metric, ...]:
     """Mean and 95 % percentile interval of each region and metric, regions first, then "mean".
 
     The interval is nan below two patients or without resamples: one patient says nothing about others.
