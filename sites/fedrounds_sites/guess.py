@@ -15,6 +15,7 @@ from typing import Any
 from fedrounds_common.case import CaseRef
 from fedrounds_common.errors import CaseError, DataError, UsageError
 from fedrounds_common.study.tables import CaseForm, Table
+from fedrounds_sites import archive
 from fedrounds_sites.listing import compiled, group, walk
 from fedrounds_sites.nifti import read_geometry
 from fedrounds_sites.pictures import SUFFIXES
@@ -30,6 +31,12 @@ _END = r"\.nii(?:\.gz)?"
 _IMAGES, _LABELS = r"images?(?:Tr|Ts)?", r"(?:labels?(?:Tr|Ts)?|masks|segmentations)"
 _MASK = r"[_-](?:seg|mask|label)"
 _NO_MASK = "".join(rf"(?<![_-]{word})" for word in ("seg", "mask", "label"))
+_ANY_PICTURE = r"\.(png|tiff?|jpe?g)$"
+_HOLD_MANY = (
+    ("npz_arrays", "root", (".npz",)),
+    ("class_folders", "root", archive.SUFFIXES),
+    ("table_csv", "file", (".csv",)),
+)
 # settings of the run's own reader that hold for files of any name
 _CARRIED = ("slices", "tolerance_mm", "limit_voxels", "follow_links")
 
@@ -47,8 +54,10 @@ def reader_for(
         DataError: FR-D01 no such folder; FR-D70 nothing in it is an image.
         UsageError: FR-U52 there are images, and no way of naming cases that is known fits them.
     """
-    files = [PurePosixPath(name) for name, path in walk(root) if not path.is_dir()]
     own = dict(own or {})
+    if root.is_file() and (single := _single_file(root, own)):
+        return single
+    files = [PurePosixPath(name) for name, path in walk(root) if not path.is_dir()]
     if own and own["name"] not in KINDS and has_root(own, plugins):  # a reader of the user's own knows its files
         mine = placed_at(own, root, labelled=labelled, plugins=plugins)
         if _whole_cases(mine, form, plugins)[1]:
@@ -67,12 +76,25 @@ def reader_for(
         tables += [{**carried, **table} for table in _nifti_tables(form)]
     elif kind == "dicom_series" and not tables:
         tables = [{"name": kind}]
+    if form.classes and labelled and kind != "dicom_series":
+        tables.insert(0, {"name": "class_folders"})
+    if form.classes and kind == "image_pairs" and not tables:
+        # a picture whose class is asked for needs no mask, whatever it is called
+        tables.append({"name": kind, "pattern": _ANY_PICTURE, "mask": ""})
     placed = [placed_at(table, root, labelled=labelled, plugins=plugins) for table in tables]
     whole = [_whole_cases(table, form, plugins) for table in placed]
     best = max(whole, default=(0, 0))
     if best[1] == 0:
         raise _no_fit(root, kind, files)
     return placed[whole.index(best)]
+
+
+def _single_file(file: Path, own: Table) -> dict[str, Any] | None:
+    """The reader of one file that holds many cases; the settings of the model's own where it is of that kind."""
+    for name, key, suffixes in _HOLD_MANY:
+        if file.name.lower().endswith(suffixes):
+            return {**(own if own.get("name") == name else {}), "name": name, key: str(file.resolve())}
+    return None
 
 
 def placed_at(table: Table, root: Path | None, *, labelled: bool, plugins: Sequence[Path] = ()) -> dict[str, Any]:

@@ -150,8 +150,13 @@ def assign(simulation: Simulation, study: Study, plugins: Sequence[Path] = ()) -
     reader = simulation.build_reader(plugins)
     refs = reader.cases(study.cases)
     partition = simulation.build_partition(plugins)
-    strata = _strata(reader, refs, study) if partition.needs_strata else None
-    sites = partition.assign(refs, study.seed, strata)
+    apart, rest = _set_apart(reader, refs, study)
+    strata = _strata(reader, rest, study) if partition.needs_strata else None
+    sites = partition.assign(rest, study.seed, strata)
+    if both := sorted(set(apart) & set(sites)):
+        do = "let the partition call its sites otherwise"
+        raise DataError("FR-H09", f"{', '.join(both)}: a site that the data set apart, and one that is dealt", do=do)
+    sites |= apart
     wanted = {*study.cohort.sites, *study.cohort.held_out, *study.cohort.initial_sites}
     missing = sorted(wanted - set(sites))
     if missing:
@@ -162,6 +167,30 @@ def assign(simulation: Simulation, study: Study, plugins: Sequence[Path] = ()) -
             do="correct [cohort], or [simulation.partition]",
         )
     return dict(sorted(sites.items()))
+
+
+def _set_apart(
+    reader: Reader, refs: Sequence[CaseRef], study: Study
+) -> tuple[dict[str, tuple[CaseRef, ...]], tuple[CaseRef, ...]]:
+    """Site → the cases that the data themselves set apart for it; and all other cases, which a partition may deal.
+
+    Raises:
+        DataError: FR-H09 such a site would train: its cases were kept from training by those who made the data.
+    """
+    apart = {
+        name: tuple(sorted(ref for ref in refs if ref.site == name))
+        for name in sorted(reader.set_apart & {ref.site for ref in refs})
+    }
+    cohort = study.cohort
+    training = [name for name in apart if name not in cohort.held_out and (not cohort.sites or name in cohort.sites)]
+    if training:
+        raise DataError(
+            "FR-H09",
+            f"{', '.join(training)}: set apart by the data, and would train",
+            wanted=f"held_out = {json.dumps(sorted({*cohort.held_out, *training}))} in [cohort]",
+            do="hold it out, or let the reader deal it out with the others",
+        )
+    return apart, tuple(ref for ref in refs if ref.site not in apart)
 
 
 def leave_one_out(study: Study, sites: Sequence[str]) -> Study:

@@ -46,11 +46,12 @@ class Own:
         Raises:
             DataError: the folder cannot be used, or no case in it is of the group `only`.
         """
-        return self.of_group(self.reader().cases(study.cases))
+        reader = self.reader()
+        return self.of_group(reader.cases(study.cases), reader.set_apart)
 
-    def of_group(self, found: Sequence[CaseRef]) -> tuple[CaseRef, ...]:
-        """Those of the group `only`, sorted. Raises DataError FR-H08: none is."""
-        mine = tuple(sorted(ref for ref in found if not self.only or ref.site == self.only))
+    def of_group(self, found: Sequence[CaseRef], apart: Collection[str] = ()) -> tuple[CaseRef, ...]:
+        """Those of the group `only`, sorted; without it all but those set apart. Raises DataError FR-H08: none is."""
+        mine = tuple(sorted(ref for ref in found if (ref.site == self.only if self.only else ref.site not in apart)))
         if not mine:
             groups = sorted({ref.site for ref in found if ref.site})
             raise DataError(
@@ -107,7 +108,7 @@ def _listed(own: Own, reader: Reader, study: Study, file: Path, asked: str) -> t
             return tuple(CaseRef(**entry) for entry in kept["cases"])
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not there yet, or not whole: both mean to look
-    refs = own.of_group(reader.cases(study.cases))
+    refs = own.of_group(reader.cases(study.cases), reader.set_apart)
     write_json(file, {"format": FORMAT, "asked": asked, "cases": [asdict(ref) for ref in refs]})
     return refs
 

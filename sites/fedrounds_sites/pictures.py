@@ -11,7 +11,7 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO, final
+from typing import Any, BinaryIO, Literal, final
 
 import numpy as np
 import tifffile
@@ -20,6 +20,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from fedrounds_common.case import F32
 from fedrounds_common.errors import CaseError
+from fedrounds_common.study.tables import CaseForm
 from fedrounds_sites.files import open_regular
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
@@ -76,22 +77,30 @@ def read_pixels(file: Path, case: str, *, mask: bool = False, follow_links: bool
             kind whose pixels would have to be guessed.
     """
     with open_regular(file, case=case, follow_links=follow_links) as stream:
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about EXIF and other entries that are not read
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                return _decoded(stream, mask)
-        except _Refused as error:
-            raise CaseError("FR-D31", error.found, case=case, do=error.do, where=str(file)) from None
-        except UnidentifiedImageError:
-            found = "is no PNG, TIFF or JPEG"
-            raise CaseError("FR-D30", found, case=case, do="export it again", where=str(file)) from None
-        except _DAMAGED as error:
-            found = f"cannot be read ({type(error).__name__}: {str(error)[:200]})"
-            raise CaseError("FR-D30", found, case=case, do="export it again", where=str(file)) from error
+        return pixels_of(stream, case, str(file), mask=mask)
+
+
+def pixels_of(stream: BinaryIO, case: str, where: str, *, mask: bool = False) -> Pixels:
+    """As `read_pixels`, of a file that is open; `where` names it in messages."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about EXIF and other entries that are not read
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            return _decoded(stream, mask)
+    except _Refused as error:
+        raise CaseError("FR-D31", error.found, case=case, do=error.do, where=where) from None
+    except UnidentifiedImageError:
+        found = "is no PNG, TIFF or JPEG"
+        raise CaseError("FR-D30", found, case=case, do="export it again", where=where) from None
+    except _DAMAGED as error:
+        found = f"cannot be read ({type(error).__name__}: {str(error)[:200]})"
+        raise CaseError("FR-D30", found, case=case, do="export it again", where=where) from error
 
 
 def _decoded(stream: BinaryIO, mask: bool) -> Pixels:
+    if stream.read(4) == b"GIF8":
+        raise _Refused("a GIF: a palette, and perhaps several frames", "save each picture as grey or RGB in a PNG")
+    stream.seek(0)
     with Image.open(stream, formats=FORMATS) as picture:
         if picture.width * picture.height > MAX_PIXELS:
             raise _Refused(
@@ -195,6 +204,33 @@ def grey_of(pixels: Pixels) -> Pixels | None:
         return pixels
     grey = pixels[..., :1]
     return grey if (pixels == grey).all() else None
+
+
+def as_wanted(
+    pixels: Pixels, form: CaseForm, case: str, where: str, grey_from_rgb: Literal["refuse", "luminance"]
+) -> Pixels:
+    """(H, W, C) for the study's number of channels.
+
+    Raises:
+        CaseError: FR-D14 values that are not finite; FR-D32 grey where colour is wanted, or the other way round.
+    """
+    if pixels.dtype == np.float32 and not np.isfinite(pixels).all():
+        raise CaseError("FR-D14", "holds values that are not finite", case=case, where=where)
+    if pixels.shape[-1] == len(form.channels):
+        return pixels
+    grey = grey_of(pixels) if len(form.channels) == 1 else None
+    if grey is not None:
+        return grey
+    if len(form.channels) == 1 and grey_from_rgb == "luminance":
+        return luminance(pixels)
+    raise CaseError(
+        "FR-D32",
+        "in colour" if len(form.channels) == 1 else "grey",
+        case=case,
+        wanted=f"{len(form.channels)} channels ({', '.join(form.channels)})",
+        do='save it so, or change [cases] channels; grey_from_rgb = "luminance" takes brightness',
+        where=where,
+    )
 
 
 def luminance(pixels: Pixels) -> F32:

@@ -37,6 +37,14 @@ class Reader(ABC):
         return "patient"
 
     @property
+    def set_apart(self) -> frozenset[str]:
+        """Sites that the data themselves set apart, e.g. an archive's own test part, once `cases` was asked.
+
+        Their cases keep this site whatever deals out the others, and no study may train on them.
+        """
+        return frozenset()
+
+    @property
     def own_form(self) -> CaseForm:
         """A form in which this reader can list its cases before any study has asked for one; to count them only."""
         return CaseForm()

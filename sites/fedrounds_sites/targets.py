@@ -6,8 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from fedrounds_common.case import F32, F64, U8, Target
-from fedrounds_sites.geometry import labels_onto, onto
+from fedrounds_common.case import F32, F64, U8, Case, Target
+from fedrounds_sites.geometry import labels_onto, onto, turned
+
+# rows then columns as on a lightbox: slices lead, rows run to the feet or back, columns to the left (or back)
+STACKS = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}
 
 
 def target_onto(target: Target | None, affine: F64, grid: tuple[int, ...], to: F64) -> Target | None:
@@ -25,6 +28,13 @@ def target_onto(target: Target | None, affine: F64, grid: tuple[int, ...], to: F
         moving=_labels(target.moving, affine, grid, to),
         field=None if target.field is None else _field(target.field, affine, grid, to),
     )
+
+
+def stack_of_slices(case: Case, orientation: str) -> Case:
+    """The same case with slices first, then rows and columns as one looks at them; nothing is resampled."""
+    grid, affine = turned(case.grid, case.affine, orientation)
+    target = target_onto(case.target, case.affine, grid, affine)
+    return case.with_image(onto(case.image, case.affine, grid, affine), target, affine)
 
 
 def stratum_of(target: Target | None) -> int:

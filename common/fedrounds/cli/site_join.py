@@ -109,7 +109,8 @@ def _listed(home: SiteHome) -> int:
         raise UsageError(
             "FR-C33", f"how many cases it could bring cannot be counted: {error}", do="mend that, or say it: --cases N"
         ) from error
-    return sum(not settings.only or ref.site == settings.only for ref in refs)
+    only, apart = settings.only, reader.set_apart
+    return sum(ref.site == only if only else ref.site not in apart for ref in refs)
 
 
 def _stay(home: SiteHome, facts: dict[str, object]) -> Answer:

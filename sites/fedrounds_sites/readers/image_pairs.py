@@ -19,7 +19,7 @@ from fedrounds_common.study.tables import CaseForm, Rule
 from fedrounds_sites import listing
 from fedrounds_sites.masks import labels_of, map_labels, study_values, two_valued
 from fedrounds_sites.pairing import Entry, MaskRule, Pair, Paired, pair_up
-from fedrounds_sites.pictures import SUFFIXES, Pixels, grey_of, luminance, read_pixels
+from fedrounds_sites.pictures import SUFFIXES, Pixels, as_wanted, grey_of, read_pixels
 from fedrounds_sites.reader import Reader
 
 
@@ -180,23 +180,7 @@ class ImagePairs(Reader):
     def _picture(self, pair: Pair, case: str, form: CaseForm) -> Pixels:
         """(H, W, C) for the study's number of channels."""
         pixels = read_pixels(Path(self.root) / pair.picture, case, follow_links=self.follow_links)
-        if pixels.dtype == np.float32 and not np.isfinite(pixels).all():
-            raise CaseError("FR-D14", "holds values that are not finite", case=case, where=pair.picture)
-        if pixels.shape[-1] == len(form.channels):
-            return pixels
-        grey = grey_of(pixels) if len(form.channels) == 1 else None
-        if grey is not None:
-            return grey
-        if len(form.channels) == 1 and self.grey_from_rgb == "luminance":
-            return luminance(pixels)
-        raise CaseError(
-            "FR-D32",
-            "in colour" if len(form.channels) == 1 else "grey",
-            case=case,
-            wanted=f"{len(form.channels)} channels ({', '.join(form.channels)})",
-            do='save it so, or change [cases] channels; grey_from_rgb = "luminance" takes brightness',
-            where=pair.picture,
-        )
+        return as_wanted(pixels, form, case, pair.picture, self.grey_from_rgb)
 
     def _target(self, entry: Entry, slices: Sequence[Pixels], form: CaseForm) -> Target | None:
         if any(pair.mask is None for pair in entry.pairs):

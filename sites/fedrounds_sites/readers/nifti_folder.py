@@ -16,15 +16,11 @@ from fedrounds_common.plugins import STRICT
 from fedrounds_common.study.tables import CaseForm
 from fedrounds_sites import listing
 from fedrounds_sites.fitting import only_file, same_grid, stacked
-from fedrounds_sites.geometry import onto, turned
 from fedrounds_sites.masks import labels_of, map_labels, study_values, whole
 from fedrounds_sites.nifti import LIMIT_VOXELS, Volume, read_volume
 from fedrounds_sites.reader import Reader
 from fedrounds_sites.readers._layouts import LAYOUTS, Layout
-from fedrounds_sites.targets import target_onto
-
-# rows then columns as on a lightbox: slices lead, rows run to the feet or back, columns to the left (or back)
-_STACKS = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}
+from fedrounds_sites.targets import STACKS, stack_of_slices
 
 
 @final
@@ -90,7 +86,7 @@ class NiftiFolder(Reader):
         affine = volumes[0].affine
         voxels = self._labels(files, form, image.shape[1:], affine)
         if form.dims == 2:
-            return _stack_of_slices(Case(ref, image, _label_map(voxels), affine), _STACKS[self.slices])
+            return stack_of_slices(Case(ref, image, _label_map(voxels), affine), STACKS[self.slices])
         return Case(ref, image, _label_map(voxels), affine)
 
     def stamp(self, ref: CaseRef, form: CaseForm) -> str:
@@ -201,10 +197,3 @@ class NiftiFolder(Reader):
 
 def _label_map(voxels: U8 | None) -> Target | None:
     return None if voxels is None else Target(voxels)
-
-
-def _stack_of_slices(case: Case, orientation: str) -> Case:
-    """The same case with slices first, then rows and columns as one looks at them; nothing is resampled."""
-    grid, affine = turned(case.grid, case.affine, orientation)
-    target = target_onto(case.target, case.affine, grid, affine)
-    return case.with_image(onto(case.image, case.affine, grid, affine), target, affine)
