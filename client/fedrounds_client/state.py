@@ -1,4 +1,5 @@
-"""What a site keeps between rounds: optimiser moments, the strategy's state, the codec's residual; by round.
+"""What a site keeps between rounds: optimiser moments, the strategy's state, the codec's residual, and the weights
+that its task never sends; by round.
 
 A message for round r starts from the state of round r − 1 and writes that of round r, so a round
 asked twice gives the same update. The last four are kept. Written whole or not at all.
@@ -30,6 +31,7 @@ class SiteState:
     moments: Arrays = field(default_factory=dict)
     kept: Arrays = field(default_factory=dict)
     residual: Arrays = field(default_factory=dict)
+    own: Arrays = field(default_factory=dict)
 
 
 def _file(folder: Path, round_: int) -> Path:
@@ -48,7 +50,7 @@ def read_state(folder: Path, round_: int) -> SiteState:
     if not older:
         return SiteState()
     file = _file(folder, older[-1])
-    parts: dict[str, dict[str, Array]] = {"moments": {}, "kept": {}, "residual": {}}
+    parts: dict[str, dict[str, Array]] = {"moments": {}, "kept": {}, "residual": {}, "own": {}}
     try:
         for key, array in load_file(file).items():
             part, name = key.split("|", 1)
@@ -62,7 +64,7 @@ def read_state(folder: Path, round_: int) -> SiteState:
 
 
 def write_state(folder: Path, round_: int, state: SiteState) -> None:
-    parts = {"moments": state.moments, "kept": state.kept, "residual": state.residual}
+    parts = {"moments": state.moments, "kept": state.kept, "residual": state.residual, "own": state.own}
     flat = {f"{part}|{name}": np.asarray(a, order="C") for part, arrays in parts.items() for name, a in arrays.items()}
     write_whole(_file(folder, round_), save(flat, metadata={"format": FORMAT}))
     # by count, not by age: a site drawn in rounds 1 and 5 needs round 1's state if round 5 is asked again

@@ -6,7 +6,7 @@ Shapes in model code: B examples, C channels, K outputs, *grid spatial axes.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, final
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from fedrounds_common.arrays import Arrays
 from fedrounds_common.case import F32, F64, U8, Case, Cases
+from fedrounds_common.errors import UsageError
 from fedrounds_common.study.tables import CaseForm, Evaluation, Training
 
 if TYPE_CHECKING:
@@ -128,11 +129,15 @@ class Picture:
 class Task(ABC):
     """A frozen dataclass; its fields are the study's `[task]` table."""
 
-    turns: ClassVar[tuple[str, ...]] = ("",)  # one optimiser each; a GAN has ("discriminator", "generator")
     measures: ClassVar[Mapping[str, Measure]]  # name of each metric of `table`, as in metrics.csv, → how it is shown
     counts: ClassVar[tuple[str, str, str]] = ("empty", "missed", "spurious")  # what these columns count, in its words
     takes: ClassVar[tuple[Makes, ...]] = ("maps",)  # what its network must make: another head is refused
     by_case: ClassVar[str] = ""  # what orders single cases where the primary measure is one of many (an AUC)
+
+    @property
+    def turns(self) -> tuple[str, ...]:
+        """One optimiser each, which take turns in every step; a GAN has ("discriminator", "generator")."""
+        return ("",)
 
     @property
     def before(self) -> tuple[str, ...]:
@@ -161,6 +166,10 @@ class Task(ABC):
         """What the optimiser of this turn changes, in the network's order."""
         return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
+    def stays(self, names: Sequence[str]) -> Collection[str]:
+        """Which of the model's arrays each site keeps for itself: it goes on from its own, and nothing of them leaves."""
+        return ()
+
     @abstractmethod
     def draw(self, cases: Cases, form: CaseForm, training: Training, rng: np.random.Generator) -> Example:
         """Draw one training example from a site's prepared cases, augmentation included."""
@@ -172,6 +181,13 @@ class Task(ABC):
     def judged(self, cases: Cases, form: CaseForm, seed: int) -> Cases:
         """What is judged of one site's cases: each of them, or pairs drawn from them."""
         return cases
+
+    def beside(self, trained: Cases, form: CaseForm, seed: int) -> Cases:
+        """What is judged beside them of one site's training cases, for what only these can show: copies of them.
+
+        No number of a table may speak of these as of cases that nothing was trained on.
+        """
+        return ()
 
     @abstractmethod
     def predict(
@@ -205,6 +221,20 @@ class Task(ABC):
     @abstractmethod
     def picture(self, case: Case, prediction: Prediction, form: CaseForm) -> Picture:
         """Image, reference and prediction side by side, drawn at the site that holds the case."""
+
+    def sample(
+        self, network: nn.Module, form: CaseForm, number: int, seed: int, kind: str = "", given: Cases = ()
+    ) -> Cases:
+        """Synthetic cases with their labels, of a task that makes any; the same seed gives the same ones.
+
+        Args:
+            kind: of this class only; "" is each in turn.
+            given: prepared cases whose label maps are asked for, where it is label maps that images are made for.
+
+        Raises:
+            UsageError: FR-U76 this task makes no images from nothing.
+        """
+        raise UsageError("FR-U76", "this task makes no images from nothing", wanted="a model of generation")
 
     def guesses(self, case: Case, form: CaseForm) -> Mapping[str, Prediction]:
         """What those who learn nothing would answer, by the rule's name: each class, the identity, the noisy input.
