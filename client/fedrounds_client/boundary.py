@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import traceback
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from fedrounds_client.home import SiteHome
 from fedrounds_client.journal import note, note_once
 from fedrounds_client.ledger import enter, enter_packed, enter_signed, payload_digest
 from fedrounds_client.memory import out_of_memory
-from fedrounds_client.replies import keep_reply, kept_reply
+from fedrounds_client.replies import alone, keep_reply, kept_reply
 from fedrounds_common.arrays import digest
 from fedrounds_common.disk import add_text, locked
 from fedrounds_common.errors import FedroundsError, RefusedError, UpdateError, code_of, no_exit
@@ -81,19 +81,21 @@ def answer_enrolled(header: str, buffer: bytes, signature: bytes, home: Path, pi
     """
     os.umask(0o077)
     site_home, ask = SiteHome(home), EMPTY
-    try:
-        ask = _heard(header, buffer, signature, site_home)
-        with no_exit():
-            before = _answered_before(ask, site_home)
-            message = _done(ask, site_home, pieces) if before is None else None
-    except Exception as error:
-        if out_of_memory(error):
-            raise
-        return _refuse(ask if ask is not EMPTY else _claimed(header), site_home, error)
-    if message is None:
-        assert before is not None
-        return _leave_again(ask, before, site_home)
-    return _leave(ask, message, site_home)
+    with ExitStack() as held:
+        try:
+            ask = _heard(header, buffer, signature, site_home)
+            held.enter_context(alone(site_home, ask))  # until the answer is kept: who asks again gets the same
+            with no_exit():
+                before = _answered_before(ask, site_home)
+                message = _done(ask, site_home, pieces) if before is None else None
+        except Exception as error:
+            if out_of_memory(error):
+                raise
+            return _refuse(ask if ask is not EMPTY else _claimed(header), site_home, error)
+        if message is None:
+            assert before is not None
+            return _leave_again(ask, before, site_home)
+        return _leave(ask, message, site_home)
 
 
 def _heard(header: str, buffer: bytes, signature: bytes, home: SiteHome) -> Ask:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ from fedrounds_client.apart import answer_apart
 from fedrounds_client.jail import can_be_walled
 from fedrounds_common.errors import StudyError
 from fedrounds_common.leaving import Ask, Hello, Leaving, Refusal, Update, from_wire, signed_bytes, to_wire
+from fedrounds_common.letter import Letter
 
 pytestmark = pytest.mark.slow
 
@@ -47,6 +52,10 @@ class Trouble(Reader):
             os.kill(os.getpid(), signal.SIGSEGV)
         if orders == "write":
             Path(self.root, "left-behind").touch()
+        if orders == "block":
+            Path(self.orders).write_text(rest)
+            Path(self.orders).with_name("pid").write_text(str(os.getpid()))
+            Path(self.orders).with_name("gate").read_bytes()
         if orders == "memory":
             Path(self.orders).write_text(rest)
             kept = [bytearray(10**9) for _ in range(5)]
@@ -76,11 +85,19 @@ def trouble(enrolled: Callable[..., Any], tmp_path: Path) -> Callable[[str], Any
     return order
 
 
-def answered(site: Any, ask: Ask) -> Ask | Leaving:
+def packed(site: Any, ask: Ask) -> Letter:
     header, buffer = to_wire(ask)
-    said = answer_apart(header, buffer, site.coordinator.sign(signed_bytes(header, buffer)), site.home.folder)
+    return answer_apart(header, buffer, site.coordinator.sign(signed_bytes(header, buffer)), site.home.folder)
+
+
+def answered(site: Any, ask: Ask) -> Ask | Leaving:
+    said = packed(site, ask)
     assert site.home.key.public.holds(signed_bytes(*said[:2]), said[2])
     return from_wire(*said[:2])
+
+
+def purposes(site: Any) -> list[str]:
+    return [json.loads(line)["purpose"] for line in site.home.outbox.read_text().splitlines()]
 
 
 def refusal(site: Any, ask: Ask) -> str:
@@ -148,3 +165,93 @@ def test_a_site_that_cannot_tell_its_own_name_raises_its_code_and_sends_nothing(
         answered(site, study_ask())
     assert raised.value.code == "FR-S01"
     assert not site.home.outbox.exists()
+
+
+# ---------------------------------------------------------------- asked again while it trains
+
+
+@pytest.fixture
+def aside() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+@pytest.fixture
+def gate(aside: ThreadPoolExecutor, tmp_path: Path) -> Iterator[Callable[[], int]]:
+    """Waits until the site's reader stands at a pipe, and returns the handle that holds it there until it is closed."""
+    pipe = tmp_path / "gate"
+    os.mkfifo(pipe)
+    yield lambda: int(patiently(lambda: os.open(pipe, os.O_WRONLY | os.O_NONBLOCK), "nobody reads"))
+    os.close(os.open(pipe, os.O_RDWR))  # whoever still stands there goes on, and the threads end
+
+
+def patiently(found: Callable[[], Any], otherwise: str) -> Any:
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        with suppress(OSError):
+            if answer := found():
+                return answer
+        time.sleep(0.05)
+    raise AssertionError(otherwise)
+
+
+def one_waits(site: Any, run: str) -> None:
+    """Return once a process waits for the lock that another of this run holds, by the system's own word."""
+    file = site.home.runs / f".{run}.lock"
+
+    def waits() -> bool:
+        node = f":{file.stat().st_ino} "
+        return any(" -> " in line and node in line for line in Path("/proc/locks").read_text().splitlines())
+
+    patiently(waits, "nobody waits for the lock")
+
+
+def test_asked_again_while_it_trains_a_site_trains_once_and_gives_the_same_bytes_twice(
+    trouble: Callable[[str], Any], study_ask: Callable[..., Ask], gate: Callable[[], int], aside: ThreadPoolExecutor
+) -> None:
+    site, ask = trouble("block fine"), study_ask()
+    site.allow(ask)
+    first = aside.submit(packed, site, ask)
+    held = gate()
+    second = aside.submit(packed, site, ask)
+    one_waits(site, ask.run)
+    os.close(held)
+    assert first.result(120) == second.result(120)  # `seconds` too
+    assert isinstance(from_wire(*first.result()[:2]), Update)
+    assert purposes(site) == ["round 1: train", "round 1: train again"]
+    assert [line["event"] for line in site.journal()] == ["permitted", "trained", "sent again"]
+
+
+def test_when_the_one_that_trains_is_killed_the_one_that_waits_trains(
+    trouble: Callable[[str], Any],
+    study_ask: Callable[..., Ask],
+    gate: Callable[[], int],
+    aside: ThreadPoolExecutor,
+    tmp_path: Path,
+) -> None:
+    site, ask = trouble("block fine"), study_ask()
+    site.allow(ask)
+    first = aside.submit(answered, site, ask)
+    held = gate()
+    second = aside.submit(answered, site, ask)
+    one_waits(site, ask.run)
+    os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+    os.close(held)
+    refused, trained = first.result(120), second.result(120)
+    assert isinstance(refused, Refusal)
+    assert refused.code == "FR-E42"
+    assert isinstance(trained, Update)
+
+
+def test_while_it_trains_a_site_says_hello_and_answers_another_run(
+    trouble: Callable[[str], Any], study_ask: Callable[..., Ask], gate: Callable[[], int], aside: ThreadPoolExecutor
+) -> None:
+    site, ask = trouble("block fine"), study_ask()
+    site.allow(ask)
+    first = aside.submit(answered, site, ask)
+    held = gate()
+    assert isinstance(answered(site, study_ask("hello", 0)), Hello)
+    assert isinstance(answered(site, study_ask(run="0002-cubes")), Update)
+    assert not first.done()
+    os.close(held)
+    assert isinstance(first.result(120), Update)
