@@ -483,7 +483,7 @@ def test_tls_older_than_1_2_is_not_spoken(house: House) -> None:
         assert spoken.version() == "TLSv1.2"
     old.maximum_version = ssl.TLSVersion.TLSv1_1
     # the front ends the line; a client that could not even ask would say NO_PROTOCOLS_AVAILABLE
-    with house.dial(source) as line, pytest.raises(ssl.SSLError, match="UNEXPECTED_EOF|ALERT_PROTOCOL_VERSION"):
+    with house.dial(source) as line, pytest.raises(ssl.SSLError, match=r"EOF|ALERT_PROTOCOL_VERSION"):
         old.wrap_socket(line, server_hostname="127.0.0.1")
     house.wait_until(lambda: f"FR-C53 0 {source}" in house.front_log, "the refusal is in the log", 5)
     house.is_served()
