@@ -15,13 +15,14 @@ import numpy as np
 from fedrounds_common.arrays import Arrays
 from fedrounds_common.case import F32, F64, U8, Case, Cases
 from fedrounds_common.errors import UsageError
+from fedrounds_common.network import Makes
 from fedrounds_common.study.tables import CaseForm, Evaluation, Training
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from fedrounds_common.network import Makes, Network
+    from fedrounds_common.network import Network
 
 Tally = Mapping[str, F64]  # named arrays that add: sums, counts, histograms
 
