@@ -109,6 +109,8 @@ class Bag(ScoreModule):
     picture of zeros only stands for none, so that bags of different sizes may be filled up with such.
     """
 
+    takes_stacks = True  # a task hands it a case's pictures together, and not one by one
+
     def __init__(
         self,
         encoders: Sequence[ScoreModule],
