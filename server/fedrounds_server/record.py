@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import platform
+import re
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -14,6 +16,8 @@ from fedrounds_common.task import Task
 from fedrounds_server.measures import Measures
 
 FORMAT = 1
+# settings that choose the linear algebra's kernels and block sizes, and so the last bits of every sum
+KERNELS = re.compile(r"(OPENBLAS|MKL|BLIS|DNNL|ONEDNN|ATEN)_\w+")
 EVERYWHERE = ("fedrounds", "torch", "monai", "flwr", "numpy", "scipy", "safetensors", "opacus")
 
 
@@ -31,7 +35,12 @@ def record_of(run: str, started: str, study: Study, task: Task, packages: Sequen
             "python": sys.version.split()[0],
             "system": f"{platform.system()} {platform.machine()}",
             "threads_a_site": study.training.threads,
+            **_kernels(),
         },
         "versions": {name: version(name) for name in packages},
-        "same_bits": "on CPUs of one kind, one thread a site; elsewhere compare within a tolerance",
+        "same_bits": "on CPUs of one kind with the same settings of the linear algebra, one thread a site; elsewhere compare within a tolerance",
     }
+
+
+def _kernels() -> dict[str, str]:
+    return {name: value for name, value in sorted(os.environ.items()) if KERNELS.fullmatch(name)}
