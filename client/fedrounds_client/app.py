@@ -30,7 +30,7 @@ OpenSite = Callable[[Context, Ask], "tuple[Site, Permission]"]
 
 
 def client_app(open_site: OpenSite) -> ClientApp:
-    """A ClientApp whose sites `open_site` opens; one function answers all three kinds of message."""
+    """A ClientApp whose sites `open_site` opens; one function answers every kind of message."""
     app = ClientApp()
 
     def respond(message: Message, context: Context) -> Message:

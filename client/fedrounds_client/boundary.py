@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import traceback
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ from fedrounds_client.replies import alone, keep_reply, kept_reply
 from fedrounds_common.arrays import digest
 from fedrounds_common.disk import add_text, locked
 from fedrounds_common.errors import FedroundsError, RefusedError, UpdateError, code_of, no_exit
-from fedrounds_common.leaving import Ask, Leaving, Refusal, Update, check_update, from_wire
+from fedrounds_common.leaving import Ask, Kind, Leaving, Refusal, Update, check_update, from_wire
 from fedrounds_common.letter import Letter
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def answer(ask: Ask, site: Site, permit: Permission) -> tuple[str, bytes]:
 
 
 def _do(ask: Ask, site: Site, permit: Permission) -> Leaving:
-    from fedrounds_client.rounds import greet, judge, take_part
+    from fedrounds_client.rounds import gather, greet, judge, take_part
     from fedrounds_client.state import write_state
 
     permit.check_cases(ask, site)
@@ -64,7 +65,8 @@ def _do(ask: Ask, site: Site, permit: Permission) -> Leaving:
         permit.check_leaving(message)
         write_state(site.folder / "state", ask.round, state)
         return message
-    other = greet(ask, site) if ask.kind == "hello" else judge(ask, site)
+    makes: Mapping[Kind, Callable[[Ask, Site], Leaving]] = {"hello": greet, "score": judge, "statistics": gather}
+    other = makes[ask.kind](ask, site)
     permit.check_leaving(other)
     return other
 
@@ -130,8 +132,7 @@ def _done(ask: Ask, home: SiteHome, pieces: int) -> Leaving:
     with locked(home.lineage):
         check_again(home, ask)
         if ask.kind != "hello":
-            cases = site.hospital.open_all().training if ask.kind == "train" else site.hospital.cohort(ask.cohort)
-            lineage.see(home, ask, {case.ref.patient for case in cases}, datetime.now(UTC))
+            lineage.see(home, ask, {case.ref.patient for case in site.cases_behind(ask)}, datetime.now(UTC))
     return message
 
 
@@ -142,7 +143,7 @@ def _leave(ask: Ask, message: Leaving, home: SiteHome) -> Letter:
     if isinstance(message, Update):
         note(home, "trained", **facts, cases=message.cases, update=digest(message.arrays))
     else:
-        note(home, "judged" if ask.kind == "score" else "greeted", **facts)
+        note(home, {"score": "judged", "statistics": "summed"}.get(ask.kind, "greeted"), **facts)
     with suppress(OSError):  # a full disk: asked again, it is made again
         keep_reply(home, ask, signed)
     return signed

@@ -57,7 +57,7 @@ def allow(
     study = study_from_canonical(text, settings.plugins)
     for broken in policy.broken_by(rules, study, settings.plugins):
         raise broken
-    count = min(study.training.rounds, rules.rounds) if rounds is None else rounds
+    count = min(max(study.training.rounds, 1), rules.rounds) if rounds is None else rounds
     latest = now + timedelta(days=rules.days)
     end = latest if until is None else until
     _check_bounds(rules, count, end, now, latest)

@@ -63,7 +63,7 @@ def _tables(name: str, reader: str) -> Table:
         "policy": {
             "tasks": list(shelves.TASKS.names()), "networks": list(shelves.NETWORKS.names()), "minimum_cases": 10,
             "minimum_privacy": "none", "maximum_epsilon": "none", "hours": "00:00-24:00", "gpu": "none",
-            "disk_gb": 50.0, "rounds": 100, "days": 90, "outgoing": ["hello", "update", "scores"],
+            "disk_gb": 50.0, "rounds": 100, "days": 90, "outgoing": ["hello", "update", "scores", "statistics"],
         },
         "machine": {"memory_gb": 0.0, "network": "none", "proxy": ""},
     }  # fmt: skip

@@ -18,15 +18,17 @@ from fedrounds_client.home import SiteHome
 from fedrounds_common.arrays import digest
 from fedrounds_common.disk import add_line, settle
 from fedrounds_common.errors import UsageError
-from fedrounds_common.leaving import Ask
+from fedrounds_common.leaving import Ask, Kind
 
 FORMAT = 1
+EVENTS: dict[Kind, str] = {"train": "trained", "score": "judged", "statistics": "summed"}
 
 
 @final
 @dataclass(frozen=True)
 class Sight:
-    """One use of a patient's images: to train in a round, or to judge a model. `received`: digest of its weights."""
+    """One use of a patient's images: to train in a round, to judge a model, or in a sum. `received`: digest of its
+    weights. `event`: one of `EVENTS`."""
 
     event: str
     time: str
@@ -42,7 +44,9 @@ def use_of(ask: Ask) -> str:
     """What makes a request the same one, asked again: run, round and the very arrays that came."""
     came = {f"arrays/{name}": array for name, array in ask.arrays.items()}
     came |= {f"shared/{name}": array for name, array in ask.shared.items()}
-    words = [ask.kind, ask.digest, ask.run, ask.round, ask.model, ask.trained_at, ask.cohort, digest(came)]
+    words = [
+        ask.kind, ask.digest, ask.run, ask.round, ask.model, ask.trained_at, ask.cohort, ask.purpose, digest(came),
+    ]  # fmt: skip
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 
 
@@ -55,7 +59,7 @@ def see(home: SiteHome, ask: Ask, patients: Iterable[str], now: datetime) -> Non
     key = _key(home)
     line = {
         "format": FORMAT,
-        "event": "trained" if ask.kind == "train" else "judged",
+        "event": EVENTS[ask.kind],
         "time": now.astimezone(UTC).isoformat(timespec="microseconds"),
         "run": ask.run, "round": ask.round, "study": ask.digest, "received": digest(ask.arrays),
         "model": ask.model, "cohort": ask.cohort, "use": use,

@@ -14,10 +14,12 @@ from fedrounds_client.settings import SiteSettings
 from fedrounds_client.site import Site
 from fedrounds_common.errors import RefusedError
 from fedrounds_common.leaving import Ask, Leaving
+from fedrounds_common.settling import purposes
 from fedrounds_common.study.study import Study
 
 # of one study: what leaves with each is a sum over cases, and enough sums of chosen models give a case away
 JUDGINGS_A_ROUND = 4
+SUMS_A_PURPOSE = 4
 
 
 class Permission(Protocol):
@@ -130,19 +132,28 @@ class SitePermit:
         """The same request again is none more; another run, or other weights in the same round, is."""
         if ask.kind == "hello":
             return
-        event = "trained" if ask.kind == "train" else "judged"
+        event = lineage.EVENTS[ask.kind]
         if lineage.use_of(ask) in lineage.uses(self.home, ask.digest, event):
             return
         rounds = min(said.rounds, self.settings.policy.rounds)
-        most = rounds if ask.kind == "train" else JUDGINGS_A_ROUND * (rounds + 1)
+        most = self._most(ask, rounds)
         used = len(lineage.uses(self.home, ask.digest, event, said.when))
         if used >= most:
             raise RefusedError("FR-C10", f"{used} of {most} times {event}", do="allow more rounds, if that is meant")
 
+    def _most(self, ask: Ask, rounds: int) -> int:
+        """How often the like may be asked for under a permit of so many rounds."""
+        if ask.kind == "train":
+            return rounds
+        if ask.kind == "score":
+            return JUDGINGS_A_ROUND * (rounds + 1)
+        runs = max(rounds // max(self.study.training.rounds, 1), 1)
+        return SUMS_A_PURPOSE * len(purposes(self.study.build_task(self.settings.plugins))) * runs
+
     def check_cases(self, ask: Ask, site: Site) -> None:
         """Raises RefusedError FR-C19: too few cases stand behind what is asked for."""
-        if ask.kind == "score":
-            policy.check_cases(self.settings.policy, len(site.hospital.cohort(ask.cohort)))
+        if ask.kind in ("score", "statistics"):
+            policy.check_cases(self.settings.policy, len(site.cases_behind(ask)))
             return
         opened = site.hospital.open_all()
         policy.check_cases(self.settings.policy, len(opened.training) + len(opened.held_out))

@@ -16,7 +16,7 @@ from fedrounds_common.leaving import Kind, Leaving
 from fedrounds_common.study.study import Study
 
 GB = 10**9
-ANSWERS: dict[Kind, str] = {"hello": "hello", "train": "update", "score": "scores"}
+ANSWERS: dict[Kind, str] = {"hello": "hello", "train": "update", "score": "scores", "statistics": "statistics"}
 PROTECTS = ("none", "hospital", "patient")  # each more than the one before
 
 

@@ -1,4 +1,4 @@
-"""What a site does when asked: say hello, take part in a round, judge a model on its own cases."""
+"""What a site does when asked: say hello, take part in a round, judge a model or sum over its own cases."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedrounds_client.gathering import gather_sums
 from fedrounds_client.scoring import score_cases, write_scores
 from fedrounds_client.site import Site
 from fedrounds_client.state import SiteState, read_state
 from fedrounds_client.training import Correct, Piece, steps_per_round, train
 from fedrounds_common.arrays import Arrays
-from fedrounds_common.errors import DataError, code_of
-from fedrounds_common.leaving import Ask, Hello, Scores, Update
+from fedrounds_common.errors import DataError, RefusedError, code_of
+from fedrounds_common.leaving import Ask, Hello, Scores, Statistics, Update
 from fedrounds_common.rng import derive
+from fedrounds_common.settling import purposes
 from fedrounds_common.strategy import Consensus, Trained
 
 if TYPE_CHECKING:
@@ -100,3 +102,23 @@ def judge(ask: Ask, site: Site) -> Scores:
     seed = derive(study.seed, "bootstrap", site.name)
     tally = site.parts.task.tally(scores, study.cases, study.evaluation, seed)
     return Scores(site.name, ask.run, ask.round, ask.nonce, ask.model, ask.cohort, len(scores), tally, ask.digest)
+
+
+def gather(ask: Ask, site: Site) -> Statistics:
+    """Sum over this site's cases, to train or to validate, what the study's task wants to know of all sites' together.
+
+    Raises:
+        RefusedError: FR-C34 the task asks for nothing of that name. DataError: there is no case.
+    """
+    wanted = purposes(site.parts.task)
+    if ask.purpose not in wanted:
+        raise RefusedError(
+            "FR-C34",
+            f"sums for {ask.purpose!r}",
+            wanted=f"what this study's task asks for: {', '.join(wanted) or 'none'}",
+        )
+    cases = site.cases_behind(ask)
+    if not cases:
+        raise DataError("FR-H01", "no case here can be summed over", do="see this site's log for each case left out")
+    tally = gather_sums(site.parts, ask.purpose, ask.arrays, cases)
+    return Statistics(site.name, ask.run, ask.round, ask.nonce, ask.digest, ask.purpose, len(cases), tally)

@@ -49,7 +49,7 @@ class Policy:
     disk_gb: Positive = 10.0
     rounds: Count = 1
     days: Count = 30
-    outgoing: tuple[Literal["hello", "update", "scores"], ...] = ()
+    outgoing: tuple[Literal["hello", "update", "scores", "statistics"], ...] = ()
 
     @property
     def digest(self) -> str:

@@ -8,8 +8,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+from fedrounds_common.case import Cases
 from fedrounds_common.codec import Codec
-from fedrounds_common.leaving import MAX_NORM
+from fedrounds_common.leaving import MAX_NORM, Ask
 from fedrounds_common.network import Network
 from fedrounds_common.rng import derive, seeded
 from fedrounds_common.strategy import Strategy
@@ -56,6 +57,16 @@ class Site:
     pieces: int = 1
     books: Path | None = None
     withdrawn: int = 0
+
+    def cases_behind(self, ask: Ask) -> Cases:
+        """The cases that an answer to this request is made with; none of a hello."""
+        if ask.kind == "hello":
+            return ()
+        if ask.kind == "score":
+            return self.hospital.cohort(ask.cohort)
+        opened = self.hospital.open_all()
+        validates = ask.kind == "statistics" and ask.purpose in self.parts.task.of_validation
+        return opened.validation if validates else opened.training
 
 
 def build_parts(

@@ -20,16 +20,18 @@ import numpy as np
 from flwr.serverapp import Grid
 
 from fedrounds.floor import RuleScores, choose
+from fedrounds_client.gathering import gather_sums
 from fedrounds_client.scoring import score_cases, write_scores
-from fedrounds_client.training import Piece, train
+from fedrounds_client.training import Piece, Result, train
 from fedrounds_common.arrays import Arrays, manifest, of_module, pack, unpack
 from fedrounds_common.arrays import digest as arrays_digest
-from fedrounds_common.case import Case
 from fedrounds_common.disk import add_text
 from fedrounds_common.errors import DataError, RunFileError, code_of
 from fedrounds_common.leaving import Ask
 from fedrounds_common.rng import derive
+from fedrounds_common.settling import settled
 from fedrounds_common.task import Tally
+from fedrounds_common.untrained import judge as judge_rules
 from fedrounds_server import history
 from fedrounds_server.app import Afterwards
 from fedrounds_server.checkpoint import load_arrays
@@ -41,8 +43,7 @@ from fedrounds_server.plan import Plan
 from fedrounds_server.release import read_model, write_model
 from fedrounds_server.rounds import Outcome
 from fedrounds_server.tables import write_metrics
-from fedrounds_sites.hospitals import open_hospital
-from fedrounds_sites.phantom.rules import judge as judge_rules
+from fedrounds_sites.hospitals import Opened, open_hospital
 from fedrounds_sites.simulation import Simulation
 
 if TYPE_CHECKING:
@@ -87,7 +88,9 @@ def planned(simulation: Simulation, outcome: Outcome, taken: Mapping[str, int]) 
         taken: optimiser steps that each site really took, over all rounds: with a cohort drawn anew each
             round, or a site that failed, these are fewer than were planned.
     """
-    hellos, training = outcome.roster.hellos, [name for name in outcome.roster.training if taken.get(name)]
+    hellos, training = outcome.roster.hellos, [name for name in outcome.roster.training if name in taken]
+    if any(taken.values()):  # else nobody was to train, and what was learned came of sums
+        training = [name for name in training if taken[name]]
     total = sum(taken[name] for name in training)
     largest = sorted(training, key=lambda name: (-hellos[name].training_cases, name))
     wanted: list[Alone] = []
@@ -267,24 +270,41 @@ def _rule_scores(done: Done) -> RuleScores:
 def train_job(run: Path, parts: Parts, job: Job) -> Done:
     """Train on the pooled cases of `sites` from the run's `initial.safetensors`, and write the weights to `file`."""
     study, scalars = parts.study, job.scalars
-    cases: list[Case] = []
-    for name in scalars["sites"]:
-        cases += _training_cases(run, name)
+    opened = [_opened(run, name) for name in scalars["sites"]]
+    cases = [case for each in opened for case in each.training]
     if not cases:
         raise DataError("FR-H01", f"no case to train {scalars['name']} on", do="see the sites' own logs")
     network = parts.module()
     start = read_model(run / str(scalars.get("start", "initial.safetensors")), of_module(network))
     steps = int(scalars["steps"])
     piece = Piece(steps, 0, steps, study.seed, ("baseline", str(scalars["name"])))
-    result = train(network, parts.task, cases, study.cases, study.training, piece, start)
-    write_model(Path(scalars["file"]), result.arrays, study, "", 0, scalars.get("made_of"))
+    result = Result(_settled(parts, parts.task.before, start, opened))
+    if steps:
+        result = train(network, parts.task, cases, study.cases, study.training, piece, result.arrays)
+    arrays = _settled(parts, parts.task.after, result.arrays, opened)
+    write_model(Path(scalars["file"]), arrays, study, "", 0, scalars.get("made_of"))
     return Done({"loss": result.loss, "steps": steps, "cases": len(cases)})
 
 
-def _training_cases(run: Path, name: str) -> tuple[Case, ...]:
+def _settled(parts: Parts, purposes: Sequence[str], arrays: Arrays, opened: Sequence[Opened]) -> Arrays:
+    """What sites are asked sums for, of these cases alone: a baseline knows as much as the consensus does.
+
+    Where there is no case to validate on, what those would settle stays as it is.
+    """
+    for purpose in purposes:
+        validates = purpose in parts.task.of_validation
+        cases = [case for each in opened for case in (each.validation if validates else each.training)]
+        if not cases:
+            continue
+        total = gather_sums(parts, purpose, arrays, cases)
+        arrays = settled(parts.task, purpose, total, arrays, parts.study.cases)
+    return arrays
+
+
+def _opened(run: Path, name: str) -> Opened:
     hospital = open_hospital(run, name)
     try:
-        return hospital.open_all().training
+        return hospital.open_all()
     except Exception as error:  # noqa: BLE001  (of several hospitals: what goes wrong at one is for its own log only)
         add_text(hospital.folder / "log", "".join(traceback.format_exception(error)))
         raise DataError(code_of(error), f"the cases of {name} cannot be opened", do="see its own log") from None

@@ -1,8 +1,8 @@
 """Everything that can leave a hospital, in one file.
 
-    Leaving = Hello | Update | Scores | Refusal
+    Leaving = Hello | Update | Scores | Statistics | Refusal
 
-A site sends one of these four in answer to an `Ask`, and nothing else: no image, no label, no score
+A site sends one of these five in answer to an `Ask`, and nothing else: no image, no label, no score
 of a single case, no file name, no error text. Each turns into scalars plus one flat buffer, so that
 what is on the wire can be listed, measured and written down (`fedrounds_client.ledger`).
 """
@@ -27,14 +27,17 @@ FORMAT = 1
 SIGNED_AS = b"fedrounds-message-1\0"  # so that nothing else these keys sign can be taken for a message
 MAX_CASES = 10_000_000
 MAX_NORM = 1e4  # an update of a healthy round moves weights by a few units; a thousandfold is a fault or an attack
-Kind = Literal["hello", "train", "score"]
+Kind = Literal["hello", "train", "score", "statistics"]
 Scalars = dict[str, Any]
 
 
 @final
 @dataclass(frozen=True)
 class Ask:
-    """What the coordinator asks of one site. `study` is the agreed half's canonical text."""
+    """What the coordinator asks of one site. `study` is the agreed half's canonical text.
+
+    `purpose`: which of the task's sums are wanted, where statistics are.
+    """
 
     kind: Kind
     run: str
@@ -47,6 +50,7 @@ class Ask:
     cohort: str = ""
     arrays: Arrays = field(default_factory=dict)
     shared: Arrays = field(default_factory=dict)
+    purpose: str = ""
 
 
 @final
@@ -105,6 +109,22 @@ class Scores:
 
 @final
 @dataclass(frozen=True)
+class Statistics:
+    """Sums over the cases a site trains on, or validates on, as `Task.gather` made them for one purpose."""
+
+    site: str
+    run: str
+    round: int
+    nonce: str
+    study: str
+    purpose: str
+    cases: int
+    tally: Mapping[str, F64]
+    kind: ClassVar[str] = "statistics"
+
+
+@final
+@dataclass(frozen=True)
 class Refusal:
     """The site could not or would not: a code of `fedrounds explain`, and where its own log tells more."""
 
@@ -118,8 +138,8 @@ class Refusal:
     kind: ClassVar[str] = "refusal"
 
 
-Leaving = Hello | Update | Scores | Refusal
-_KINDS: dict[str, type[Any]] = {kind.kind: kind for kind in (Hello, Update, Scores, Refusal)}
+Leaving = Hello | Update | Scores | Statistics | Refusal
+_KINDS: dict[str, type[Any]] = {kind.kind: kind for kind in (Hello, Update, Scores, Statistics, Refusal)}
 _ARRAY_FIELDS = {"arrays", "shared", "tally"}
 # by annotation: what a scalar may be once it has come as JSON
 _PLAIN: dict[str, tuple[type, ...]] = {
@@ -128,7 +148,8 @@ _PLAIN: dict[str, tuple[type, ...]] = {
 _MAPPINGS = {"Mapping[str, str]": "str", "Mapping[str, int]": "int"}
 # by field: these become file names, or stand in the history of a run
 _TEXTS = {
-    "kind": re.compile(r"hello|train|score"),
+    "kind": re.compile(r"hello|train|score|statistics"),
+    "purpose": re.compile(r"|[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"),
     "site": re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"),
     "run": re.compile(r"|[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"),
     "nonce": re.compile(r"[\w.-]{0,64}"),
@@ -232,6 +253,28 @@ def check_update(update: Update, model: Arrays, max_norm: float) -> None:
     for name, number in (("loss", update.loss), ("seconds", update.seconds)):
         if not isinstance(number, float | int) or not math.isfinite(number):
             raise UpdateError("FR-R15", f"{name} = {number!r}", wanted="a finite number")
+
+
+def check_tally(tally: Mapping[str, F64], like: Mapping[str, F64]) -> None:
+    """Refuse sums that cannot be added to other sites'.
+
+    Args:
+        like: what the task makes of no case at all: the same names, dtypes and shapes.
+
+    Raises:
+        UpdateError: with the first reason found; the message names sums, never a case.
+    """
+    found, wanted = sorted(manifest(tally)), sorted(manifest(like))
+    if found != wanted:
+        odd = next((entry for entry in found if entry not in wanted), None) or next(e for e in wanted if e not in found)
+        raise UpdateError("FR-R04", f"{odd[0]} {odd[1]} {odd[2]} has no match", wanted="the sums of this study's task")
+    for name, array in tally.items():
+        if array.dtype != np.float64:
+            raise UpdateError(
+                "FR-R04", f"{name} is {array.dtype}", wanted="float64, so that sums are the same anywhere"
+            )
+        if not np.isfinite(array).all():
+            raise UpdateError("FR-R04", f"{name} holds numbers that are not finite", wanted="finite sums")
 
 
 def _manifest_difference(arrays: Arrays, model: Arrays) -> str:

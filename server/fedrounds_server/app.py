@@ -102,6 +102,7 @@ def make_plan(config: dict[str, Any], given: Objects) -> Plan:
         listen=given.listen,
         anew=bool(config.get("anew", False)),
         keys=coordinator_keys(str(config.get("coordinator", ""))),
+        network=network,
     )
 
 

@@ -26,10 +26,13 @@ KEY, SUM = "fedrounds", "sum"
 @final
 @dataclass(frozen=True)
 class Checkpoint:
+    """`round`: the last that is done, 0 before the first. `settled`: how many of the task's purposes are done."""
+
     round: int
     study: str
     consensus: Consensus
-    states: dict[str, str] = field(default_factory=dict)  # site → its worst state so far
+    states: Mapping[str, str] = field(default_factory=dict)  # site → its worst state so far
+    settled: int = 0
 
 
 def _file(folder: Path, round_: int) -> Path:
@@ -47,7 +50,8 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "format": FORMAT,
         "round": checkpoint.round,
         "study": checkpoint.study,
-        "states": checkpoint.states,
+        "states": dict(checkpoint.states),
+        "settled": checkpoint.settled,
         "order": {part: list(arrays) for part, arrays in parts.items()},
     }
     write_whole(_file(folder, checkpoint.round), save_arrays(flat, says))
@@ -82,7 +86,7 @@ def _read(file: Path) -> Checkpoint:
     flat, says = load_arrays(file)
     order: dict[str, list[str]] = says["order"]
     parts = {part: {name: flat[f"{part}|{name}"] for name in names} for part, names in order.items()}
-    return Checkpoint(says["round"], says["study"], Consensus(**parts), says["states"])
+    return Checkpoint(says["round"], says["study"], Consensus(**parts), says["states"], says.get("settled", 0))
 
 
 def save_arrays(arrays: Arrays, says: Mapping[str, Any]) -> bytes:

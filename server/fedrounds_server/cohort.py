@@ -71,12 +71,15 @@ def spares(cohort: Cohort) -> int:
     return math.ceil(cohort.per_round * cohort.over_select)
 
 
-def need_cases(cases: Mapping[str, int], known: Mapping[str, int], cohort: Cohort, seed: int, round_: int) -> None:
+def need_cases(
+    cases: Mapping[str, int], known: Mapping[str, int], cohort: Cohort, seed: int, round_: int, what: str = ""
+) -> None:  # fmt: skip
     """Refuse a round whose updates stand for too few of the cases that it would have had with every site there.
 
     Args:
         cases: of the sites whose update is fit to be averaged.
         known: the training cases of every planned site that ever said how many it has, there or not.
+        what: stands for so many cases; by default the round's updates.
 
     Raises:
         TooFewSites: FR-R55.
@@ -87,7 +90,7 @@ def need_cases(cases: Mapping[str, int], known: Mapping[str, int], cohort: Cohor
         missing = sorted(set(known) - set(cases), key=lambda name: -known[name])
         named = ", ".join(f"{name} ({known[name]})" for name in missing[:8])
         raise TooFewSites(
-            "FR-R55", f"updates fit for round {round_} stand for {have} of {whole} cases",
+            "FR-R55", f"{what or f'updates fit for round {round_}'} stand for {have} of {whole} cases",
             wanted=f"at least {cohort.minimum_cases_share:.0%} (cohort.minimum_cases_share)",
             do=f"missing: {named or 'none'}",
         )  # fmt: skip

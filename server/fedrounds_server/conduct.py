@@ -138,7 +138,7 @@ class Conduct:
     def _ask_once(self, collection: Collection, sites: Roster, opened: OpenRound, asked: dict[int, str]) -> None:
         """Ask whom we have nothing of, and take what comes by the deadline; `asked` gains whom."""
         plan, ask, cohort = self.plan, collection.ask, self.plan.study.cohort
-        failed = {name for name, line in collection.lines.items() if line.failed and not _mends(line.state)}
+        failed = {name for name, line in collection.lines.items() if line.failed and not mends(line.state)}
         self._lines_of_the_others(collection, sites, opened)
         missing = set(opened.sites) - set(collection.fresh) - failed
         names = {sites.nodes[name]: name for name in sorted(missing) if name in sites.nodes}
@@ -216,7 +216,7 @@ class Conduct:
         """Whether waiting can help: somebody may come back, or change their mind; broken data stay broken."""
         if self.reception.closed:
             return False
-        return any(_mends(line.state) for line in collection.lines.values() if line.failed)
+        return any(mends(line.state) for line in collection.lines.values() if line.failed)
 
     def _close(self, ask: Ask, asked: Mapping[int, str]) -> None:
         """Late answers are waited for into the next round, or not at all."""
@@ -226,5 +226,6 @@ class Conduct:
         self.before = (ask, dict(asked)) if late else None
 
 
-def _mends(state: str) -> bool:
+def mends(state: str) -> bool:
+    """Whether a site in this state may still answer: broken data stay broken."""
     return state in ("late", "absent", f"error:{LOST}") or state.startswith("refused:")

@@ -32,7 +32,12 @@ from fedrounds_server.pulling import (
     steadily,
 )
 
-TYPES = {"hello": MessageType.QUERY, "train": MessageType.TRAIN, "score": MessageType.EVALUATE}
+TYPES = {
+    "hello": MessageType.QUERY,
+    "train": MessageType.TRAIN,
+    "score": MessageType.EVALUATE,
+    "statistics": MessageType.EVALUATE,
+}
 POLL_S = 0.5
 TTL_S = 12 * 3600.0  # Flower's own: a message that is not answered by then is thrown away
 LIMIT_S = TTL_S - 1800.0  # so nobody is waited for longer, whatever the study says

@@ -10,14 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import final
 
-import numpy as np
-
-from fedrounds_common.arrays import Arrays, manifest, norm
+from fedrounds_common.arrays import Arrays, norm
 from fedrounds_common.codec import Codec
 from fedrounds_common.errors import UpdateError
-from fedrounds_common.leaving import Ask, Hello, Leaving, Scores, Update, check_update
+from fedrounds_common.leaving import Ask, Hello, Leaving, Scores, Statistics, Update, check_tally, check_update
 from fedrounds_common.strategy import SiteUpdate
 from fedrounds_common.task import Tally
+from fedrounds_server import history
 from fedrounds_server.history import RoundLine
 
 # see `_most`; updates of honest rounds had 0.0005 to 0.35 of the norm of their model, in runs of U-Nets on real and made brains
@@ -71,6 +70,28 @@ class Guard:
             raise UpdateError("FR-R16", f"{site} scored {answer.model} on {answer.cohort}", wanted=ask.model)
         return answer
 
+    def admit_statistics(self, answer: Leaving, ask: Ask, site: str, like: Tally, most: int) -> Statistics:
+        """The sums, if they answer what was asked and can be added to other sites'.
+
+        Args:
+            like: what the task makes of no case for this purpose. most: as many cases as the site may claim.
+
+        Raises:
+            UpdateError: with the first reason found. Nothing of the answer was used.
+        """
+        if not isinstance(answer, Statistics):
+            raise UpdateError("FR-R10", f"{site} answered with {answer.kind}", wanted="statistics")
+        self._check_answers(answer.site, answer.run, answer.round, answer.nonce, ask, site)
+        if (answer.study, answer.purpose) != (ask.digest, ask.purpose):
+            raise UpdateError("FR-R16", f"{site} summed for {answer.purpose!r} of another study", wanted=ask.purpose)
+        check_tally(answer.tally, like)
+        if answer.cases < 1:
+            raise UpdateError("FR-R14", f"cases = {answer.cases!r}", wanted="a whole number of 1 or more")
+        if answer.cases > most:
+            raise UpdateError("FR-R19", f"{site} claims {answer.cases} cases", wanted=f"at most the {most} it agreed to")
+        self._see(site, ask)
+        return answer
+
     def decoded(self, arrays: Arrays, site: str) -> Arrays:
         """What the codec makes of a site's arrays; raises UpdateError if it stumbles over them."""
         try:
@@ -114,7 +135,8 @@ class Guard:
 
 def norms_of(lines: Iterable[RoundLine]) -> dict[int, dict[str, float]]:
     """`Guard.norms` as the history has them."""
-    found = {line.round: {site.site: site.norm for site in line.sites if site.norm is not None} for line in lines}
+    rounds = [line for line in lines if line.kind == history.ROUND]
+    found = {line.round: {site.site: site.norm for site in line.sites if site.norm is not None} for line in rounds}
     return {round_: norms for round_, norms in found.items() if norms}
 
 
@@ -142,21 +164,3 @@ def check_hello(hello: Hello, ask: Ask, cap: int | None, own_version: str) -> No
         raise UpdateError(
             "FR-R19", f"{hello.site} brings {hello.training_cases} cases", wanted=f"at most the {cap} it enrolled with"
         )
-
-
-def check_tally(tally: Tally, like: Tally) -> None:
-    """Refuse sums that cannot be added to other sites'.
-
-    Args:
-        like: what the task makes of no case at all: the same names, dtypes and shapes.
-
-    Raises:
-        UpdateError: with the first reason found; the message names sums, never a case.
-    """
-    found, wanted = sorted(manifest(tally)), sorted(manifest(like))
-    if found != wanted:
-        odd = next((entry for entry in found if entry not in wanted), None) or next(e for e in wanted if e not in found)
-        raise UpdateError("FR-R04", f"{odd[0]} {odd[1]} {odd[2]} has no match", wanted="the sums of this study's task")
-    for name, array in tally.items():
-        if not np.isfinite(array).all():
-            raise UpdateError("FR-R04", f"{name} holds numbers that are not finite", wanted="finite sums")

@@ -1,4 +1,5 @@
-"""`history.jsonl`: one line a round, and in it every site of the study with what became of it."""
+"""`history.jsonl`: one line a round, and one for each purpose that statistics were asked for; in each line every
+site of the study with what became of it."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any, final
 
 from fedrounds_common.disk import add_line, write_text
+
+ROUND, STATISTICS = "round", "statistics"  # kinds of lines
 
 
 @final
@@ -42,10 +45,15 @@ class SiteLine:
 @final
 @dataclass(frozen=True)
 class RoundLine:
+    """`digest`: of the consensus that it ended with. `kind`: a round, or statistics and their `purpose`: those
+    before round 1 stand in round 0, and those after the last round in that one."""
+
     round: int
     seconds: float
     digest: str
     sites: tuple[SiteLine, ...]
+    kind: str = ROUND
+    purpose: str = ""
 
     @property
     def ok(self) -> tuple[SiteLine, ...]:
@@ -69,10 +77,16 @@ def read(file: Path) -> tuple[RoundLine, ...]:
     return tuple(lines)
 
 
-def keep_until(file: Path, round_: int) -> None:
-    """Drop the lines after `round_`: the rounds that a resumed run will do again."""
-    kept: Sequence[RoundLine] = [line for line in read(file) if line.round <= round_]
+def keep_until(file: Path, round_: int, settled: int = 0) -> None:
+    """Drop the lines after `round_`, and all statistics but the first `settled`: what a resumed run will do again."""
+    lines = read(file)
+    sums = [line for line in lines if line.kind == STATISTICS][:settled]
+    kept: Sequence[RoundLine] = [line for line in lines if line in sums or _is_round(line, round_)]
     write_text(file, "".join(json.dumps(asdict(line), sort_keys=True) + "\n" for line in kept))
+
+
+def _is_round(line: RoundLine, last: int) -> bool:
+    return line.kind == ROUND and line.round <= last
 
 
 def _line(value: dict[str, Any]) -> RoundLine:

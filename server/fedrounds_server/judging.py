@@ -11,14 +11,15 @@ from flwr.serverapp import Grid
 from fedrounds_common.arrays import Arrays
 from fedrounds_common.disk import remove_file, write_json
 from fedrounds_common.errors import RunFileError, UpdateError
-from fedrounds_common.leaving import Ask
+from fedrounds_common.leaving import Ask, check_tally
 from fedrounds_common.study.study import Study
 from fedrounds_common.task import Tally, Task, add_tallies
+from fedrounds_server import history
 from fedrounds_server.answers import Answer
 from fedrounds_server.cohort import Roster
 from fedrounds_server.folder import FORMAT, RunFolder, read_json
 from fedrounds_server.grid import Post
-from fedrounds_server.guard import Guard, check_tally
+from fedrounds_server.guard import Guard
 from fedrounds_server.plan import Plan
 from fedrounds_server.tables import ALL, MetricRow, metric_rows, read_metrics, write_metrics
 
@@ -92,9 +93,12 @@ def _read_withheld(file: Path) -> dict[str, list[str]]:
 
 
 def gather_withheld(folder: RunFolder) -> dict[str, str]:
-    """Sites some of whose scores are in no table, and why."""
+    """Sites some of whose scores are in no table, or whose statistics in no sum, and why."""
     files = folder.scores.glob("*.withheld.json")
-    return dict.fromkeys(sorted({name for file in files for name in _read_withheld(file)}), "too few cases")
+    names = {name for file in files for name in _read_withheld(file)}
+    sums = [line for line in history.read(folder.history) if line.kind == history.STATISTICS]
+    names |= {site.site for line in sums for site in line.sites if site.state == WITHHELD}
+    return dict.fromkeys(sorted(names), "too few cases")
 
 
 def _holds_all(file: Path, cohorts: Mapping[str, Sequence[str]]) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from fedrounds_common.arrays import Arrays
 from fedrounds_common.codec import Codec
+from fedrounds_common.network import Network
 from fedrounds_common.strategy import Strategy
 from fedrounds_common.study.study import Study
 from fedrounds_common.task import Task
@@ -15,6 +16,9 @@ from fedrounds_server.clock import Clock
 from fedrounds_server.folder import RunFolder
 from fedrounds_server.keys import Keys
 from fedrounds_server.updates import BUDGET_BYTES
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Listener = Callable[[str, Mapping[str, Any]], None]
 
@@ -32,6 +36,7 @@ class Plan:
     `anew`: begin with round 1 where every checkpoint is damaged, which is otherwise refused.
     `keys`: between hospitals, who may say what; None in a simulation, where nobody signs.
     `durable`: what a round has received is on disk before it counts; always so where there are keys.
+    `network`: where it is not the one that the study names.
     """
 
     study: Study
@@ -50,6 +55,11 @@ class Plan:
     keys: Keys | None = None
     durable: bool = False
     clock: Clock = field(default_factory=Clock)
+    network: Network | None = None
+
+    def module(self) -> nn.Module:
+        """The network for this study's cases, with any weights: what sums of no case are made of."""
+        return self.task.network(self.network or self.study.build_network(), self.study.cases)
 
     @property
     def keeps(self) -> bool:

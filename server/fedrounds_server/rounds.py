@@ -1,5 +1,7 @@
 """The rounds of a run: say hello, ask for updates, admit them, average, write a checkpoint, judge.
 
+Before the first and after the last, sites are asked for the sums that the study's task wants (`summing`).
+
 Our own loop over Flower's Grid: its Strategy sizes the cohort before it waits, has no resume, and
 averages whatever comes.
 """
@@ -7,11 +9,12 @@ averages whatever comes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import final
 
 from flwr.serverapp import Grid
 
+from fedrounds_common.arrays import digest
 from fedrounds_common.disk import remove_folder
 from fedrounds_common.errors import RunFileError
 from fedrounds_common.leaving import MAX_NORM
@@ -23,9 +26,10 @@ from fedrounds_server.conduct import Conduct
 from fedrounds_server.greeting import Reception
 from fedrounds_server.grid import Post
 from fedrounds_server.guard import Guard, norms_of
-from fedrounds_server.history import RoundLine
-from fedrounds_server.judging import judge
+from fedrounds_server.history import STATISTICS, RoundLine
+from fedrounds_server.judging import WITHHELD, judge
 from fedrounds_server.plan import Plan
+from fedrounds_server.summing import Summing
 
 
 @final
@@ -52,38 +56,68 @@ def run(grid: Grid, plan: Plan) -> Outcome:
     post = Post(grid, plan.clock, plan.keys)
     reception = Reception(post, plan)
     sites = reception.gather()
-    consensus, first, states = _begin(plan, sites)
-    rounds = plan.study.training.rounds
+    at = _begin(plan, sites)
+    first, rounds = at.round + 1, plan.study.training.rounds
     plan.listen(
         "plan", {"rounds": rounds, "first": first, "sites": len(sites.planned), "held_out": len(sites.held_out)}
     )
     if first == 1:
-        states = merged(states, judge(grid, plan, sites, 0, plan.start_model, "all", consensus.arrays, post))
-    elif _is_judged(plan, first - 1):
+        missing = judge(grid, plan, sites, 0, plan.start_model, "all", plan.initial, post)
+        at = replace(at, states=merged(at.states, missing))
+    elif at.round < rounds and _is_judged(plan, at.round):
         # a run killed after a checkpoint may not have judged it yet; what it had judged is not asked for again
-        states = merged(states, judge(grid, plan, sites, first - 1, "consensus", "all", consensus.arrays, post))
+        at = _judged(grid, plan, sites, at, post)
     guard = Guard(reception.caps, MAX_NORM, plan.codec, norms_of(history.read(plan.folder.history)))
-    conduct = Conduct(plan, post, reception, guard)
+    summing, conduct = Summing(plan, post, reception, guard), Conduct(plan, post, reception, guard)
+    before = plan.task.before if at.round == 0 else ()
+    for purpose in before[at.settled :]:
+        at, sites = _settle(summing, at, purpose)
     for round_ in range(first, rounds + 1):
-        consensus, line, sites = conduct.one_round(consensus, round_)
-        states = _worst(states, line)
-        # history first: a line without its checkpoint is dropped on resume, a checkpoint without a line is a gap
-        history.append(plan.folder.history, line)
-        write_checkpoint(plan.folder.checkpoints, Checkpoint(round_, plan.digest, consensus, states))
+        consensus, line, sites = conduct.one_round(at.consensus, round_)
+        at = _done(plan, replace(at, round=round_, consensus=consensus, states=_worst(at.states, line)), line)
         remove_folder(plan.folder.round(round_))  # not before: until then a crash needs what is in it
         plan.listen("round", {"round": round_, "ok": len(line.ok), "seconds": line.seconds, "loss": _loss(line)})
-        if _is_judged(plan, round_):
-            states = merged(states, judge(grid, plan, sites, round_, "consensus", "all", consensus.arrays, post))
-    return Outcome(consensus, rounds, sites, states, dict(reception.unlike))
+        if round_ < rounds and _is_judged(plan, round_):
+            at = _judged(grid, plan, sites, at, post)
+    for purpose in plan.task.after[at.settled - len(plan.task.before) :]:
+        at, sites = _settle(summing, at, purpose)
+    at = _judged(grid, plan, sites, at, post)
+    return Outcome(at.consensus, rounds, sites, at.states, dict(reception.unlike))
+
+
+def _settle(summing: Summing, at: Checkpoint, purpose: str) -> tuple[Checkpoint, Roster]:
+    """The consensus with one purpose's sums written into it. Before the rounds the strategy begins with that."""
+    plan, started = summing.plan, summing.plan.clock.now()
+    found = summing.settle(purpose, at.consensus.arrays, at.round)
+    begins = at.settled < len(plan.task.before)
+    consensus = plan.strategy.begin(found.arrays) if begins else replace(at.consensus, arrays=found.arrays)
+    seconds = plan.clock.now() - started
+    line = RoundLine(at.round, seconds, digest(consensus.arrays), found.lines, STATISTICS, purpose)
+    after = replace(at, consensus=consensus, states=_worst(at.states, line), settled=at.settled + 1)
+    plan.listen("statistics", {"purpose": purpose, "ok": len(line.ok), "seconds": seconds})
+    return _done(plan, after, line), found.sites
+
+
+def _done(plan: Plan, at: Checkpoint, line: RoundLine) -> Checkpoint:
+    # history first: a line without its checkpoint is dropped on resume, a checkpoint without a line is a gap
+    history.append(plan.folder.history, line)
+    write_checkpoint(plan.folder.checkpoints, at)
+    return at
+
+
+def _judged(grid: Grid, plan: Plan, sites: Roster, at: Checkpoint, post: Post) -> Checkpoint:
+    missing = judge(grid, plan, sites, at.round, "consensus", "all", at.consensus.arrays, post)
+    return replace(at, states=merged(at.states, missing))
 
 
 def _is_judged(plan: Plan, round_: int) -> bool:
+    """Whether the consensus of a round before the last is judged; that of the last always is."""
     every = plan.study.evaluation.every
-    return round_ == plan.study.training.rounds or bool(every and round_ % every == 0)
+    return bool(every and round_ % every == 0)
 
 
-def _begin(plan: Plan, sites: Roster) -> tuple[Consensus, int, dict[str, str]]:
-    """The consensus to start from, the first round to do, and what is known of the sites.
+def _begin(plan: Plan, sites: Roster) -> Checkpoint:
+    """Where to start from: the newest checkpoint, or the first weights; and what is known of the sites.
 
     Raises:
         RunFileError: FR-R57 rounds were done, and no checkpoint of them can be used.
@@ -94,15 +128,15 @@ def _begin(plan: Plan, sites: Roster) -> tuple[Consensus, int, dict[str, str]]:
         for line in damaged:
             plan.listen("warning", {"text": line})
         if found is not None:
-            history.keep_until(plan.folder.history, found.round)
+            history.keep_until(plan.folder.history, found.round, found.settled)
             _clean(plan, found.round + 1)
             # a site that was well when the run stopped and is not there now has failed
-            return found.consensus, found.round + 1, merged({**fresh, **found.states}, fresh)
+            return replace(found, states=merged({**fresh, **found.states}, fresh))
         _refuse_lost_rounds(plan, damaged)
     else:
         remove_folder(plan.folder.rounds)
     history.keep_until(plan.folder.history, 0)
-    return plan.strategy.begin(plan.initial), 1, fresh
+    return Checkpoint(0, plan.digest, plan.strategy.begin(plan.initial), fresh)
 
 
 def _refuse_lost_rounds(plan: Plan, damaged: list[str]) -> None:
@@ -128,7 +162,8 @@ def _worst(states: Mapping[str, str], line: RoundLine) -> dict[str, str]:
     """A site that failed once is a failed site, whatever it did later; not being drawn is no failure."""
     result = dict(states)
     for site in line.sites:
-        if site.failed and result.get(site.site, "ok") == "ok":
+        withholds = line.kind == STATISTICS and site.state == WITHHELD  # its own policy, and no fault
+        if site.failed and not withholds and result.get(site.site, "ok") == "ok":
             result[site.site] = site.state
     return result
 

@@ -102,7 +102,8 @@ def test_the_message_of_several_faults_has_one_line_each_and_names_the_file() ->
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ("[training]\nrounds = 0", "4 training.rounds: 0: must be greater than or equal to 1"),
+        ("[training]\nrounds = 0", "4 training.rounds: 0: nothing would be learned; segmentation asks sites for no sums, so 1 or more"),
+        ("[training]\nrounds = -1", "4 training.rounds: -1: must be greater than or equal to 0"),
         ("[training]\nrounds = 2.0", "4 training.rounds: 2.0: must be a whole number"),
         ("[training]\nrounds = true", "4 training.rounds: True: must be a whole number"),
         ("[training]\nroundz = 2", "4 training.roundz: there is no such key; did you mean 'rounds'?"),
@@ -291,8 +292,8 @@ def test_every_value_tells_where_it_comes_from() -> None:
 
 def test_a_fault_of_the_command_line_says_so_and_has_no_line() -> None:
     text = HEAD + "[training]\nrounds = 3\n"
-    assert fault_of(text, "training.rounds=0") == (
-        "0 training.rounds: 0: must be greater than or equal to 1 (given on the command line)"
+    assert fault_of(text, "training.rounds=-1") == (
+        "0 training.rounds: -1: must be greater than or equal to 0 (given on the command line)"
     )
 
 

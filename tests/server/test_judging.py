@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from fedrounds_common.errors import UpdateError
+from fedrounds_common.leaving import check_tally
 from fedrounds_common.study.tables import CaseForm, Evaluation
 from fedrounds_common.tasks.segmentation import Segmentation
-from fedrounds_server.guard import check_tally
 
 FORM, RULE = CaseForm(), Evaluation(resamples=3)
 

@@ -16,8 +16,8 @@ from flwr.supercore.run import Run
 
 from fedrounds_common.arrays import Array, Arrays, digest
 from fedrounds_common.codecs.float32 import Float32
-from fedrounds_common.errors import RunFileError, TooFewSites
-from fedrounds_common.leaving import Ask, Hello, Leaving, Refusal, Scores, Update
+from fedrounds_common.errors import RoundError, RunFileError, TooFewSites
+from fedrounds_common.leaving import Ask, Hello, Leaving, Refusal, Scores, Statistics, Update
 from fedrounds_common.shelves import STRATEGIES
 from fedrounds_common.study.canonical import canonical_text, study_from_canonical
 from fedrounds_common.study.canonical import digest as digest_of_study
@@ -494,3 +494,265 @@ def test_events_come_in_the_order_of_the_run(made: Make) -> None:
     run.run(hospitals())
     one = ["round-start", "site", "site", "site", "round"]
     assert told == ["hello"] * 3 + ["plan"] + ["score"] * 3 + one * 2 + ["score"] * 3 + ["end"]
+
+
+# ---------------------------------------------------------------- statistics
+
+
+@dataclass(frozen=True)
+class Summed(Segmentation):
+    """Before round 1 the weights are moved twice by what all sites' sums amount to, and after the last round once."""
+
+    before: Any = ("middle", "again")
+    after: Any = ("last",)
+    of_validation: Any = ()
+    spoils: Any = None
+
+    def network(self, network: Any, form: Any) -> Any:
+        return None
+
+    def gather(self, purpose: str, network: Any, cases: Any, form: Any, training: Any) -> Any:
+        return {"sum": np.zeros(2), "cases": np.zeros(1)}
+
+    def settle(self, purpose: str, total: Any, arrays: Arrays, form: Any) -> Arrays:
+        moved = {**arrays, "w": (total["sum"] / total["cases"]).astype(np.float32)}
+        return self.spoils(moved) if self.spoils else moved
+
+
+def sums(site: str, ask: Ask) -> Statistics:
+    """Depends on the weights that came, and in its last bits on the order in which sites are added."""
+    cases, moves = SITES[site]
+    tally = {"sum": cases * (ask.arrays["w"].astype(np.float64) + moves / 7), "cases": np.array([float(cases)])}
+    return Statistics(site, ask.run, ask.round, ask.nonce, ask.digest, ask.purpose, cases, tally)
+
+
+def summing(site: str, ask: Ask) -> Says:
+    return sums(site, ask) if ask.kind == "statistics" else well(site, ask)
+
+
+def all_sum(behaves: Mapping[str, Behaves] | None = None, **more: Any) -> Hospitals:
+    return Hospitals({**dict.fromkeys("ABC", summing), **(behaves or {})}, **more)
+
+
+def once(purpose: str, says: Behaves) -> Behaves:
+    return lambda site, ask: says(site, ask) if ask.purpose == purpose else summing(site, ask)
+
+
+def other(**fields: Any) -> Behaves:
+    return lambda site, ask: replace(sums(site, ask), **fields)
+
+
+def with_sums(run: Made, **fields: Any) -> Made:
+    return Made(replace(run.plan, task=Summed(**fields)))
+
+
+def moved_by(sites: str, start: Array) -> Array:
+    w = start.astype(np.float64)
+    total = np.zeros(2)
+    for site in sites:
+        total = total + SITES[site][0] * (w + SITES[site][1] / 7)
+    return (total / sum(SITES[site][0] for site in sites)).astype(np.float32)
+
+
+def trained_once(start: Array) -> Array:
+    step = sum(SITES[s][0] * (np.float32(SITES[s][1]) * np.cos(start)).astype(np.float64) for s in "ABC") / 8
+    return (start.astype(np.float64) + step).astype(np.float32)
+
+
+def test_sums_before_round_1_are_where_it_starts_and_those_after_the_last_round_end_the_run(made: Make) -> None:
+    run, grid = with_sums(made(rounds=1)), all_sum()
+    run.run(grid)
+    begun = moved_by("ABC", moved_by("ABC", START["w"]))
+    asked = [(ask.kind, ask.round, ask.purpose, ask.model) for name, ask in grid.asked if name == "A"]
+    assert asked == [
+        ("hello", 0, "", "consensus"), ("score", 0, "", "untrained"), ("statistics", 0, "middle", "consensus"),
+        ("statistics", 0, "again", "consensus"), ("train", 1, "", "consensus"), ("statistics", 1, "last", "consensus"),
+        ("score", 1, "", "consensus"),
+    ]  # fmt: skip
+    train = next(ask for _, ask in grid.asked if ask.kind == "train")
+    np.testing.assert_array_equal(train.arrays["w"], begun)
+    np.testing.assert_array_equal(run.consensus["w"], moved_by("ABC", trained_once(begun)))
+    # what is judged last is the model that the run leaves; what is judged first has seen no site
+    first, last = (next(a for _, a in grid.asked if (a.kind, a.round) == ("score", n)) for n in (0, 1))
+    assert (digest(first.arrays), digest(last.arrays)) == (digest(START), digest(run.consensus))
+
+
+def test_a_purpose_has_a_line_in_the_history_with_every_site_and_what_it_sent(made: Make) -> None:
+    run = with_sums(made(rounds=1))
+    run.run(all_sum())
+    lines = history.read(run.folder.history)
+    assert [(line.kind, line.round, line.purpose) for line in lines] == [
+        ("statistics", 0, "middle"), ("statistics", 0, "again"), ("round", 1, ""), ("statistics", 1, "last"),
+    ]  # fmt: skip
+    assert lines[-1].digest == digest(run.consensus) == run.status["consensus"]
+    assert [(s.site, s.state, s.cases, s.steps, s.bytes_down) for s in lines[0].sites] == [
+        ("A", "ok", 1, 0, 16), ("B", "ok", 3, 0, 16), ("C", "ok", 4, 0, 16),
+    ]  # fmt: skip
+    assert all(site.bytes_up > 200 for line in lines for site in line.sites)
+
+
+def test_who_answers_first_changes_no_bit_of_what_sums_amount_to(made: Make) -> None:
+    models = set()
+    for reverse in (False, True):
+        run = with_sums(made(rounds=1, strategy="fedavgm", name=f"{reverse}"))
+        run.run(all_sum(reverse=reverse))
+        models.add(run.folder.consensus.read_bytes())
+    assert len(models) == 1
+
+
+def test_a_run_of_no_rounds_is_what_the_sums_amount_to(made: Make) -> None:
+    run = with_sums(made(rounds=1))
+    study = replace(run.plan.study, training=replace(run.plan.study.training, rounds=0))
+    grid = all_sum()
+    Made(replace(run.plan, study=study)).run(grid)
+    w = START["w"]
+    for _ in range(3):
+        w = moved_by("ABC", w)
+    np.testing.assert_array_equal(run.consensus["w"], w)
+    assert {ask.kind for _, ask in grid.asked} == {"hello", "statistics", "score"}
+    assert (run.status["exit"], run.status["rounds"]) == (0, 0)
+    assert sorted(file.name for file in run.folder.scores.glob("*.csv")) == [
+        "0000-consensus-all.csv",
+        "0000-untrained-all.csv",
+    ]
+
+
+NO_SUMS: dict[str, tuple[Behaves, str]] = {
+    "raises": (refusal("FR-D12"), "error:FR-D12"),
+    "says no": (refusal("FR-C16", refused=True), "refused:FR-C16"),
+    "hangs": (lambda site, ask: None, "late"),
+    "dies": (lambda site, ask: Error(1, "FR-R02"), "error:FR-R02"),
+    "an update": (well, "error:FR-R10"),
+    "another's name": (other(site="A"), "error:FR-R17"),
+    "another study": (other(study="0" * 64), "error:FR-R16"),
+    "another purpose": (other(purpose="last"), "error:FR-R16"),
+    "an old answer": (other(nonce="another"), "error:FR-R18"),
+    "another round": (other(round=3), "error:FR-R18"),
+    "another run": (other(run="0002-run"), "error:FR-R18"),
+    "no case": (other(cases=0), "error:FR-R14"),
+    "more cases than agreed": (other(cases=4), "error:FR-R19"),
+    "not a number": (other(tally={"sum": np.array([np.nan, 1]), "cases": np.ones(1)}), "error:FR-R04"),
+    "another shape": (other(tally={"sum": np.ones(3), "cases": np.ones(1)}), "error:FR-R04"),
+    "float32": (other(tally={"sum": np.ones(2, np.float32), "cases": np.ones(1)}), "error:FR-R04"),
+    "a sum less": (other(tally={"sum": np.ones(2)}), "error:FR-R04"),
+    "a sum more": (other(tally={"sum": np.ones(2), "cases": np.ones(1), "x": np.ones(1)}), "error:FR-R04"),
+}
+
+
+@pytest.mark.parametrize("trouble", NO_SUMS)
+def test_a_site_whose_sums_cannot_be_used_is_named_and_left_out_of_that_sum_only(trouble: str, made: Make) -> None:
+    says, state = NO_SUMS[trouble]
+    run = with_sums(made("cohort.deadline_s=0.2", rounds=1))
+    run.run(all_sum({"B": once("middle", says)}))
+    assert [states["B"] for states in run.states] == [state, "ok", "ok", "ok"]
+    begun = moved_by("ABC", moved_by("AC", START["w"]))
+    np.testing.assert_array_equal(run.consensus["w"], moved_by("ABC", trained_once(begun)))
+    assert (run.status["failed"], run.status["exit"]) == ({"B": state}, 9)
+
+
+def test_sums_of_too_few_sites_end_the_run_as_a_round_would_and_it_goes_on_from_there(made: Make) -> None:
+    undisturbed = with_sums(made("cohort.minimum=3", rounds=2, name="undisturbed"))
+    undisturbed.run(all_sum())
+    run = with_sums(made("cohort.minimum=3", rounds=2))
+    with pytest.raises(TooFewSites, match=r"FR-R40 2 sites sent the sums for last.*missing: B \(error:FR-D12\)"):
+        run.run(all_sum({"B": once("last", refusal("FR-D12"))}))
+    grid = all_sum()
+    run.run(grid, resume=True)
+    assert run.folder.consensus.read_bytes() == undisturbed.folder.consensus.read_bytes()
+    assert [ask.purpose for name, ask in grid.asked if name == "A" and ask.kind != "score"] == ["", "last"]
+
+
+def test_a_share_of_the_cases_is_needed_for_sums_too(made: Make) -> None:
+    run = with_sums(made("cohort.minimum_cases_share=0.6", rounds=1))
+    with pytest.raises(TooFewSites, match="FR-R55 the sums for middle stand for 4 of 8 cases"):
+        run.run(all_sum({"C": once("middle", refusal("FR-D12"))}))
+
+
+def test_sums_of_too_few_cases_are_withheld_by_a_sites_own_policy_and_that_is_no_fault(made: Make) -> None:
+    told: list[str] = []
+    run = with_sums(made(rounds=1, listen=lambda event, facts: told.append(str(facts.get("text")))))
+    run.run(all_sum({"B": once("last", refusal("FR-C19", refused=True))}))
+    assert run.states[-1] == {"A": "ok", "B": "refused:FR-C19", "C": "ok"}
+    assert (run.status["exit"], run.status["failed"]) == (0, {})
+    assert run.status["withheld"] == {"B": "too few cases"}
+    assert "B withholds its sums for last: too few cases" in told
+
+
+def test_sums_over_the_cases_of_validation_are_asked_of_who_has_any(made: Make) -> None:
+    def validates(site: str, ask: Ask) -> Says:
+        said = summing(site, ask)
+        return replace(said, validation_cases={"A": 1, "B": 0, "C": 9}[site]) if isinstance(said, Hello) else said
+
+    def sums_nine(site: str, ask: Ask) -> Says:
+        return replace(sums(site, ask), cases=9)
+
+    run = with_sums(made(rounds=1), of_validation=("last",))
+    last = {
+        "A": lambda site, ask: sums_nine(site, ask) if ask.purpose == "last" else validates(site, ask),
+        "B": validates,
+        "C": lambda site, ask: sums_nine(site, ask) if ask.purpose == "last" else validates(site, ask),
+    }
+    grid = all_sum(last)
+    run.run(grid)
+    assert sorted(name for name, ask in grid.asked if ask.purpose == "last") == ["A", "C"]
+    # 9 cases are more than A said that it validates on, and just what C said, which trains on 4
+    assert run.states[-1] == {"A": "error:FR-R19", "B": "absent", "C": "ok"}
+    assert run.status["failed"] == {"A": "error:FR-R19"}
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedavgm"])
+@pytest.mark.parametrize("at", ["middle", "again", "train 1", "train 2", "last", "score 2"])
+def test_a_run_stopped_anywhere_goes_on_bit_for_bit_and_asks_no_sum_twice(at: str, strategy: str, made: Make) -> None:
+    undisturbed = with_sums(made(rounds=2, strategy=strategy, name="undisturbed"))
+    undisturbed.run(all_sum())
+    run = with_sums(made(rounds=2, strategy=strategy, name="interrupted"))
+
+    def stops(site: str, ask: Ask) -> Says:
+        if at in (ask.purpose, f"{ask.kind} {ask.round}"):
+            raise KeyboardInterrupt
+        return summing(site, ask)
+
+    first = all_sum({"B": stops})
+    with pytest.raises(KeyboardInterrupt):
+        run.run(first)
+    # killed between a line of the history and its checkpoint: that line is of nothing that was done
+    if at in ("middle", "again", "last"):
+        line = next(line for line in history.read(undisturbed.folder.history) if line.purpose == at)
+        history.append(run.folder.history, line)
+    grid = all_sum()
+    run.run(grid, resume=True)
+    assert run.folder.consensus.read_bytes() == undisturbed.folder.consensus.read_bytes()
+    assert run.states == undisturbed.states
+    done = [ask.purpose for name, ask in first.asked if name == "A" and ask.kind == "statistics" and ask.purpose != at]
+    again = [ask.purpose for name, ask in grid.asked if name == "A" and ask.kind == "statistics"]
+    assert done + again == ["middle", "again", "last"]
+
+
+def test_a_damaged_checkpoint_after_the_last_sums_is_made_again_with_its_round(made: Make) -> None:
+    undisturbed = with_sums(made(name="undisturbed"))
+    undisturbed.run(all_sum())
+    run = with_sums(made())
+    run.run(all_sum())
+    newest = run.folder.checkpoints / "round-0003.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-3])
+    run.folder.consensus.unlink()
+    grid = all_sum()
+    run.run(grid, resume=True)
+    assert digest(run.consensus) == digest(undisturbed.consensus)
+    assert [(ask.kind, ask.purpose) for name, ask in grid.asked if name == "A" and ask.kind != "hello"] == [
+        ("train", ""), ("statistics", "last"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("spoils", "found"),
+    [
+        (lambda arrays: {**arrays, "x": np.zeros(1)}, r"FR-R05 middle: x <f8 \(1,\) has no match"),
+        (lambda arrays: {"seen": arrays["seen"]}, r"FR-R05 middle: w <f4 \(2,\) has no match"),
+        (lambda arrays: {**arrays, "w": arrays["w"] * np.float32(np.nan)}, "FR-R05 middle: w is not finite"),
+    ],
+)
+def test_sums_that_amount_to_no_model_end_the_run(spoils: Any, found: str, made: Make) -> None:
+    run = with_sums(made(rounds=1), spoils=spoils)
+    with pytest.raises(RoundError, match=found):
+        run.run(all_sum())

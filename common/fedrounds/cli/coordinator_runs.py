@@ -158,7 +158,8 @@ def _followed(path: Path, flower_run: int, flower: Flower, data: dict[str, Any])
         nonlocal told
         for line in history.read(RunFolder(path).history)[told:]:
             told += 1
-            say(f"round {line.round}: {len(line.ok)} of {len(line.sites)} sites, {line.seconds:.0f} s")
+            what = f"round {line.round}" if line.kind == history.ROUND else f"sums for {line.purpose}"
+            say(f"{what}: {len(line.ok)} of {len(line.sites)} sites, {line.seconds:.0f} s")
 
     status = follow(path, flower_run, flower, listen)
     listen({})

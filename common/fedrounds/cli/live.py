@@ -70,6 +70,9 @@ class Progress:
                 self.round, self.loss = facts["round"], facts.get("loss")
                 self.seconds.append(facts["seconds"])
                 return [self._round(facts)]
+            case "statistics":
+                done = f"{facts['purpose']}: sums of {count(facts['ok'], 'site')}"
+                return self._new_stage(done, [f"{done}  {duration(facts['seconds'])}"])
             case "score":
                 return self._new_stage(f"judging {facts['model']}", self.once(f"judging {facts['model']}"))
             case "baseline":

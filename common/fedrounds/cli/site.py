@@ -243,4 +243,8 @@ def _register_lineage(app: typer.Typer) -> None:
         text = "\n".join(lines) or "no round here has trained on this patient's images"
         judged = sum(each.event == "judged" for each in found)
         more = f"\n{judged} judgings used them, which changes no model" if judged else ""
+        summed = {each.run: each.round for each in found if each.event == "summed"}
+        more += "".join(
+            f"\nrun {run}: sums after round {round_} hold a trace of them" for run, round_ in summed.items()
+        )
         return Answer({"sights": [asdict(each) for each in found], "first_round": trained}, text + more)

@@ -17,6 +17,7 @@ from fedrounds_common.channel import Channel
 from fedrounds_common.errors import Fault
 from fedrounds_common.network import Network
 from fedrounds_common.plugins import Shelf, choice_message, validate
+from fedrounds_common.settling import purposes
 from fedrounds_common.strategy import Strategy
 from fedrounds_common.study.study import DEFAULT_NAMES, FORMAT, Study
 from fedrounds_common.study.tables import CaseForm, Cohort, Evaluation, Name, Table, Training
@@ -153,6 +154,8 @@ def _of_task(
     if evaluation.primary not in task.measures:
         found = choice_message(evaluation.primary, tuple(task.measures))
         yield Fault("evaluation.primary", f"{found}: what {name} measures")
+    if training is not None and training.rounds == 0 and not purposes(task):
+        yield Fault("training.rounds", f"0: nothing would be learned; {name} asks sites for no sums, so 1 or more")
     if form is not None and training is not None:
         yield from (Fault(key, message) for key, message in task.faults(form, training, evaluation))
 

@@ -109,6 +109,7 @@ class CaseForm:
 class Training:
     """`[training]`: what every site does in a round.
 
+    `rounds` = 0: nothing is trained, and the model is what the task makes of sums over all sites' cases.
     Give `local_steps` (the same at each site) or `local_epochs` (in proportion to its cases).
     `schedule` runs over the whole of the study's steps and ends at 0 (`constant` does not).
     `moments = "keep"`: the optimiser's state stays at the site between rounds. `threads` is part of
@@ -117,7 +118,7 @@ class Training:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    rounds: Count = 10
+    rounds: Annotated[int, Field(ge=0)] = 10
     local_steps: OrNone[Count] = None
     local_epochs: OrNone[Positive] = None
     batch: Count = 2
