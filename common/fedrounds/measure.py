@@ -22,9 +22,9 @@ from fedrounds_common.case import Case, CaseRef
 from fedrounds_common.errors import CaseError, to_keep
 from fedrounds_common.leaving import Ask, Update, to_wire
 from fedrounds_common.strategy import Trained
+from fedrounds_common.untrained import scores as rule_scores
 from fedrounds_sites.cache import estimate_bytes
 from fedrounds_sites.hospitals import acquired
-from fedrounds_sites.phantom.rules import scores as rule_scores
 from fedrounds_sites.prepare import prepare
 from fedrounds_sites.reader import Reader
 

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from fedrounds_common.case import F32, F64, U8
 from fedrounds_common.disk import write_whole
 from fedrounds_common.errors import DataError
+from fedrounds_common.geometry import corners, labels_onto, onto
 from fedrounds_sites.files import open_regular
-from fedrounds_sites.geometry import corners, labels_onto, onto
 from fedrounds_sites.nifti_bytes import Geometry, Source, geometry_of, scaled, voxels_of
 
 LIMIT_VOXELS = 2**28  # 512 x 512 x 1024: a long CT

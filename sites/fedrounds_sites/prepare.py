@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from fedrounds_common.case import F32, F64, U8, Case
 from fedrounds_common.errors import CaseError, DataError
+from fedrounds_common.geometry import labels_onto, onto, respaced, turned
 from fedrounds_common.study.tables import CaseForm
-from fedrounds_sites.geometry import labels_onto, onto, respaced, turned
 from fedrounds_sites.targets import target_onto
 
 VERSION = 1  # of the arithmetic below: part of a cache key, so that a change voids what was prepared before

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from fedrounds_common.case import F32, F64, U8, Case, Target
-from fedrounds_sites.geometry import labels_onto, onto, turned
+from fedrounds_common.geometry import labels_onto, onto, turned
 
 # rows then columns as on a lightbox: slices lead, rows run to the feet or back, columns to the left (or back)
 STACKS = {"axial": "SPL", "coronal": "PIL", "sagittal": "LIP"}

@@ -13,8 +13,8 @@ from scipy.ndimage import gaussian_filter, zoom
 
 from fedrounds_common import rng
 from fedrounds_common.case import F32, Case
+from fedrounds_common.geometry import FWHM_PER_SIGMA, onto, respaced
 from fedrounds_common.plugins import STRICT
-from fedrounds_sites.geometry import FWHM_PER_SIGMA, onto, respaced
 from fedrounds_sites.targets import target_onto
 
 

@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from fedrounds_common.case import Case
+from fedrounds_common.untrained import Rule
 from fedrounds_sites.phantom import trained
 from fedrounds_sites.phantom.check import CEILING, FORM, PhantomCheck, check
-from fedrounds_sites.phantom.rules import Rule
 from fedrounds_sites.phantom.trained import AwayFromHome, Pooled, small_unet
 from fedrounds_sites.prepare import prepare
 from fedrounds_sites.readers.phantom_glioma import PhantomGlioma

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fedrounds_common import untrained
 from fedrounds_common.case import Case, CaseRef, Target
 from fedrounds_common.errors import DataError
 from fedrounds_common.rng import generator
 from fedrounds_common.study.tables import CaseForm
-from fedrounds_sites.phantom import rules, telling
+from fedrounds_sites.phantom import telling
 
 FORM = CaseForm(channels=("flair",), labels={"tumour": 1})
 GRID = (16, 16, 16)
@@ -28,25 +29,25 @@ def case(name: str, bright: float, site: str = "s1", *, tumour: bool = True, noi
 
 
 def best_of(name: str, cases: list[Case], form: CaseForm = FORM) -> float:
-    found, dice = rules.scores(cases, form)
+    found, dice = untrained.scores(cases, form)
     return float(max(dice[:, k, 0].mean() for k, rule in enumerate(found) if rule.name == name))
 
 
 def test_otsu_parts_two_heaps_of_counts() -> None:
     counts = np.zeros(10, np.int64)
     counts[[1, 2, 7, 8]] = [5, 5, 3, 3]
-    assert 2 <= rules.otsu(counts) < 7
+    assert 2 <= untrained.otsu(counts) < 7
 
 
 def test_otsu_of_one_value_or_none_parts_nothing() -> None:
-    assert rules.otsu(np.array([0, 0, 4, 0])) == 2
-    assert rules.otsu(np.zeros(4, np.int64)) == 0
+    assert untrained.otsu(np.array([0, 0, 4, 0])) == 2
+    assert untrained.otsu(np.zeros(4, np.int64)) == 0
 
 
 def test_kmeans_orders_its_clusters_from_dark_to_bright() -> None:
     counts = np.zeros(100, np.int64)
     counts[[10, 30, 60, 90]] = 25
-    assert rules.kmeans(counts)[[10, 30, 60, 90]].tolist() == [0, 1, 2, 3]
+    assert untrained.kmeans(counts)[[10, 30, 60, 90]].tolist() == [0, 1, 2, 3]
 
 
 def test_a_very_bright_tumour_is_found_by_a_threshold() -> None:
@@ -62,7 +63,7 @@ def test_the_mirror_finds_what_a_threshold_cannot_where_a_head_is_symmetric() ->
 
 def test_the_template_finds_a_tumour_that_the_others_do_not_have() -> None:
     cases = [case("a", 0.3), *(case(f"h{k}", 0.0, tumour=False) for k in range(4))]
-    found, dice = rules.scores(cases, FORM)
+    found, dice = untrained.scores(cases, FORM)
     assert max(dice[0, k, 0] for k, rule in enumerate(found) if rule.name == "template") > 0.7
 
 
@@ -70,7 +71,7 @@ def test_the_largest_piece_drops_the_specks() -> None:
     one = case("a", 5.0)
     image = one.image.copy()
     image[0, 3, 3, 3] = image[0, 12, 12, 12] = 6.0
-    found, dice = rules.scores([one.with_image(image, one.target)], FORM)
+    found, dice = untrained.scores([one.with_image(image, one.target)], FORM)
     by_rule = {(rule.name, rule.part, rule.largest): float(dice[0, k, 0]) for k, rule in enumerate(found)}
     # 27 voxels found, 2 specks: 2 · 27 / (29 + 27)
     assert by_rule["otsu", "bright", False] == pytest.approx(54 / 56)
@@ -78,14 +79,14 @@ def test_the_largest_piece_drops_the_specks() -> None:
 
 
 def test_two_empty_masks_count_one_and_a_spurious_one_zero() -> None:
-    found, dice = rules.scores([case("a", 0.0, tumour=False)], FORM)
+    found, dice = untrained.scores([case("a", 0.0, tumour=False)], FORM)
     assert dice.shape == (1, len(found), 1)
     assert set(np.unique(dice)) <= {0.0, 1.0}
 
 
 def test_each_rules_masks_have_a_state_by_the_empty_mask_rule() -> None:
     sick, well = case("a", 5.0), case("b", 0.0, tumour=False)
-    found = rules.judge([sick, well, Case(CaseRef("c", "c", "s1"), sick.image, None, np.eye(4))], FORM)
+    found = untrained.judge([sick, well, Case(CaseRef("c", "c", "s1"), sick.image, None, np.eye(4))], FORM)
     assert [ref.name for ref in found.refs] == ["a", "b"]
     assert found.states.shape == found.dice.shape == (2, len(found.rules), 1)
     # "scored" and "missed" where there is a tumour, "both-empty" and "spurious" where there is none
@@ -98,9 +99,9 @@ def test_each_rules_masks_have_a_state_by_the_empty_mask_rule() -> None:
 
 def test_the_floor_is_the_best_mean_over_the_cases() -> None:
     cases = [case("a", 5.0), case("b", 0.3)]
-    found, dice = rules.scores(cases, FORM)
-    assert rules.floor(cases, FORM) == {"tumour": dice.mean(axis=0).max()}
-    rule, value = rules.best(cases, FORM)["tumour"]
+    found, dice = untrained.scores(cases, FORM)
+    assert untrained.floor(cases, FORM) == {"tumour": dice.mean(axis=0).max()}
+    rule, value = untrained.best(cases, FORM)["tumour"]
     assert value == dice.mean(axis=0)[found.index(rule), 0]
     assert "flair" in str(rule)
 
@@ -112,15 +113,15 @@ def test_the_floor_takes_pictures_and_cases_of_unlike_grids() -> None:
         Target((case("a", 5.0).image[0, ..., 7] > 3).astype(np.uint8)),
         np.eye(4),
     )
-    assert rules.floor([picture], CaseForm(dims=2, channels=("x",), labels={"t": 1}))["t"] == pytest.approx(1)
+    assert untrained.floor([picture], CaseForm(dims=2, channels=("x",), labels={"t": 1}))["t"] == pytest.approx(1)
     small = case("b", 5.0)
     small = Case(small.ref, small.image[:, 1:15], Target(small.target.voxels[1:15]), np.eye(4))  # type: ignore[union-attr]
-    assert rules.floor([case("a", 5.0), small], FORM)["tumour"] == pytest.approx(1)
+    assert untrained.floor([case("a", 5.0), small], FORM)["tumour"] == pytest.approx(1)
 
 
 def test_the_floor_needs_references() -> None:
     with pytest.raises(DataError, match="FR-P07 0 cases"):
-        rules.floor([], FORM)
+        untrained.floor([], FORM)
 
 
 def crowd(sites: dict[str, float]) -> list[Case]:

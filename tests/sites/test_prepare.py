@@ -16,9 +16,9 @@ from scipy.spatial.transform import Rotation
 
 from fedrounds_common.case import Case, CaseRef, Target
 from fedrounds_common.errors import CaseError, DataError
+from fedrounds_common.geometry import onto, respaced, turned
 from fedrounds_common.sampling import content_box
 from fedrounds_common.study.tables import CaseForm
-from fedrounds_sites.geometry import onto, respaced, turned
 from fedrounds_sites.prepare import prepare, prepared_grid, refuse_blank, restore
 
 F64 = NDArray[np.float64]

@@ -13,10 +13,10 @@ import numpy as np
 
 from fedrounds_common.case import F32, F64, U8, orientation_of
 from fedrounds_common.errors import CaseError
+from fedrounds_common.geometry import labels_onto, turned
 from fedrounds_sites.dicom.grid import COVERED, covered, plane_affine, resampled, stack
 from fedrounds_sites.dicom.headers import Header
 from fedrounds_sites.dicom.pixels import read_plane, refuse_kind
-from fedrounds_sites.geometry import labels_onto, turned
 from fedrounds_sites.masks import map_labels, whole
 from fedrounds_sites.nifti import apart_mm, read_volume
 from fedrounds_sites.pictures import luminance

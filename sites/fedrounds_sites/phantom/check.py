@@ -13,12 +13,13 @@ from typing import final
 
 import numpy as np
 
+from fedrounds_common import untrained
 from fedrounds_common.case import Case, CaseRef
 from fedrounds_common.study.tables import CaseForm
+from fedrounds_common.untrained import Rule
 from fedrounds_sites import profiles
-from fedrounds_sites.phantom import VERSION, rules, telling, trained
+from fedrounds_sites.phantom import VERSION, telling, trained
 from fedrounds_sites.phantom.patients import LABELS
-from fedrounds_sites.phantom.rules import Rule
 from fedrounds_sites.phantom.scanner import CHANNELS
 from fedrounds_sites.phantom.trained import AwayFromHome, Learner, Pooled
 from fedrounds_sites.prepare import prepare
@@ -147,10 +148,10 @@ def check(seed: int, *, train: bool = False, learner: Learner | None = None) -> 
     reader = PhantomGlioma(profile="fets71", seed=seed)
     sites = profiles.load("fets71").names()
     cases = _cases(reader, sites[:16], range(6))
-    found, dice = rules.scores(cases, FORM)
+    found, dice = untrained.scores(cases, FORM)
     means = dice.mean(axis=0)
     names = sorted({rule.name for rule in found})
-    untrained = {
+    by_rule = {
         name: {
             region: float(max(means[k, index] for k, rule in enumerate(found) if rule.name == name))
             for index, region in enumerate(FORM.scored)
@@ -166,7 +167,7 @@ def check(seed: int, *, train: bool = False, learner: Learner | None = None) -> 
         own = trained.away_from_home(home, others, learner)
         pooled = trained.pooled(_cases(reader, sites[:50], range(4)), others, FORM, learner)
     return PhantomCheck(
-        seed, VERSION, len(cases), rules.chosen(found, dice, FORM), untrained, telling.aucs(cases), own, pooled
+        seed, VERSION, len(cases), untrained.chosen(found, dice, FORM), by_rule, telling.aucs(cases), own, pooled
     )
 
 

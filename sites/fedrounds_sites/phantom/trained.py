@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, final
 
 import numpy as np
 
-from fedrounds_common import rng
+from fedrounds_common import rng, untrained
 from fedrounds_common.case import F64, Case
 from fedrounds_common.networks.tiny_unet import TinyUNet
 from fedrounds_common.study.tables import CaseForm, Evaluation, Training
 from fedrounds_common.task import Batch
 from fedrounds_common.tasks.segmentation import Segmentation
-from fedrounds_sites.phantom import rules
 
 if TYPE_CHECKING:
     from torch import nn
@@ -82,7 +81,7 @@ def pooled(training: Sequence[Case], others: Sequence[Case], form: CaseForm, lea
     """Train one model on the cases of many hospitals and judge it on others."""
     dice = _dice(learner(training, POOLED_STEPS, "pooled"), others).mean(axis=0)
     means = {region: float(value) for region, value in zip(form.scored, dice, strict=True)}
-    return Pooled(means, rules.floor(others, form))
+    return Pooled(means, untrained.floor(others, form))
 
 
 def _dice(score: Callable[[Case], Dice], cases: Sequence[Case]) -> F64:

@@ -16,9 +16,9 @@ from scipy import ndimage
 
 from fedrounds_common.case import F32, F64, Case, CaseRef
 from fedrounds_common.errors import DataError
+from fedrounds_common.geometry import onto
 from fedrounds_common.metrics.rules import STATES
 from fedrounds_common.study.tables import CaseForm
-from fedrounds_sites.geometry import onto
 
 Mask = NDArray[np.bool_]
 
