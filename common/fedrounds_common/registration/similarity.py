@@ -72,12 +72,12 @@ def mutual_information(fixed: Tensor, moved: Tensor, bins: int, rng: torch.Gener
     if a.shape[2] > MOST_VOXELS:
         chosen = torch.randint(a.shape[2], (MOST_VOXELS,), generator=rng).to(a.device)
         a, b = a[:, :, chosen], b[:, :, chosen]
-    joint = _windows(a, bins).transpose(2, 3) @ _windows(b, bins) / a.shape[2]
+    joint = parzen(a, bins).transpose(2, 3) @ parzen(b, bins) / a.shape[2]
     of_a, of_b, both = _entropy(joint.sum(3)), _entropy(joint.sum(2)), _entropy(joint.flatten(2))
     return (2 - (of_a + of_b) / both.clamp_min(1e-6)).mean(1)
 
 
-def _windows(values: Tensor, bins: int) -> Tensor:
+def parzen(values: Tensor, bins: int) -> Tensor:
     """(B, C, N) → (B, C, N, bins): each value's weight in each bin; weights of a value sum to 1."""
     low, high = (extreme(2, keepdim=True).values.detach() for extreme in (values.min, values.max))
     # a bin and a half stays free at both ends, where the windows of the outermost values reach
