@@ -196,4 +196,4 @@ def _refusal(ask: Ask, name: str, log: Path, error: Exception) -> Refusal:
 
 
 def _purpose(ask: Ask) -> str:
-    return f"round {ask.round}: {ask.kind}"
+    return f"round {ask.round}: {ask.kind} {ask.purpose}".rstrip()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping
 
-from fedrounds_client.review import Costs, Leaves, Review, Tensor
+from fedrounds_client.review import Costs, Review, Sums, Tensor
 
 WIDTH, HEAD = 108, 9
 SHOWN_TENSORS = 8
@@ -14,7 +14,7 @@ SHOWN_TENSORS = 8
 def screen(found: Review) -> str:
     """Every part under its heading; of many tensors the largest (`--format json` and `--try` show all)."""
     parts = {
-        "WHO": _who(found), "WHAT": _what(found), "DATA": _data(found), "LEAVES": _leaves(found.leaves),
+        "WHO": _who(found), "WHAT": _what(found), "DATA": _data(found), "LEAVES": _leaves(found),
         "PRIVACY": _privacy(found), "COSTS": _costs(found.costs), "RIGHTS": _rights(), "POLICY": _policy(found),
     }  # fmt: skip
     lines = [f"{plain(found.name)} asks to run here", "─" * WIDTH]
@@ -84,12 +84,17 @@ def _data(found: Review) -> Iterator[str]:
     yield f"uses {', '.join(cases.channels)} and labels {', '.join(cases.labels)}; no names, dates or reports"
 
 
-def _leaves(leaving: Leaves) -> Iterator[str]:
-    yield (
-        f"per round: {len(leaving.tensors)} tensors, the difference that training made, {size(leaving.update_bytes)} "
-        f"with {len(leaving.numbers)} entries beside them: {', '.join(leaving.numbers)}"
-    )
-    yield from _tensors(leaving.tensors)
+def _leaves(found: Review) -> Iterator[str]:
+    leaving = found.leaves
+    if found.costs.rounds:
+        yield (
+            f"per round: {len(leaving.tensors)} tensors, the difference that training made, {size(leaving.update_bytes)} "
+            f"with {len(leaving.numbers)} entries beside them: {', '.join(leaving.numbers)}"
+        )
+        yield from _tensors(leaving.tensors)
+    else:
+        yield "no round: nothing is trained, and no tensor leaves"
+    yield from map(_sums, leaving.sums)
     count = sum(tensor.bytes // 8 for tensor in leaving.tally)
     yield (
         f"per judging: {count:,} numbers, sums over cases, {size(leaving.scores_bytes)}: "
@@ -97,6 +102,15 @@ def _leaves(leaving: Leaves) -> Iterator[str]:
     )
     yield f"at the start: {', '.join(leaving.hello)}"
     yield f"never: {leaving.never}"
+
+
+def _sums(sums: Sums) -> str:
+    count = sum(tensor.bytes // 8 for tensor in sums.tally)
+    names = ", ".join(f"{tensor.name} {_shape(tensor)}" for tensor in sums.tally)
+    return (
+        f"{sums.when}, for {sums.purpose}: {count:,} numbers, sums over {counted(sums.cases, 'case')} to {sums.over} on, "
+        f"{size(sums.bytes)}: {names}"
+    )
 
 
 def _tensors(tensors: tuple[Tensor, ...]) -> Iterator[str]:
@@ -122,6 +136,11 @@ def _privacy(found: Review) -> Iterator[str]:
         yield (
             f"protects each {privacy.protects}: epsilon {privacy.epsilon:.3g} in all, about {privacy.a_round:.2g} a "
             f"round; this site's limit is {budget}"
+        )
+    if found.leaves.sums:
+        yield (
+            f"the sums for {', '.join(each.purpose for each in found.leaves.sums)} have no noise: where one of them is over "
+            "a single case here, such as the only one of its class, it tells that case's numbers"
         )
 
 
@@ -151,3 +170,6 @@ def _policy(found: Review) -> Iterator[str]:
         yield f"with the cases of today this site would refuse every request: {found.refused}"
     elif found.withheld:
         yield f"scores will be withheld: {found.withheld}; it trains all the same, and the run goes on"
+    if not found.refused:
+        for purpose, why in found.kept_back.items():
+            yield f"sums for {purpose} will not be sent: {why}; it takes part in the rest, and the run goes on without them"

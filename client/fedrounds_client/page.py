@@ -40,6 +40,7 @@ def page_of(site: str, asked: Waiting, payloads: Payloads, said: Mapping[str, An
         if said["network_off"]
         else '<span class="bad">This machine could not cut the process off from the network.</span>'
     )
+    done = "One round was done" if "update" in payloads else "What a run of no rounds asks for was made"
     policy = "default-src 'none'; style-src 'unsafe-inline'"
     return "\n".join([
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
@@ -47,7 +48,7 @@ def page_of(site: str, asked: Waiting, payloads: Payloads, said: Mapping[str, An
         f"<title>What would leave {_text(site)}</title><style>{STYLE}</style></head><body>",
         f"<h1>What would leave {_text(site)} in one round</h1>",
         f"<p>Study <code>{_text(asked.study)}</code>, asked for by the coordinator with the key "
-        f"<code>{_text(asked.coordinator)}</code>. One round was done on this site's own cases, from the study's "
+        f"<code>{_text(asked.coordinator)}</code>. {done} on this site's own cases, with the study's "
         f"start weights, in {said['seconds']:.3g} s. Nothing was sent. {off}</p>",
         "<p>In a real round <code>run</code>, <code>nonce</code>, <code>seconds</code> and the round's number are "
         "others, and a signature of 64 bytes over the payload goes with it.</p>",

@@ -16,7 +16,7 @@ from fedrounds_client import lineage, policy
 from fedrounds_client.enrolled import own_of
 from fedrounds_client.home import SiteHome, read_table
 from fedrounds_client.permits import Said, heard, last_allowed
-from fedrounds_client.settings import SiteSettings
+from fedrounds_client.settings import Policy, SiteSettings
 from fedrounds_client.site import Parts, parts_of_text
 from fedrounds_client.state import KEPT_FILES
 from fedrounds_client.training import steps_per_round
@@ -24,11 +24,13 @@ from fedrounds_client.waiting import Waiting
 from fedrounds_client.withdrawn import withdrawn_patients
 from fedrounds_common.arrays import Arrays, manifest, of_module, size_bytes
 from fedrounds_common.case import CaseRef
-from fedrounds_common.leaving import Ask, Hello, Scores, Update, to_wire
+from fedrounds_common.leaving import Ask, Hello, Scores, Statistics, Update, to_wire
+from fedrounds_common.settling import purposes
 from fedrounds_common.strategy import Trained
 from fedrounds_common.study.canonical import agreed_tables, study_from_canonical
 from fedrounds_common.study.parse import leaves
 from fedrounds_common.study.study import Study
+from fedrounds_common.task import Task
 from fedrounds_sites.own import called
 from fedrounds_sites.splits import split
 
@@ -73,10 +75,23 @@ class Cases:
 
 @final
 @dataclass(frozen=True)
+class Sums:
+    """What the task wants to know of all sites' cases together: `when`, over how many `cases` of which kind (`over`)."""
+
+    purpose: str
+    when: str
+    over: str
+    cases: int
+    tally: tuple[Tensor, ...]
+    bytes: int
+
+
+@final
+@dataclass(frozen=True)
 class Leaves:
     """Everything that would leave. Bytes of an update and of scores as they travel, signature and envelope besides.
 
-    `numbers`: scalars beside an update's tensors; `tally`: the arrays of sums that scores are.
+    `numbers`: scalars beside an update's tensors; `tally`: the arrays of sums that scores are; `sums`: statistics.
     """
 
     tensors: tuple[Tensor, ...]
@@ -85,6 +100,7 @@ class Leaves:
     tally: tuple[Tensor, ...]
     scores_bytes: int
     hello: tuple[str, ...]
+    sums: tuple[Sums, ...] = ()
     never: str = NEVER
 
 
@@ -119,7 +135,8 @@ class Review:
     """`broken`: the policy's rules that the study breaks; with any of them it cannot be allowed.
 
     `said`: what was said of it before. `used`: rounds it has trained here. `refused`, `withheld`: why, with the cases
-    of today, the site would answer nothing, or send no scores; "" where it would.
+    of today, the site would answer nothing, or send no scores; "" where it would. `kept_back`: the same of statistics,
+    by purpose.
     """
 
     study: str
@@ -144,6 +161,7 @@ class Review:
     broken: tuple[str, ...]
     refused: str
     withheld: str
+    kept_back: Mapping[str, str]
 
 
 def review(home: SiteHome, settings: SiteSettings, asked: Waiting) -> Review:
@@ -155,7 +173,7 @@ def review(home: SiteHome, settings: SiteSettings, asked: Waiting) -> Review:
     parts = parts_of_text(asked.text, settings.plugins)
     study, start = parts.study, of_module(parts.module())
     before, cases = last_allowed(home, settings.name), _cases(home, settings, parts.study)
-    leaving, down = _leaves(parts, settings.name, start, asked)
+    leaving, down = _leaves(parts, settings.name, start, asked, cases)
     return Review(
         asked.study, study.name, asked.coordinator, asked.run, asked.first, asked.last, asked.times, asked.why,
         study.task, study.model, study.strategy, before.study if before else "",
@@ -164,6 +182,7 @@ def review(home: SiteHome, settings: SiteSettings, asked: Waiting) -> Review:
         _said(heard(home, settings.name, asked.study)), len(lineage.uses(home, asked.study, "trained")),
         tuple(str(rule) for rule in policy.broken_by(settings.policy, study, settings.plugins)),
         *_too_few(cases, settings.policy.minimum_cases),
+        {each.purpose: why for each in leaving.sums if (why := _kept_back(each, settings.policy))},
     )  # fmt: skip
 
 
@@ -211,6 +230,13 @@ def _too_few(cases: Cases, minimum: int) -> tuple[str, str]:
     return refused, f"{cases.validation} cases to judge on, {rule}" if few else ""
 
 
+def _kept_back(sums: Sums, rules: Policy) -> str:
+    """Why the site would not send these sums; "" where it would."""
+    if sums.cases < rules.minimum_cases:
+        return f"{sums.cases} cases to {sums.over} on, fewer than policy.minimum_cases = {rules.minimum_cases}"
+    return "" if Statistics.kind in rules.outgoing else f"policy.outgoing has no {Statistics.kind}"
+
+
 def _parted(refs: tuple[CaseRef, ...], site: str, study: Study) -> tuple[tuple[CaseRef, ...], tuple[CaseRef, ...]]:
     rule = study.evaluation
     both = split(
@@ -219,7 +245,7 @@ def _parted(refs: tuple[CaseRef, ...], site: str, study: Study) -> tuple[tuple[C
     return both.train, both.validation
 
 
-def _leaves(parts: Parts, site: str, start: Arrays, asked: Waiting) -> tuple[Leaves, int]:
+def _leaves(parts: Parts, site: str, start: Arrays, asked: Waiting, cases: Cases) -> tuple[Leaves, int]:
     """What leaves, and the bytes that come a round: the very messages, packed here with numbers in place of results."""
     study, consensus = parts.study, parts.strategy.begin(start)
     sent, _ = parts.strategy.send(Trained(start, start, 1, 1), consensus, {})
@@ -230,12 +256,32 @@ def _leaves(parts: Parts, site: str, start: Arrays, asked: Waiting) -> tuple[Lea
     scores = Scores(site, run, 1, nonce, "consensus", "local-val", 1, tally, digest)
     ask = Ask("train", run, 1, nonce, asked.text, digest, arrays=consensus.arrays, shared=consensus.shared)
     up, judged, down = (_bytes(message) for message in (update, scores, ask))
+    sums = tuple(_sums(parts, site, purpose, asked, cases) for purpose in _asked_of(parts.task, cases))
     return Leaves(
-        _tensors(travelling), up, _scalars(Update), _tensors(tally), judged, _scalars(Hello)
+        _tensors(travelling), up, _scalars(Update), _tensors(tally), judged, _scalars(Hello), sums
     ), down  # fmt: skip
 
 
-def _bytes(message: Update | Scores | Ask) -> int:
+def _asked_of(task: Task, cases: Cases) -> tuple[str, ...]:
+    """For which purposes this site would be asked for sums: a held-out one for none."""
+    if cases.role != "train":
+        return ()
+    return tuple(each for each in purposes(task) if each not in task.of_validation or cases.validation)
+
+
+def _sums(parts: Parts, site: str, purpose: str, asked: Waiting, cases: Cases) -> Sums:
+    """As the sums over no case have them: names and shapes do not depend on how many there are, or the site sends none."""
+    study, validates = parts.study, purpose in parts.task.of_validation
+    tally = parts.task.gather(purpose, parts.module(), (), study.cases, study.training)
+    before = purpose in parts.task.before
+    message = Statistics(site, asked.run, 0, "0" * 32, asked.study, purpose, 1, tally)
+    return Sums(
+        purpose, "before round 1" if before else "after the last round", "judge" if validates else "train",
+        cases.validation if validates else cases.training, _tensors(tally), _bytes(message),
+    )  # fmt: skip
+
+
+def _bytes(message: Update | Scores | Statistics | Ask) -> int:
     header, buffer = to_wire(message)
     return len(header.encode()) + len(buffer)
 
@@ -252,7 +298,7 @@ def _scalars(kind: type[Any]) -> tuple[str, ...]:
 
 def _privacy(settings: SiteSettings, study: Study) -> Privacy:
     protects, epsilon = policy.privacy_of(study, settings.plugins)
-    a_round = None if epsilon is None else epsilon / study.training.rounds
+    a_round = None if epsilon is None else epsilon / max(study.training.rounds, 1)
     return Privacy(protects, epsilon, a_round, settings.policy.maximum_epsilon)
 
 

@@ -2,7 +2,8 @@
 
     tries/DIGEST/update.json, update.bin    header and buffer of the update, as they would travel
     tries/DIGEST/scores.json, scores.bin    of judging the start weights, where the site has cases for it
-    tries/DIGEST/page.html                  every tensor, number and byte of both
+    tries/DIGEST/statistics-PURPOSE.json, … of each kind of sums that the task asks for, with the start weights
+    tries/DIGEST/page.html                  every tensor, number and byte of them all
     tries/DIGEST/try.json                   digests, seconds, bytes on disk, and whether the network was off
 
 The work is done by a process of its own, behind the walls that answers are made behind; nothing is sent.
@@ -30,6 +31,7 @@ from fedrounds_common.arrays import of_module
 from fedrounds_common.disk import write_json, write_text, write_whole
 from fedrounds_common.errors import MachineError, code_of
 from fedrounds_common.leaving import Ask, check_update, to_wire
+from fedrounds_common.settling import purposes
 
 if TYPE_CHECKING:
     from fedrounds_client.site import Site
@@ -101,7 +103,7 @@ def work(home: SiteHome, study: str, walls: Sequence[str]) -> None:
         shutil.rmtree(inside, ignore_errors=True)
     said = {
         "study": study, "network_off": network_is_off(), "walls": list(walls), "seconds": seconds,
-        "disk_bytes": disk, "update": payload_digest(*payloads["update"]),
+        "disk_bytes": disk, "update": payload_digest(*payloads["update"]) if "update" in payloads else "",
     }  # fmt: skip
     for kind, (header, buffer) in payloads.items():
         write_text(folder / f"{kind}.json", header)
@@ -112,7 +114,7 @@ def work(home: SiteHome, study: str, walls: Sequence[str]) -> None:
 
 def _payloads(site: Site, asked: Waiting) -> dict[str, tuple[str, bytes]]:
     """Header and buffer by kind: what the very code of a round makes, up to where it would be signed."""
-    from fedrounds_client.rounds import judge, take_part
+    from fedrounds_client.rounds import gather, judge, take_part
 
     parts = site.parts
     consensus = parts.strategy.begin(of_module(parts.module()))
@@ -120,9 +122,15 @@ def _payloads(site: Site, asked: Waiting) -> dict[str, tuple[str, bytes]]:
         "train", OFF_THE_WIRE, 1, OFF_THE_WIRE, asked.text, asked.study, arrays=consensus.arrays,
         shared=consensus.shared,
     )  # fmt: skip
-    update, _ = take_part(ask, site)
-    check_update(replace(update, arrays=parts.codec.decode(update.arrays)), ask.arrays, site.max_norm)
-    payloads = {"update": to_wire(update)}
+    payloads = {}
+    if parts.study.training.rounds:
+        update, _ = take_part(ask, site)
+        check_update(replace(update, arrays=parts.codec.decode(update.arrays)), ask.arrays, site.max_norm)
+        payloads["update"] = to_wire(update)
+    for purpose in purposes(parts.task):
+        asks = replace(ask, kind="statistics", round=0, shared={}, purpose=purpose)
+        if site.cases_behind(asks):
+            payloads[f"statistics-{purpose}"] = to_wire(gather(asks, site))
     if site.hospital.cohort("local-val"):
         payloads["scores"] = to_wire(judge(replace(ask, kind="score", cohort="local-val"), site))
     return payloads

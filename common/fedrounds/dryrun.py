@@ -120,7 +120,9 @@ def _judgings(prepared: Prepared, outcome: Outcome, alone: Sequence[Alone]) -> t
 
     rounds, every = study.training.rounds, study.evaluation.every
     first = "initial" if simulation.initial_weights or study.cohort.initial_sites else "untrained"
-    judged = [round_ for round_ in range(1, rounds + 1) if round_ == rounds or (every and round_ % every == 0)]
+    judged = [
+        round_ for round_ in range(min(rounds, 1), rounds + 1) if round_ == rounds or (every and round_ % every == 0)
+    ]
     names = [first, *(f"consensus of round {round_}" for round_ in judged)]
     found = [_Judging(name, of(outcome.roster)) for name in names]
     found += [_Judging(each.name, of(judges(outcome.roster, each))) for each in judged_by_itself(simulation, alone)]

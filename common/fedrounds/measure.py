@@ -16,13 +16,13 @@ from typing import Any, final
 from fedrounds.simulation import Prepared
 from fedrounds_client.outside import none_usable
 from fedrounds_client.site import Parts
-from fedrounds_client.training import Piece, train
+from fedrounds_client.training import Piece, Result, train
 from fedrounds_common.arrays import Arrays, of_module, size_bytes
 from fedrounds_common.case import Case, CaseRef
 from fedrounds_common.errors import CaseError, to_keep
 from fedrounds_common.leaving import Ask, Update, to_wire
+from fedrounds_common.rng import derive
 from fedrounds_common.strategy import Trained
-from fedrounds_common.untrained import scores as rule_scores
 from fedrounds_sites.cache import estimate_bytes
 from fedrounds_sites.hospitals import acquired
 from fedrounds_sites.prepare import prepare
@@ -78,9 +78,12 @@ def measure(prepared: Prepared, site: str, refs: Sequence[CaseRef]) -> Measured:
         piece = Piece(count, 0, count, study.seed, ("measure", count))
         return train(network, parts.task, cases, study.cases, study.training, piece, start)
 
-    result = steps(1)  # the first of all is slow: libraries choose their ways
-    one_s, several_s = _timed(lambda: steps(1)), _timed(lambda: steps(1 + STEPS))
+    result, one_s, several_s = Result(start), 0.0, 0.0
+    if study.training.rounds:
+        result = steps(1)  # the first of all is slow: libraries choose their ways
+        one_s, several_s = _timed(lambda: steps(1)), _timed(lambda: steps(1 + STEPS))
     step_s = max((several_s - one_s) / STEPS, 1e-6)
+    judged = _judged(parts, cases)
     down, up, kept = _sizes(parts, start, result.arrays, prepared.text)
     return Measured(
         site=site,
@@ -89,9 +92,9 @@ def measure(prepared: Prepared, site: str, refs: Sequence[CaseRef]) -> Measured:
         load_s=load_s,
         step_s=step_s,
         message_s=max(one_s - step_s, 0.0) + build_s,
-        predict_s=_timed(lambda: _judge(parts, network, cases[0])),
+        predict_s=_timed(lambda: _judge(parts, network, judged)) / max(len(judged), 1),
         start_s=_start_s() if prepared.simulation.workers else 0.0,
-        floor_s=_timed(lambda: rule_scores(cases[:1], study.cases))
+        floor_s=_timed(lambda: parts.task.guessed(judged, study.cases, study.evaluation)) / max(len(judged), 1)
         if "floor" in prepared.simulation.baselines
         else 0.0,
         down_bytes=down,
@@ -130,10 +133,17 @@ def _prepared(prepared: Prepared, reader: Reader, site: str, ref: CaseRef) -> Ca
     return prepare(acquired(ref, reader, prepared.simulation, prepared.study, site), prepared.study.cases)
 
 
-def _judge(parts: Parts, network: Any, case: Case) -> None:
+def _judged(parts: Parts, cases: Sequence[Case]) -> Sequence[Case]:
+    """One case as it is judged: of a task that judges pairs, a pair; none where no pair can be made."""
+    form, seed = parts.study.cases, derive(parts.study.seed, "judged")
+    return parts.task.judged(cases[:1], form, seed)[:1] or parts.task.judged(cases, form, seed)[:1]
+
+
+def _judge(parts: Parts, network: Any, cases: Sequence[Case]) -> None:
     study = parts.study
-    made = parts.task.predict(network, case, study.cases, study.training, study.evaluation)
-    parts.task.score(made, case, study.cases, study.evaluation)
+    for case in cases:
+        made = parts.task.predict(network, case, study.cases, study.training, study.evaluation)
+        parts.task.score(made, case, study.cases, study.evaluation)
 
 
 def _sizes(parts: Parts, start: Arrays, trained: Arrays, text: str) -> tuple[int, int, int]:

@@ -110,7 +110,7 @@ def enrolled(tmp_path: Path) -> Iterator[Callable[..., Enrolled]]:
     def make(folder: str = "site", **reader: Any) -> Enrolled:
         policy = {
             "tasks": ["segmentation"], "networks": ["tiny_unet"], "minimum_cases": 1, "minimum_privacy": "none",
-            "rounds": 10, "outgoing": ["hello", "update", "scores"],
+            "rounds": 10, "outgoing": ["hello", "update", "scores", "statistics"],
         }  # fmt: skip
         tables = {
             "name": "A", "plugins": [str(CUBES)], "data": {"name": "cubes", "only": "A", **reader}, "policy": policy,

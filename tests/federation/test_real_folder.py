@@ -76,7 +76,7 @@ class Roads(Grid):
 def site(folder: Path, name: str, data: Path, coordinator: SigningKey, file: StudyFile, minimum: int) -> SiteHome:
     policy = {
         "tasks": ["segmentation"], "networks": ["tiny_unet"], "minimum_cases": minimum, "minimum_privacy": "none",
-        "rounds": 10, "outgoing": ["hello", "update", "scores"],
+        "rounds": 10, "outgoing": ["hello", "update", "scores", "statistics"],
     }  # fmt: skip
     reader = {**file.simulation["reader"], "root": str(data), "only": name}
     home = create_home(folder / f"site-{name}", toml_text({"name": name, "data": reader, "policy": policy}, {}))

@@ -37,7 +37,7 @@ def own_umask() -> Iterator[None]:
 def site(folder: Path, name: str, coordinator: SigningKey, study: Study) -> SiteHome:
     policy = {
         "tasks": ["segmentation"], "networks": ["tiny_unet"], "minimum_cases": 1, "minimum_privacy": "none",
-        "rounds": 10, "outgoing": ["hello", "update", "scores"],
+        "rounds": 10, "outgoing": ["hello", "update", "scores", "statistics"],
     }  # fmt: skip
     data = {"name": "cubes", "only": name}
     tables = {"name": name, "plugins": [str(CUBES)], "data": data, "policy": policy}

@@ -17,7 +17,7 @@ from typing import Any, final
 
 from fedrounds_common.errors import RunFileError
 from fedrounds_server.folder import RunFolder, read_json
-from fedrounds_server.history import RoundLine
+from fedrounds_server.history import ROUND, RoundLine
 from fedrounds_server.history import read as read_history
 from fedrounds_server.measures import Counts, Measures, counts_of
 from fedrounds_server.tables import MEAN, MetricRow, number, read_metrics
@@ -68,6 +68,7 @@ class RunView:
     history: tuple[RoundLine, ...]
     cases: tuple[CaseValue, ...] = ()
     pictures: tuple[DrawnCase, ...] = ()
+    sums: tuple[RoundLine, ...] = ()
 
     @property
     def name(self) -> str:
@@ -102,6 +103,17 @@ class RunView:
     def lower(self) -> bool:
         """Whether less of the primary measure is better."""
         return self.measures.lower_is_better(self.metric)
+
+    @cached_property
+    def floor(self) -> Mapping[str, str]:
+        """Region → the rule that learns nothing and does best there; under "" one that does for all regions."""
+        file = RunFolder(self.path).floor
+        rules = read_json(file).get("rules") if file.is_file() else None
+        return {str(region): str(rule) for region, rule in rules.items()} if isinstance(rules, Mapping) else {}
+
+    def called(self, label: str) -> str:
+        """A model's name as it stands in tables: the floor's with its rule, where it is one."""
+        return f"{label} ({self.floor['']})" if label == "floor" and "" in self.floor else label
 
     @property
     def seed(self) -> int:
@@ -141,13 +153,15 @@ def read_run(path: Path, with_sites: bool = True) -> RunView:
             "FR-F26", "neither status.json nor record.json", wanted="a run folder, like runs/0007-…", where=str(path)
         )
     study = _toml(path / "study.resolved.toml")
+    lines = read_history(folder.history)
     run = RunView(
         path,
         _json(folder.record),
         _json(folder.status),
         study,
         read_metrics(folder.metrics) if folder.metrics.is_file() else (),
-        read_history(folder.history),
+        tuple(line for line in lines if line.kind == ROUND),
+        sums=tuple(line for line in lines if line.kind != ROUND),
     )
     if not with_sites:
         return run
@@ -155,7 +169,7 @@ def read_run(path: Path, with_sites: bool = True) -> RunView:
     return RunView(
         run.path, run.record, run.status, run.study, run.rows, run.history,
         tuple(value for folder in folders for value in read_cases(folder / "cases.csv", run.metric)),
-        tuple(drawn for folder in folders for drawn in read_pictures(folder, run.metric)),
+        tuple(drawn for folder in folders for drawn in read_pictures(folder, run.metric)), run.sums,
     )  # fmt: skip
 
 

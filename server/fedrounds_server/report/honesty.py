@@ -19,8 +19,9 @@ from fedrounds_server.tables import (
 
 def what_left(run: RunView) -> tuple[str, ...]:
     """What crossed the hospitals' boundary in bytes and kind."""
+    sums = _sums_that_left(run)
     if not run.history:
-        return ("No round was finished: no update left any hospital.",)
+        return ("No round was finished: no update left any hospital.", *sums)
     up, down = traffic(run.history)
     codec = str(table_of(run.study, "wire").get("name", "float32"))
     updates = sum(site.bytes_up > 0 for line in run.history for site in line.sites)
@@ -30,6 +31,21 @@ def what_left(run: RunView) -> tuple[str, ...]:
         f"{shown_bytes(down)} in, {shown_seconds(seconds)} in all. An update holds the {codec} differences of the network's weights from "
         "the consensus as that hospital received it, its number of cases and steps, and its mean loss. Scores leave as sums over a "
         "hospital's cases. No image, no label, no score of a single case, no file name and no error text leaves.",
+        *sums,
+    )
+
+
+def _sums_that_left(run: RunView) -> tuple[str, ...]:
+    """The statistics that the task asked for; nothing where it asked for none."""
+    if not run.sums:
+        return ()
+    up, down = traffic(run.sums)
+    answers = sum(site.state == "ok" for line in run.sums for site in line.sites)
+    what = ", ".join(line.purpose for line in run.sums)
+    return (
+        f"{count_of(answers, 'answer')} with sums left the hospitals, for {what}: {shown_bytes(up)} out and {shown_bytes(down)} "
+        "in. They are added over a hospital's cases, and no noise is in them: of a kind of case of which a hospital holds one, "
+        "a sum is that case's own number.",
     )
 
 

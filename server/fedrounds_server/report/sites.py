@@ -150,20 +150,22 @@ def _size(cases: object) -> int:
 
 def traffic_table(run: RunView) -> Table | None:
     """What left each hospital in bytes, and how its updates compare."""
-    if not run.history:
+    lines = (*run.history, *run.sums)
+    if not lines:
         return None
-    sites = sorted({site.site for line in run.history for site in line.sites})
+    sites = sorted({site.site for line in lines for site in line.sites})
     rows = []
     for name in sites:
         mine = [site for line in run.history for site in line.sites if site.site == name]
         sent = [site for site in mine if site.bytes_up > 0]
+        both = [site for line in lines for site in line.sites if site.site == name]
         rows.append((
-            name, str(sum(site.state == "ok" for site in mine)),
-            shown_bytes(sum(site.bytes_up for site in mine)), shown_bytes(sum(site.bytes_down for site in mine)),
+            name, str(sum(site.state == "ok" for site in mine)), shown_bytes(sum(site.bytes_up for site in both)),
+            shown_bytes(sum(site.bytes_down for site in both)),
             shown_seconds(math.fsum(site.seconds for site in mine)),
             _mean_of([site.norm for site in sent]), _mean_of([site.cosine for site in sent]),
         ))  # fmt: skip
-    up, down = traffic(run.history)
+    up, down = traffic(lines)
     return Table(
         "What crossed the boundary of each hospital",
         ("Hospital", "Updates", "Sent", "Received", "Work", "Mean norm", "Mean cosine"),

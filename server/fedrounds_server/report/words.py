@@ -130,7 +130,7 @@ def _verdicts(run: RunView) -> list[str]:
     groups: dict[str, list[str]] = {}
     for one in comparisons(run):
         if one.other.region == region:
-            groups.setdefault(one.verdict, []).append(one.other.label)
+            groups.setdefault(one.verdict, []).append(run.called(one.other.label))
     words = {
         "shown: better": "It is shown to be better than",
         "not shown": "No difference is shown to",
@@ -147,10 +147,8 @@ def _and(names: list[str]) -> str:
 def facts(run: RunView) -> tuple[tuple[str, str], ...]:
     """What was asked, as pairs of a name and a value."""
     study, training = run.study, table_of(run.study, "training")
-    sites = {row.site for row in run.rows if row.site != "all"} | {
-        site.site for line in run.history for site in line.sites
-    }
-    trained = {site.site for line in run.history for site in line.sites}
+    trained = {site.site for line in (*run.history, *run.sums) for site in line.sites}
+    sites = {row.site for row in run.rows if row.site != "all"} | trained
     amount = next(
         (
             f"{training[name]} {words}"

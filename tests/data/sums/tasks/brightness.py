@@ -1,14 +1,11 @@
 """Segmentation whose network also carries how bright the voxels are at all sites together."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal, final
 
 import numpy as np
 import torch
 
-from fedrounds_common.arrays import of_module
-from fedrounds_common.case import Case
 from fedrounds_common.task import Task
 from fedrounds_common.tasks.segmentation import Segmentation
 
@@ -21,6 +18,7 @@ class Brightness(Task):
     """The mean voxel before round 1; after the last round the standard deviation about that mean.
 
     `goes_wrong`: "shape" of the sums by the cases, "nan" in them, "settle" to another model.
+    `validates`: what is summed over the cases that sites validate on.
     """
 
     measures: ClassVar = Segmentation.measures
@@ -28,7 +26,12 @@ class Brightness(Task):
     after: ClassVar[tuple[str, ...]] = ("spread",)
 
     goes_wrong: Literal["", "shape", "nan", "settle"] = ""
+    validates: tuple[str, ...] = ()
     inner: ClassVar[Segmentation] = Segmentation()
+
+    @property
+    def of_validation(self):
+        return self.validates
 
     def network(self, network, form):
         module = self.inner.network(network, form)
