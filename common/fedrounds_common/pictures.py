@@ -85,7 +85,7 @@ def compare(case: Case, predicted: U8, form: CaseForm) -> Picture:
     axis = slice_axis(case, form)
     index = None if axis is None else fullest(marked, case.image, axis)
     view = view_of(case, form, axis, index)
-    channel = _clearest(case.image, marked, view)
+    channel = clearest(case.image, marked, view)
     crop = crop_of(case.image, view)
     grey = greys(view.of(case.image[channel])[crop], float(case.image[channel].flat[0]), view.mm)
     legend = {label: COLOURS[place % len(COLOURS)] for place, label in enumerate(form.labels)}
@@ -115,7 +115,7 @@ def overlaid(case: Case, maps: Mapping[str, F32], form: CaseForm, note: str = ""
     view = view_of(case, form, axis, index)
     known = case.labels
     marked: Mask = np.zeros(case.grid, np.bool_) if known is None else known > 0
-    channel = _clearest(case.image, marked, view)
+    channel = clearest(case.image, marked, view)
     crop = crop_of(case.image, view)
     grey = greys(view.of(case.image[channel])[crop], float(case.image[channel].flat[0]), view.mm)
     legend = {"reference": COLOURS[1]} if marked.any() else {}
@@ -170,7 +170,7 @@ def view_of(case: Case, form: CaseForm, axis: int | None, index: int | None) -> 
     take = tuple(spot for spot in spots if spot is not None)
     spacing = [case.spacing_mm[other] for other in axes]
     # identity is what a picture without geometry has (see case.py): its "R" and "A" would be invented
-    if form.dims == 2 and np.array_equal(case.affine, np.eye(4)):
+    if (form.dims == 2 or form.orientation is None) and np.array_equal(case.affine, np.eye(4)):
         return View(take, False, (False, False), "", "", (spacing[0], spacing[1]))
     codes = [case.orientation[other] for other in axes]
     start = [code if code in "RAS" else OPPOSITE[code] for code in codes]
@@ -199,7 +199,7 @@ def fullest(marked: Mask, image: F32, axis: int) -> int:
     return int(span.start + span.stop) // 2
 
 
-def _clearest(image: F32, marked: Mask, view: View) -> int:
+def clearest(image: F32, marked: Mask, view: View) -> int:
     """The channel in which what is marked differs most from the rest of the content, in its own spread."""
     inside = view.of(marked)
     contrasts = []
@@ -262,16 +262,16 @@ def framed(pixels: U8, view: View, caption: str, legend: Mapping[str, Colour], w
     canvas.paste(Image.fromarray(pixels), (MARGIN, 0))
     draw = ImageDraw.Draw(canvas)
     for letter, x in ((view.left, MARGIN / 2), (view.right, width + MARGIN * 3 / 2)):
-        draw.text((x, height / 2), letter, fill=WHITE, font=_font(), anchor="mm")
-    while caption and draw.textlength(caption, font=_font()) > canvas.width:
+        draw.text((x, height / 2), letter, fill=WHITE, font=font(), anchor="mm")
+    while caption and draw.textlength(caption, font=font()) > canvas.width:
         caption = caption[:-1]
-    draw.text((canvas.width / 2, height + LINE / 2), caption, fill=WHITE, font=_font(), anchor="mm")
+    draw.text((canvas.width / 2, height + LINE / 2), caption, fill=WHITE, font=font(), anchor="mm")
     for number, line in enumerate(lines):
         for label, x in line:
             if label in legend:
                 y = height + LINE * (number + 1) + LINE // 2
                 draw.rectangle((x, y - SQUARE // 2, x + SQUARE, y + SQUARE // 2), fill=legend[label])
-                draw.text((x + 2 * SQUARE, y), label, fill=WHITE, font=_font(), anchor="lm")
+                draw.text((x + 2 * SQUARE, y), label, fill=WHITE, font=font(), anchor="lm")
     return np.array(canvas)
 
 
@@ -280,7 +280,7 @@ def _legend_lines(draw: ImageDraw, legend: Mapping[str, Colour], width: int) -> 
     lines: list[list[tuple[str, float]]] = [[]]
     x = float(MARGIN)
     for label in legend:
-        length = draw.textlength(label, font=_font()) + 4 * SQUARE
+        length = draw.textlength(label, font=font()) + 4 * SQUARE
         if lines[-1] and x + length > width:
             lines.append([])
             x = float(MARGIN)
@@ -290,7 +290,7 @@ def _legend_lines(draw: ImageDraw, legend: Mapping[str, Colour], width: int) -> 
 
 
 @lru_cache(maxsize=1)
-def _font() -> FreeTypeFont | ImageFont:
+def font() -> FreeTypeFont | ImageFont:
     from PIL.ImageFont import load_default
 
     return load_default(size=14)

@@ -25,10 +25,14 @@ SIGMA = 0.125  # of the window's size: nnU-Net's and MONAI's importance map
 @final
 @dataclass(frozen=True)
 class Facts:
-    """What code that holds only the module must know: pad to `divisor`; one softmax (`exclusive`) or sigmoids."""
+    """What code that holds only the module must know: pad to `divisor`; one softmax (`exclusive`) or sigmoids.
+
+    `dims`: axes of the grid, where images and stacks of them must be told apart; 0 where nobody asks.
+    """
 
     divisor: int
     exclusive: bool
+    dims: int = 0
 
 
 def note(network: nn.Module, facts: Facts) -> nn.Module:
@@ -103,7 +107,7 @@ def slide(
     lacking = [max(size - have, 0) for size, have in zip(window, grid, strict=True)]
     padding = [(lack // 2, lack - lack // 2) for lack in lacking]
     images = _pad(images, padding)
-    corners = list(product(*(_starts(h, w, overlap) for h, w in zip(images.shape[2:], window, strict=True))))
+    corners = list(product(*(starts(h, w, overlap) for h, w in zip(images.shape[2:], window, strict=True))))
     weight = _importance(window)
     total, weights = None, torch.zeros(images.shape[2:])
     for corner in corners:
@@ -131,7 +135,7 @@ def _at(corner: Sequence[int], window: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(start, start + size) for start, size in zip(corner, window, strict=True))
 
 
-def _starts(have: int, size: int, overlap: float) -> list[int]:
+def starts(have: int, size: int, overlap: float) -> list[int]:
     """Where windows begin along one axis: evenly spaced, the last one moved back to end at the edge."""
     step = max(int(size * (1 - overlap)), 1) if have > size else size
     count = ceil((have - size) / step) + 1

@@ -87,7 +87,7 @@ def test_letters_are_written_beside_the_slice() -> None:
     height = panel.shape[0] - 2 * LINE
     for letter, left in (("R", 0), ("L", panel.shape[1] - MARGIN)):
         canvas = Image.new("RGB", (MARGIN, height))
-        ImageDraw.Draw(canvas).text((MARGIN / 2, height / 2), letter, (255, 255, 255), pictures._font(), anchor="mm")
+        ImageDraw.Draw(canvas).text((MARGIN / 2, height / 2), letter, (255, 255, 255), pictures.font(), anchor="mm")
         np.testing.assert_array_equal(panel[:height, left : left + MARGIN], np.array(canvas))
         assert np.array(canvas).max() == 255
 
