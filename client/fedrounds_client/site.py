@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, final
 
 from fedrounds_common.case import Cases
 from fedrounds_common.codec import Codec
+from fedrounds_common.freezing import freeze
 from fedrounds_common.leaving import MAX_NORM, Ask
 from fedrounds_common.network import Network
 from fedrounds_common.rng import derive, seeded
@@ -35,9 +36,14 @@ class Parts:
     codec: Codec
 
     def module(self) -> nn.Module:
-        """The network for this study's cases, its weights drawn from the study's seed."""
+        """The network for this study's cases, its weights drawn from the study's seed; what is frozen does not train.
+
+        Raises:
+            UsageError: FR-U49 `training.freeze` names what the network has not.
+        """
         with seeded(derive(self.study.seed, "weights")):
-            return self.task.network(self.network, self.study.cases)
+            module = self.task.network(self.network, self.study.cases)
+        return freeze(module, self.network, self.study.training.freeze)
 
 
 @final

@@ -19,6 +19,7 @@ from fedrounds_client.threads import threads
 from fedrounds_common.arrays import Array, Arrays, into_module, of_module
 from fedrounds_common.case import Cases
 from fedrounds_common.errors import RoundError, no_exit
+from fedrounds_common.freezing import still
 from fedrounds_common.rng import derive, generator, seeded, torch_generator
 from fedrounds_common.study.tables import CaseForm, Training
 from fedrounds_common.task import Batch, Task
@@ -98,6 +99,7 @@ def train(
     """
     into_module(network, start)
     network.train()
+    still(network)
     optimisers = {turn: _optimiser(task.parameters(network, turn), training) for turn in task.turns}
     for turn, optimiser in optimisers.items():
         _put_moments(optimiser, network, turn, moments or {})

@@ -126,12 +126,12 @@ def with_group_norm(network: nn.Module) -> nn.Module:
 
 
 def with_rounded_up_pools(network: nn.Module) -> nn.Module:
-    """The network itself; its pools keep the voxels left over where a size is odd, so that small images do not vanish.
+    """The network itself; its average pools keep what is left over of an odd size, so that small images do not vanish.
 
     Where every size is even it is the same network.
     """
     for module in network.modules():
-        if isinstance(module, nn.MaxPool2d | nn.MaxPool3d | nn.AvgPool2d | nn.AvgPool3d):
+        if isinstance(module, nn.AvgPool2d | nn.AvgPool3d):
             module.ceil_mode = True
     return network
 
@@ -154,6 +154,27 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = x + self.conv(x)
+        return result
+
+
+@final
+class ResNetBlock(nn.Module):
+    """A block of MONAI's ResNet under the same names, whose sum is not made in place: per-sample gradients need that."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        for name, part in block.named_children():
+            self.add_module(name, part)
+        self.convolutions = 3 if hasattr(block, "conv3") else 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = dict(self.named_children())
+        out = x
+        for number in range(1, self.convolutions + 1):
+            out = parts["act"](out) if number > 1 else out
+            out = parts[f"bn{number}"](parts[f"conv{number}"](out))
+        beside = parts["downsample"](x) if "downsample" in parts else x
+        result: Tensor = parts["act"](out + beside)
         return result
 
 

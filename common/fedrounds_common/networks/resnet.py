@@ -47,6 +47,10 @@ class ResNet(ScoresNetwork):
             bias_downsample=False,
             feed_forward=False,
         )
+        for number in range(1, 5):
+            layer = built.get_submodule(f"layer{number}")
+            for name, block in layer.named_children():
+                layer.add_module(name, scores.ResNetBlock(block))
         parts = ("conv1", "bn1", "act", *(() if small else ("maxpool",)), "layer1", "layer2", "layer3", "layer4")
         body = layers.without_in_place(scores.named((name, built.get_submodule(name)) for name in parts))
         if not self.running_statistics:

@@ -114,6 +114,8 @@ class Training:
     `schedule` runs over the whole of the study's steps and ends at 0 (`constant` does not).
     `moments = "keep"`: the optimiser's state stays at the site between rounds. `threads` is part of
     the study because 1 and 2 threads give different bits.
+    `freeze`: what does not train, as the weights came: the network's "first" layers, its "base" (all but the last),
+    or what the names of its tensors begin with ("*": anything). Running statistics of these layers stay too.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -135,6 +137,7 @@ class Training:
     augment: tuple[Literal["flip", "rotate90", "gain", "noise", "gamma", "shift"], ...] = ("flip", "gain", "noise")
     amp: Literal["off", "bf16"] = "off"
     threads: Count = 1
+    freeze: OrNone[Literal["first", "base"] | Annotated[tuple[str, ...], Field(min_length=1)]] = None
 
     @model_validator(mode="after")
     def _one_amount(self) -> Training:
