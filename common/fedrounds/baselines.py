@@ -16,28 +16,26 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, final
 
-import numpy as np
 from flwr.serverapp import Grid
 
-from fedrounds.floor import RuleScores, choose
+from fedrounds import floor
 from fedrounds_client.gathering import gather_sums
 from fedrounds_client.scoring import score_cases, write_scores
 from fedrounds_client.training import Piece, Result, train
 from fedrounds_common.arrays import Arrays, manifest, of_module, pack, unpack
 from fedrounds_common.arrays import digest as arrays_digest
-from fedrounds_common.disk import add_text
+from fedrounds_common.disk import add_text, write_json
 from fedrounds_common.errors import DataError, RunFileError, code_of
 from fedrounds_common.leaving import Ask
 from fedrounds_common.rng import derive
 from fedrounds_common.settling import settled
 from fedrounds_common.task import Tally
-from fedrounds_common.untrained import judge as judge_rules
 from fedrounds_server import history
 from fedrounds_server.app import Afterwards
 from fedrounds_server.checkpoint import load_arrays
 from fedrounds_server.cohort import Roster
 from fedrounds_server.engines.pool import Done, Job, Pool, Ticket
-from fedrounds_server.folder import RunFolder
+from fedrounds_server.folder import FORMAT, RunFolder
 from fedrounds_server.judging import judge, score_file, table_rows
 from fedrounds_server.plan import Plan
 from fedrounds_server.release import read_model, write_model
@@ -237,14 +235,11 @@ def _at_each_site(
 
 
 def _judge_floor(pool: Pool, plan: Plan, outcome: Outcome) -> dict[str, str]:
-    """The best rule that learns nothing, chosen per region in hindsight over all judged cases: a bound in its favour."""
+    """The best of those who learn nothing, chosen in hindsight over all judged cases: a bound in its favour."""
     found, missing = _at_each_site(pool, plan, outcome, "floor", "floor", {})
-    if not found:
+    scored, rules = floor.choose({where: floor.unpacked(done) for where, done in found.items()}, plan.task, plan.study)
+    if not scored:
         return missing
-    regions = list(plan.study.cases.scored)
-    best, scored = choose(
-        {where: _rule_scores(done) for where, done in found.items()}, regions, plan.study.evaluation.empty
-    )
     tallies = {
         # with the seed of every other model's scores at that site: the same patients are drawn
         where: plan.task.tally(
@@ -253,15 +248,10 @@ def _judge_floor(pool: Pool, plan: Plan, outcome: Outcome) -> dict[str, str]:
         for where, scores in scored.items()
     }
     rows = table_rows(plan.task, plan.study, tallies, outcome.rounds, "floor", ALL)
+    write_json(plan.folder.floor, {"format": FORMAT, "rules": dict(rules)})
     write_metrics(score_file(plan.folder, outcome.rounds, "floor", ALL), rows)
-    rules = next(iter(found.values())).scalars["rules"]
-    plan.listen("floor", {region: rules[rule] for region, rule in zip(regions, best, strict=True)})
+    plan.listen("floor", dict(rules))
     return missing
-
-
-def _rule_scores(done: Done) -> RuleScores:
-    arrays = unpack_tally(done)
-    return RuleScores([(name, patient) for name, patient in done.scalars["cases"]], arrays["dice"], arrays["states"])
 
 
 # What a worker does of this.
@@ -326,13 +316,11 @@ def score_job(run: Path, parts: Parts, job: Job) -> Done:
 
 
 def floor_job(run: Path, parts: Parts, job: Job) -> Done:
-    """Dice and states (cases, rules, regions) of every untrained rule on one cohort of one site."""
+    """What every rule that learns nothing makes of one cohort of one site."""
+    study = parts.study
     cases = open_hospital(run, job.scalars["site"]).cohort(job.scalars["cohort"])
-    found = judge_rules(cases, parts.study.cases)
-    tally = {"dice": found.dice, "states": found.states.astype(np.float64)}
-    return packed(
-        tally, rules=[str(rule) for rule in found.rules], cases=[(ref.name, ref.patient) for ref in found.refs]
-    )
+    judged = parts.task.judged(cases, study.cases, derive(study.seed, "judged"))
+    return floor.packed(parts.task.guessed(judged, study.cases, study.evaluation))
 
 
 def packed(tally: Tally, **scalars: Any) -> Done:

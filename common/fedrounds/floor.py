@@ -1,77 +1,83 @@
-"""The floor's score of each case: by the untrained rule that does best for each region over all of them."""
+"""What those who learn nothing answered at a site, on its way from a worker to the floor's line of the table."""
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import final
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fedrounds_common.arrays import manifest, pack, unpack
 from fedrounds_common.case import F64
-from fedrounds_common.metrics.rules import METRICS, STATES, mean_over_regions
-from fedrounds_common.metrics.summary import MEAN
-from fedrounds_common.task import CaseScore
+from fedrounds_common.study.study import Study
+from fedrounds_common.task import CaseScore, Task
+from fedrounds_server.engines.pool import Done
 
 Where = tuple[str, str]  # site and cohort
+Guessed = Mapping[str, Sequence[CaseScore]]  # by rule
+
+_EXTRA = "extra."  # before the name of what a score holds besides its values
 
 
-@final
-@dataclass(frozen=True)
-class RuleScores:
-    """What every rule makes of one site's cases.
+def packed(guessed: Guessed) -> Done:
+    """All scores of one site, as arrays (rules, cases, ...); what a score lacks that another has is nan, or no state."""
+    every = [score for scores in guessed.values() for score in scores]
+    keys = list({(region, name): 0 for score in every for region, of in score.values.items() for name in of})
+    regions = list({region: 0 for score in every for region in score.state})
+    words = ["", *{word: 0 for score in every for word in score.state.values()}]
+    shape = (len(guessed), len(every) // max(len(guessed), 1))
+    values = [[score.values.get(region, {}).get(name, math.nan) for region, name in keys] for score in every]
+    states = [[words.index(score.state.get(region, "")) for region in regions] for score in every]
+    arrays = {
+        "values": np.array(values, np.float64).reshape(*shape, len(keys)),
+        "states": np.array(states, np.float64).reshape(*shape, len(regions)),
+    }
+    for name in every[0].arrays if every else ():
+        stacked = np.stack([score.arrays[name] for score in every])
+        arrays[_EXTRA + name] = stacked.reshape(*shape, *stacked.shape[1:]).astype(np.float64)
+    first = next(iter(guessed.values()), ())
+    scalars = {
+        "manifest": json.dumps(manifest(arrays)), "rules": list(guessed), "keys": keys, "regions": regions,
+        "words": words, "cases": [(score.case, score.patient) for score in first],
+    }  # fmt: skip
+    return Done(scalars, pack(arrays))
 
-    `cases`: name and patient of each. `dice` and `states` (cases, rules, regions); two empty masks
-    have 1 in `dice`, and a state is its place in the metrics' STATES.
-    """
 
-    cases: Sequence[tuple[str, str]]
-    dice: F64
-    states: F64
+def unpacked(done: Done) -> Guessed:
+    says = done.scalars
+    entries = [(name, dtype, tuple(shape)) for name, dtype, shape in json.loads(says["manifest"])]
+    arrays = unpack(done.buffer, entries)
+    return {
+        rule: [_score(says, {name: array[place, k] for name, array in arrays.items()}, *about)
+               for k, about in enumerate(says["cases"])]
+        for place, rule in enumerate(says["rules"])
+    }  # fmt: skip
+
+
+def _score(says: Mapping[str, Any], of: Mapping[str, F64], case: str, patient: str) -> CaseScore:
+    values: dict[str, dict[str, float]] = {}
+    for (region, name), value in zip(says["keys"], of["values"].tolist(), strict=True):
+        values.setdefault(region, {})[name] = value
+    states = zip(says["regions"], of["states"].tolist(), strict=True)
+    state = {region: says["words"][int(place)] for region, place in states if place}
+    extra = {name.removeprefix(_EXTRA): array for name, array in of.items() if name.startswith(_EXTRA)}
+    return CaseScore(case, patient, values, state, extra)
 
 
 def choose(
-    found: Mapping[Where, RuleScores], regions: Sequence[str], empty: str
-) -> tuple[list[int], dict[Where, list[CaseScore]]]:
-    """The best rule of each region, in hindsight over all cases, and every case's score by these.
-
-    Args:
-        empty: the study's `evaluation.empty`: "one", or "skip" that leaves two empty masks out.
-    """
-    dice = {where: _worth(scores, empty) for where, scores in found.items()}
-    best = _best(np.concatenate(list(dice.values())))
-    columns = np.arange(len(regions))
-    return [int(rule) for rule in best], {
-        where: [
-            _score(name, patient, values, states, regions)
-            for (name, patient), values, states in zip(
-                scores.cases, dice[where][:, best, columns], scores.states[:, best, columns], strict=True
-            )
-        ]
-        for where, scores in found.items()
-    }
-
-
-def _worth(scores: RuleScores, empty: str) -> F64:
-    """Dice with nan where nothing is to be scored."""
-    if empty == "one":
-        return scores.dice
-    return np.where(scores.states == STATES.index("both-empty"), math.nan, scores.dice)
-
-
-def _best(dice: F64) -> NDArray[np.intp]:
-    """The rule of the highest mean for each region (regions,); a rule without any value has 0."""
-    counts = (~np.isnan(dice)).sum(axis=0)
-    means: F64 = np.divide(np.nansum(dice, axis=0), counts, out=np.zeros(counts.shape), where=counts > 0)
-    best: NDArray[np.intp] = np.argmax(means, axis=0)
-    return best
-
-
-def _score(case: str, patient: str, dice: F64, states: F64, regions: Sequence[str]) -> CaseScore:
-    """Dice alone: what a rule finds is not measured otherwise."""
-    nothing = dict.fromkeys(METRICS, math.nan)
-    values = {region: {**nothing, "dice": float(value)} for region, value in zip(regions, dice, strict=True)}
-    state = {region: STATES[int(place)] for region, place in zip(regions, states, strict=True)}
-    return CaseScore(case, patient, {**values, MEAN: mean_over_regions(values)}, state)
+    found: Mapping[Where, Guessed], task: Task, study: Study
+) -> tuple[dict[Where, Sequence[CaseScore]], Mapping[str, str]]:
+    """Every case's score by the best rule, in hindsight over all of them; and which rule that is, as `best_guess`."""
+    rules = [rule for rule in next(iter(found.values()), {}) if all(rule in guessed for guessed in found.values())]
+    if not rules:
+        return {}, {}
+    together = {rule: [score for guessed in found.values() for score in guessed[rule]] for rule in rules}
+    best, names = task.best_guess(together, study.cases, study.evaluation)
+    scores, first = {}, 0
+    for where, guessed in found.items():
+        count = len(guessed[rules[0]])
+        scores[where] = best[first : first + count]
+        first += count
+    return scores, names

@@ -5,9 +5,10 @@ Shapes in model code: B examples, C channels, K outputs, *grid spatial axes.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, final
 
 import numpy as np
@@ -133,7 +134,7 @@ class Task(ABC):
     measures: ClassVar[Mapping[str, Measure]]  # name of each metric of `table`, as in metrics.csv, → how it is shown
     counts: ClassVar[tuple[str, str, str]] = ("empty", "missed", "spurious")  # what these columns count, in its words
     takes: ClassVar[tuple[Makes, ...]] = ("maps",)  # what its network must make: another head is refused
-    by_case: ClassVar[str] = ""  # what orders single cases where the primary measure is one of many (an AUC)
+    by_case: ClassVar[str] = ""  # what orders single cases, where the primary measure may be one of many cases (an AUC)
 
     @property
     def turns(self) -> tuple[str, ...]:
@@ -167,7 +168,7 @@ class Task(ABC):
         """What the optimiser of this turn changes, in the network's order."""
         return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
-    def stays(self, names: Sequence[str]) -> Collection[str]:
+    def at_site(self, names: Sequence[str]) -> Collection[str]:
         """Which of the model's arrays each site keeps for itself: it goes on from its own, and nothing of them leaves."""
         return ()
 
@@ -240,9 +241,42 @@ class Task(ABC):
     def guesses(self, case: Case, form: CaseForm) -> Mapping[str, Prediction]:
         """What those who learn nothing would answer, by the rule's name: each class, the identity, the noisy input.
 
-        The best rule, chosen in hindsight over all judged cases, is the `floor` beside the models.
+        The same rules for every case. The best, chosen in hindsight over all judged cases, is the `floor` beside
+        the models.
         """
         return {}
+
+    def guessed(self, cases: Cases, form: CaseForm, evaluation: Evaluation) -> Mapping[str, Sequence[CaseScore]]:
+        """Rule → the score of what it answers for each of a site's judged cases, in their order; {} without rules."""
+        found: dict[str, list[CaseScore]] = {}
+        for case in cases:
+            for rule, guess in self.guesses(case, form).items():
+                found.setdefault(rule, []).append(self.score(guess, case, form, evaluation))
+        return found
+
+    def best_guess(
+        self, guessed: Mapping[str, Sequence[CaseScore]], form: CaseForm, evaluation: Evaluation
+    ) -> tuple[Sequence[CaseScore], Mapping[str, str]]:
+        """The rule that is best by the primary measure over all sites' judged cases: a bound in its favour.
+
+        Args:
+            guessed: as from `guessed`, of all sites together; at least one rule.
+
+        Returns:
+            One score a case, in order, and region → the rule that it is from; one entry "" where one rule stands
+            for all regions.
+        """
+        lower = self.measures[evaluation.primary].lower_is_better
+        quick = replace(evaluation, resamples=0)
+
+        def worth(rule: str) -> float:
+            rows = self.table(self.tally(guessed[rule], form, quick, 0), form, quick)
+            values = {row.region: row.value for row in rows if row.metric == evaluation.primary}
+            value = values.get("mean", next(iter(values.values()), math.nan))
+            return -math.inf if math.isnan(value) else -value if lower else value
+
+        best = max(guessed, key=worth)
+        return guessed[best], {"": best}
 
     def explain(
         self, network: nn.Module, case: Case, form: CaseForm, training: Training, evaluation: Evaluation

@@ -6,7 +6,8 @@ chosen per region *with* the references of the very cases it is scored on, so th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -17,8 +18,10 @@ from scipy import ndimage
 from fedrounds_common.case import F32, F64, Case, CaseRef
 from fedrounds_common.errors import DataError
 from fedrounds_common.geometry import onto
-from fedrounds_common.metrics.rules import STATES
+from fedrounds_common.metrics.rules import METRICS, STATES, mean_over_regions
+from fedrounds_common.metrics.summary import MEAN
 from fedrounds_common.study.tables import CaseForm
+from fedrounds_common.task import CaseScore
 
 Mask = NDArray[np.bool_]
 
@@ -106,6 +109,48 @@ def judge(cases: Sequence[Case], form: CaseForm) -> Judged:
         dice.append(of_case)
         states.append(states_of_case)
     return Judged(tuple(case.ref for case in judged), rules, np.stack(dice), np.stack(states))
+
+
+def as_scores(found: Judged, form: CaseForm, empty: str) -> dict[str, list[CaseScore]]:
+    """Rule → its score of each case, region by region. Dice alone: what a rule finds is not measured otherwise.
+
+    Args:
+        empty: `evaluation.empty`: "one", or "skip" that leaves two empty masks out.
+    """
+    nothing = dict.fromkeys(METRICS, math.nan)
+    regions = tuple(form.scored)
+
+    def score(case: int, rule: int) -> CaseScore:
+        state = {region: STATES[int(found.states[case, rule, k])] for k, region in enumerate(regions)}
+        dice = {
+            region: math.nan if empty == "skip" and state[region] == "both-empty" else float(found.dice[case, rule, k])
+            for k, region in enumerate(regions)
+        }
+        values = {region: {**nothing, "dice": value} for region, value in dice.items()}
+        return CaseScore(found.refs[case].name, found.refs[case].patient, values, state)
+
+    return {str(rule): [score(case, k) for case in range(len(found.refs))] for k, rule in enumerate(found.rules)}
+
+
+def best_of(
+    guessed: Mapping[str, Sequence[CaseScore]], regions: Sequence[str]
+) -> tuple[list[CaseScore], dict[str, str]]:
+    """Each region by the rule of the highest mean Dice there, over all cases; a rule without any value has 0.
+
+    Returns:
+        One score a case, with the mean over its regions; and region → rule.
+    """
+    rules, scores = list(guessed), list(guessed.values())
+    dice = np.array([[[of[k].values[r]["dice"] for r in regions] for of in scores] for k in range(len(scores[0]))])
+    counts = (~np.isnan(dice)).sum(axis=0)
+    means: F64 = np.divide(np.nansum(dice, axis=0), counts, out=np.zeros(counts.shape), where=counts > 0)
+    best = dict(zip(regions, np.argmax(means, axis=0).tolist(), strict=True))
+    made = []
+    for k, first in enumerate(scores[0]):
+        values = {region: scores[rule][k].values[region] for region, rule in best.items()}
+        state = {region: scores[rule][k].state[region] for region, rule in best.items()}
+        made.append(CaseScore(first.case, first.patient, {**values, MEAN: mean_over_regions(values)}, state))
+    return made, {region: rules[rule] for region, rule in best.items()}
 
 
 def _dice(masks: Mask, case: Case, form: CaseForm) -> tuple[F64, NDArray[np.uint8]]:

@@ -56,6 +56,11 @@ class RunFolder:
         return self.path / "scores"
 
     @property
+    def floor(self) -> Path:
+        """Which of the rules that learn nothing is the floor, by region."""
+        return self.path / "baselines" / "floor.json"
+
+    @property
     def rounds(self) -> Path:
         """What has come of rounds that are not over."""
         return self.path / "rounds"

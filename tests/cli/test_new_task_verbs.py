@@ -37,7 +37,7 @@ primary = "distance_mm"
 local_validation = 0.3
 [simulation]
 workers = 0
-baselines = ["pooled"]
+baselines = ["floor"]
 [simulation.reader]
 name = "cubes"
 cases_a_site = 8
@@ -85,10 +85,12 @@ def test_the_task_is_learned_judged_and_told_in_its_own_words(fedrounds: Fedroun
     assert said.status == 0, said.err
     assert "mean Distance (mm) at hospitals that never trained" in said.out
     assert "Dice" not in said.out
+    assert "floor (brightest)" in said.out, "the better of the task's two guesses"
     run = Run(next(Path("runs").glob("0001-*")))
     report = (run.path / "report.html").read_text("utf-8")
     assert "Distance (mm)" in report
     assert "Within 4 mm" in report
+    assert "floor (brightest)" in report
     for word in ("Dice", "HD95", "Spurious", "Missed"):
         assert word not in report, f"nothing of this task is {word}"
     # the untrained network's place is some 4 mm off in a grid of 16; in 24 steps it gets nearer

@@ -9,10 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fedrounds.floor import RuleScores, choose
+from fedrounds import floor
 from fedrounds.run import Run
 from fedrounds.series import simulate
+from fedrounds_common.case import CaseRef
 from fedrounds_common.metrics import summary
+from fedrounds_common.study.tables import CaseForm
+from fedrounds_common.task import CaseScore
+from fedrounds_common.untrained import Judged, Rule, as_scores, best_of
 
 MINE = Path(__file__).parents[1] / "data" / "cubes"
 SCORED, BOTH_EMPTY, MISSED, SPURIOUS = range(4)
@@ -23,20 +27,27 @@ STATES = np.array(
     [[[SCORED, SCORED], [SCORED, SCORED]], [[BOTH_EMPTY, SCORED], [BOTH_EMPTY, SCORED]], [[MISSED, SCORED], [SPURIOUS, SCORED]]],
     np.float64,
 )  # fmt: skip
-FOUND = {("A", "held-out"): RuleScores([("p1-a", "p1"), ("p1-b", "p1"), ("p2-a", "p2")], DICE, STATES)}
+REFS = tuple(CaseRef(*name) for name in (("p1-a", "p1"), ("p1-b", "p1"), ("p2-a", "p2")))
+RULES = (Rule("otsu", "t1", "bright", False), Rule("k-means", "t1", "cluster 1 of 4", True))
+FOUND = Judged(REFS, RULES, DICE, STATES)
+FORM = CaseForm(labels={"enhancing": 1, "oedema": 2}, regions={"ET": ("enhancing",), "WT": ("enhancing", "oedema")})
 REGIONS = ["ET", "WT"]
 
 
+def chosen(empty: str) -> tuple[list[CaseScore], dict[str, str]]:
+    return best_of(as_scores(FOUND, FORM, empty), REGIONS)
+
+
 def test_each_region_takes_the_rule_of_the_highest_mean_in_it() -> None:
-    best, scores = choose(FOUND, REGIONS, "one")
-    assert best == [1, 0]
-    assert [score.values["ET"]["dice"] for score in scores["A", "held-out"]] == [0.9, 1.0, 0.0]
-    assert [score.values["WT"]["dice"] for score in scores["A", "held-out"]] == [0.4, 0.8, 0.6]
-    assert [score.values["mean"]["dice"] for score in scores["A", "held-out"]] == pytest.approx([0.65, 0.9, 0.3])
+    scores, rules = chosen("one")
+    assert rules == {"ET": str(RULES[1]), "WT": str(RULES[0])}
+    assert [score.values["ET"]["dice"] for score in scores] == [0.9, 1.0, 0.0]
+    assert [score.values["WT"]["dice"] for score in scores] == [0.4, 0.8, 0.6]
+    assert [score.values["mean"]["dice"] for score in scores] == pytest.approx([0.65, 0.9, 0.3])
 
 
 def test_two_visits_are_one_patient_and_empty_masks_are_counted() -> None:
-    scores = choose(FOUND, REGIONS, "one")[1]["A", "held-out"]
+    scores, _ = chosen("one")
     total = summary.tally(scores, REGIONS, 20, 7)
     assert total["patients"][:, 0].tolist() == [2, 2, 2]
     rows = {(row.region, row.metric): row for row in summary.table(total, REGIONS)}
@@ -46,10 +57,21 @@ def test_two_visits_are_one_patient_and_empty_masks_are_counted() -> None:
 
 
 def test_two_empty_masks_are_left_out_where_the_study_skips_them() -> None:
-    scores = choose(FOUND, REGIONS, "skip")[1]["A", "held-out"]
+    scores, _ = chosen("skip")
     assert isnan(scores[1].values["ET"]["dice"])
     assert scores[1].values["mean"]["dice"] == 0.8
     assert summary.tally(scores, REGIONS, 0, 7)["count"][:, 0].tolist() == [2, 3, 3]
+
+
+def test_what_a_worker_found_comes_back_as_it_was() -> None:
+    scores = as_scores(FOUND, FORM, "skip")
+    back = floor.unpacked(floor.packed(scores))
+    assert repr(back) == repr(scores)  # nan is not equal to itself, and is printed alike
+    more = CaseScore("c", "p", {"": {"auc": 0.5}}, {"a": "scored"}, {"p": np.array([0.25, 0.75])})
+    one = floor.unpacked(floor.packed({"rule": [more]}))["rule"][0]
+    assert (one.values, one.state) == (more.values, more.state)
+    np.testing.assert_array_equal(one.arrays["p"], more.arrays["p"])
+    assert floor.unpacked(floor.packed({})) == {}
 
 
 def test_the_floor_of_a_run_has_the_patients_of_its_consensus(tmp_path: Path, cubes: Callable[..., Path]) -> None:

@@ -190,6 +190,20 @@ class Segmentation(Task):
             found["passes differ"] = uncertainty.disagreement(passes)
         return found
 
+    def guessed(self, cases: Cases, form: CaseForm, evaluation: Evaluation) -> Mapping[str, Sequence[CaseScore]]:
+        """Thresholds, clusters, the mirror image and the other cases' mean, on each channel; by Dice alone."""
+        from fedrounds_common import untrained
+
+        return untrained.as_scores(untrained.judge(cases, form), form, evaluation.empty)
+
+    def best_guess(
+        self, guessed: Mapping[str, Sequence[CaseScore]], form: CaseForm, evaluation: Evaluation
+    ) -> tuple[Sequence[CaseScore], Mapping[str, str]]:
+        """Each region by its own best rule."""
+        from fedrounds_common import untrained
+
+        return untrained.best_of(guessed, tuple(form.scored))
+
     def picture(self, case: Case, prediction: Prediction, form: CaseForm) -> Picture:
         from fedrounds_common import pictures
 

@@ -83,7 +83,9 @@ def _means(axes: Axes, every: Sequence[Standing], people: Mapping[str, Contestan
         _with_interval(axes, one.mean, index, BLUE if ours else INK, "D" if ours else "o")
         if ours:
             axes.axhspan(index - 0.45, index + 0.45, color=BLUE, alpha=0.08, linewidth=0)
-    axes.set_yticks(range(len(every)), [f"{one.label}\n{shown(one.mean.value, run.digits)}" for one in every])
+    axes.set_yticks(
+        range(len(every)), [f"{run.called(one.label)}\n{shown(one.mean.value, run.digits)}" for one in every]
+    )
     for label, one in zip(axes.get_yticklabels(), every, strict=True):
         label.set_fontweight("bold" if one.label == "consensus" else "normal")
     axes.set_ylim(len(every) - 0.4, -0.6)

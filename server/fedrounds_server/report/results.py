@@ -50,6 +50,8 @@ def models_table(run: RunView) -> Table | None:
     hospitals = max(one.hospitals for one in every)
     counts = (" / ".join(run.counts.words),) if run.counts.words else ()
     notes = [f"{label}: {one.note}." for label, one in pairs.items() if one.note]
+    by_region = [f"{name} by {rule}" for name, rule in run.floor.items() if name]
+    notes += [f"floor: {'; '.join(by_region)}."] if by_region and any(one.model == "floor" for one in every) else []
     return Table(
         f"Mean {run.word} at {where(cohort)}{phantom_mark(run)}: each model, and the consensus minus it",
         (
@@ -63,7 +65,7 @@ def models_table(run: RunView) -> Table | None:
             "Worst hospital",
             *(word[:1].upper() + word[1:] for word in counts),
         ),
-        tuple(_model_row(one, pairs.get(one.label), run.digits, bool(counts)) for one in every),
+        tuple(_model_row(one, pairs.get(one.label), run, bool(counts)) for one in every),
         frozenset({0, 6, 7}),
         frozenset(index for index, one in enumerate(every) if one.label == "consensus"),
         " ".join([f"{hospitals} hospitals.", _RESAMPLED, *notes, worth(hospitals)]).strip(),
@@ -76,7 +78,8 @@ _RESAMPLED = (
 )
 
 
-def _model_row(one: Standing, pair: Comparison | None, digits: int, counted: bool) -> tuple[str, ...]:
+def _model_row(one: Standing, pair: Comparison | None, run: RunView, counted: bool) -> tuple[str, ...]:
+    digits = run.digits
     if pair is not None:
         beside = (difference_of(pair, digits), f"{pair.better} of {pair.other.hospitals}", pair.verdict)
     elif one.model == "untrained":
@@ -84,7 +87,7 @@ def _model_row(one: Standing, pair: Comparison | None, digits: int, counted: boo
     else:
         beside = (MISSING, MISSING, "")
     return (
-        one.label,
+        run.called(one.label),
         text_of(one.mean, digits),
         text_of(one.by_cases, digits),
         str(one.cases),
@@ -123,7 +126,8 @@ def gap_sentence(way: Gap, digits: int) -> str:
 
 def meanings(table: Table) -> tuple[str, ...]:
     """A line for each model of the table."""
-    return tuple(f"{row[0]}: {MEANINGS[row[0]]}." for row in table.rows if row[0] in MEANINGS)
+    names = [row[0].partition(" (")[0] for row in table.rows]
+    return tuple(f"{name}: {MEANINGS[name]}." for name in names if name in MEANINGS)
 
 
 def regions_table(run: RunView) -> Table | None:
@@ -137,7 +141,7 @@ def regions_table(run: RunView) -> Table | None:
     rows = []
     for label in labels:
         cells = [by_place.get((label, region)) for region in regions]
-        rows.append((label, *(MISSING if one is None else _with_verdict(one, run.digits) for one in cells)))
+        rows.append((run.called(label), *(MISSING if one is None else _with_verdict(one, run.digits) for one in cells)))
     caption = f"Consensus minus the other model, {run.word} by region{phantom_mark(run)}"
     return Table(caption, ("Model", *regions), tuple(rows), frozenset(range(len(regions) + 1)))
 

@@ -29,7 +29,7 @@ def end_table(run: RunView) -> Table | None:
         pair = pairs.get(one.label)
         beside = (MISSING, "") if pair is None else (difference_of(pair, digits), pair.verdict)
         values = [_value(by_place.get((one.label, region)), digits) for region in others]
-        rows.append((one.label, text_of(one.mean, digits), *values, *beside))
+        rows.append((run.called(one.label), text_of(one.mean, digits), *values, *beside))
     phantom = ", phantom" if run.phantom else ""
     hospitals, cases = (max(getattr(one, name) for one in every) for name in ("hospitals", "cases"))
     return Table(
