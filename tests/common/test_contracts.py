@@ -276,6 +276,7 @@ class Fit:
 
 TWO = ("t1", "t2")
 LABELS = {"core": 1, "rim": 2}
+BY_LABELS = {"labels": 4.0, "smooth": 0.01}
 # what a network makes → forms for a task that takes it, and that is not in TASKS_NEED
 FITS: dict[str, dict[str, Fit]] = {
     "maps": {
@@ -292,6 +293,14 @@ FITS: dict[str, dict[str, Fit]] = {
         )
         for dims in (2, 3)
         for name, classes in (("two", ("well", "ill")), ("three", ("a", "b", "c")), ("findings", ("a", "b", "c")))
+    },
+    "fields": {
+        "pictures": Fit(CaseForm(dims=2, channels=TWO, labels=LABELS), network="voxelmorph", fields=BY_LABELS, steps=24),
+        "volumes": Fit(CaseForm(channels=TWO, labels=LABELS), network="voxelmorph", fields=BY_LABELS, steps=24),
+        "channels": Fit(
+            CaseForm(dims=2, channels=TWO), network="voxelmorph", fields={"pairs": "channels", "similarity": "mse"},
+            steps=24,
+        ),
     },
 }  # fmt: skip
 # task → what it needs instead of these, by a name of its own
@@ -488,6 +497,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "swinunetr": {"width": 12, "window": 3},
     "unetr": {"patch": (32, 32), "width": 4, "hidden": 32, "mlp": 32, "heads": 4},
     "tiny_cnn": {"channels": (8, 16)},
+    "voxelmorph": {"channels": (8, 16)},
+    "affine_net": {"channels": (8, 16)},
     "alexnet": {"stem": "small"},
     "vgg": {"depth": 11},
     "mobilenet": {"width": 0.25},
