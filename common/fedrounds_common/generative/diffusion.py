@@ -1,0 +1,54 @@
+"""A diffusion model: a network that tells the noise in an image, trained at every level of it (DDPM), and asked in
+few steps (DDIM).
+
+Source: Ho et al. 2020 (arXiv:2006.11239); Song et al. 2021 (arXiv:2010.02502). Network and schedules are MONAI's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from fedrounds_common.generative.adversarial import mean_of_each
+from fedrounds_common.generative.layers import noise
+from fedrounds_common.generative.maker import Maker, Method, Settings
+
+
+@final
+class Diffusion(Maker):
+    """`unet`: (B, C + Q, *grid) and levels (B,) → the noise (B, C, *grid)."""
+
+    method: ClassVar[Method] = "diffusion"
+
+    def __init__(self, grid: Sequence[int], channels: int, unet: nn.Module) -> None:
+        super().__init__(grid, channels)
+        self.unet = unet
+
+    def loss(self, image: Tensor, wanted: Tensor, turn: str, rng: torch.Generator, settings: Settings) -> Tensor:
+        from monai.networks.schedulers.ddpm import DDPMScheduler
+
+        # one level of each stretch of the schedule: less is left to chance than in levels drawn one by one
+        share = (torch.arange(len(image)) + torch.rand(len(image), generator=rng)) / len(image)
+        level = (share * settings.levels).long().to(image.device)
+        drawn = noise(image, image.shape, rng)
+        noisy = DDPMScheduler(num_train_timesteps=settings.levels).add_noise(image, drawn, level)
+        return mean_of_each((self._told(noisy, wanted, level) - drawn).square())
+
+    def make(self, wanted: Tensor, rng: torch.Generator, settings: Settings) -> Tensor:
+        from monai.networks.schedulers.ddim import DDIMScheduler
+
+        scheduler = DDIMScheduler(num_train_timesteps=settings.levels)
+        scheduler.set_timesteps(settings.steps)
+        x = noise(wanted, (len(wanted), self.channels, *self.grid), rng)
+        with torch.no_grad():
+            for level in scheduler.timesteps:
+                levels = torch.full((len(x),), int(level), device=x.device)
+                x, _ = scheduler.step(self._told(x, wanted, levels), int(level), x)
+        return x.clamp(-1, 1)
+
+    def _told(self, noisy: Tensor, wanted: Tensor, level: Tensor) -> Tensor:
+        told: Tensor = self.unet(torch.cat([noisy, wanted], 1), level)
+        return told

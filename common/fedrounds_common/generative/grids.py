@@ -1,0 +1,63 @@
+"""The size of the images a network makes, and cases brought to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedrounds_common import sampling
+from fedrounds_common.case import Case
+from fedrounds_common.errors import UsageError
+
+USUAL = 32  # voxels on each axis, where a network's table says nothing
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+
+def grid_of(grid: Sequence[int], dims: int, divisor: int = 1) -> tuple[int, ...]:
+    """The grid as the network's table says it, or 32 on each axis.
+
+    Raises:
+        UsageError: FR-U75 another number of axes than the cases have, or sizes that the levels do not divide.
+    """
+    found = tuple(grid) or (USUAL,) * dims
+    if len(found) != dims:
+        raise UsageError("FR-U75", f"model.grid = {list(found)}", wanted=f"{dims} numbers, as cases.dims says")
+    if any(size % divisor for size in found):
+        raise UsageError(
+            "FR-U75",
+            f"model.grid = {list(found)}",
+            wanted=f"multiples of {divisor}",
+            do="change it, or have fewer levels",
+        )
+    return found
+
+
+def framed(array: NDArray[Scalar], grid: Sequence[int]) -> NDArray[Scalar]:
+    """(C, *any) → (C, *grid): the middle of it, with zeros where it does not reach."""
+    start = [
+        -((size - have) // 2) if size > have else (have - size) // 2
+        for size, have in zip(grid, array.shape[1:], strict=True)
+    ]
+    return sampling.cut(array, start, grid)
+
+
+def is_stack(case: Case, dims: int) -> bool:
+    return dims == 2 and len(case.grid) == 3
+
+
+def one_slice(case: Case, dims: int, rng: np.random.Generator | None = None) -> Case:
+    """Of a stack one slice as a case of its own: a random one of those that hold anything, or the middle one of them."""
+    if not is_stack(case, dims):
+        return case
+    span = sampling.index_of(case).box[0]
+    place = (span.start + span.stop) // 2 if rng is None else int(rng.integers(span.start, span.stop))
+    target = case.target
+    if target is not None and target.voxels is not None:
+        target = replace(target, voxels=target.voxels[place])
+    # rows and columns only: a plane of its own has no place in the stack
+    affine = np.diag([*case.spacing_mm[1:], 1.0, 1.0])
+    return case.with_image(case.image[:, place], target, affine)
