@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any, final
 
 from flwr.app import Context
@@ -16,7 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedrounds_common.arrays import Arrays, digest, of_module
 from fedrounds_common.disk import write_json
-from fedrounds_common.errors import DONE, INTERRUPTED, PARTIAL, FedroundsError, MachineError, UsageError
+from fedrounds_common.errors import DONE, INTERRUPTED, PARTIAL, FedroundsError, MachineError, RoundError, UsageError
 from fedrounds_common.network import Network
 from fedrounds_common.rng import derive, seeded
 from fedrounds_common.signing import SigningKey
@@ -134,9 +135,10 @@ def carry_out(grid: Grid, plan: Plan, after: After) -> Outcome:
     warnings: list[str] = []
     plan = replace(plan, listen=_noting(plan, warnings, status))
     try:
-        outcome = run(grid, plan)
-        write_model(plan.folder.consensus, outcome.consensus.arrays, plan.study, plan.digest, outcome.rounds)
-        afterwards = after(grid, plan, outcome)
+        with no_exit_of_plugins():
+            outcome = run(grid, plan)
+            write_model(plan.folder.consensus, outcome.consensus.arrays, plan.study, plan.digest, outcome.rounds)
+            afterwards = after(grid, plan, outcome)
         gather_metrics(plan.folder)
         status |= _ended(outcome, afterwards, gather_withheld(plan.folder))
     except BaseException as error:
@@ -193,6 +195,26 @@ def _ended(outcome: Outcome, afterwards: Afterwards, withheld: Mapping[str, str]
         **({"not_bit_exact": dict(sorted(outcome.unlike.items()))} if outcome.unlike else {}),
         "consensus": digest(outcome.consensus.arrays),
     }
+
+
+@contextmanager
+def no_exit_of_plugins() -> Iterator[None]:
+    """Around a run: a strategy or a task that calls sys.exit must not pass for a person who stopped it, nor for success.
+
+    Raises:
+        RoundError: FR-R06 it did; which function, and where. SystemExit: Flower's own, when the run is stopped.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        *_, (frame, line) = walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__", "")).startswith("flwr."):
+            raise
+        who = f"{frame.f_code.co_qualname} ({Path(frame.f_code.co_filename).name}, line {line})"
+        raise RoundError(
+            "FR-R06", f"{who} called sys.exit({error.code!r})", wanted="an error that it raises",
+            do="mend it, then go on with the run from its last checkpoint",
+        ) from error  # fmt: skip
 
 
 def ended_by(error: BaseException) -> dict[str, Any]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import pytest
@@ -19,6 +20,8 @@ from fedrounds_common.codecs.float32 import Float32
 from fedrounds_common.errors import RoundError, RunFileError, TooFewSites
 from fedrounds_common.leaving import Ask, Hello, Leaving, Refusal, Scores, Statistics, Update
 from fedrounds_common.shelves import STRATEGIES
+from fedrounds_common.strategies.fedavg import FedAvg
+from fedrounds_common.strategy import Consensus, Updates
 from fedrounds_common.study.canonical import canonical_text, study_from_canonical
 from fedrounds_common.study.canonical import digest as digest_of_study
 from fedrounds_common.study.parse import read_study
@@ -756,3 +759,50 @@ def test_sums_that_amount_to_no_model_end_the_run(spoils: Any, found: str, made:
     run = with_sums(made(rounds=1), spoils=spoils)
     with pytest.raises(RoundError, match=found):
         run.run(all_sum())
+
+
+# ---------------------------------------------------------------- a strategy that wants to end it all
+
+
+@final
+@dataclass(frozen=True)
+class Quits(FedAvg):
+    """FedAvg until `rounds` are done; then it calls sys.exit as if all were well."""
+
+    rounds: int = 1
+
+    def aggregate(self, consensus: Consensus, updates: Updates) -> Consensus:
+        if int(consensus.arrays["seen"]) >= self.rounds:
+            sys.exit(0)
+        return super().aggregate(consensus, updates)
+
+
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_a_strategy_that_calls_exit_ends_the_run_as_an_error_that_names_it(rounds: int, made: Make) -> None:
+    run = made()
+    run.plan = replace(run.plan, strategy=Quits(rounds=rounds))
+    with pytest.raises(RoundError, match=r"FR-R06 Quits.aggregate \(test_rounds.py, line \d+\) called sys.exit\(0\)"):
+        run.run(hospitals())
+    status = run.status
+    assert (status["state"], status["exit"], status["code"]) == ("failed", 1, "FR-R06")
+    assert "consensus" not in status
+    assert not run.folder.consensus.exists()
+    assert len(run.states) == rounds
+    # mended, it goes on from there
+    run.plan = replace(run.plan, strategy=FedAvg())
+    run.run(hospitals(), resume=True)
+    np.testing.assert_array_equal(run.consensus["w"], by_hand(["ABC"] * 3))
+
+
+def test_a_run_that_flower_stops_was_interrupted_and_is_no_fault_of_the_strategy(made: Make) -> None:
+    # what Flower's signal handler does, wherever the signal comes in: it calls sys.exit from a module of its own
+    flower: dict[str, Any] = {"__name__": "flwr.supercore.exit.exit"}
+    exec("import sys\ndef flwr_exit(): sys.exit(0)", flower)
+
+    def stopped(site: str, ask: Ask) -> Says:
+        return flower["flwr_exit"]() or None
+
+    run = made()
+    with pytest.raises(SystemExit):
+        run.run(hospitals({"B": only("train", 2, stopped)}))
+    assert (run.status["state"], run.status["exit"]) == ("interrupted", 130)
