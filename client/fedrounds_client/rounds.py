@@ -16,6 +16,7 @@ from fedrounds_client.site import Site
 from fedrounds_client.state import SiteState, read_state
 from fedrounds_client.training import Correct, Piece, steps_per_round, train
 from fedrounds_common.arrays import Arrays
+from fedrounds_common.case import Cases
 from fedrounds_common.errors import DataError, RefusedError, code_of
 from fedrounds_common.leaving import Ask, Hello, Scores, Statistics, Update
 from fedrounds_common.rng import derive
@@ -63,22 +64,27 @@ def take_part(ask: Ask, site: Site) -> tuple[Update, SiteState]:
         raise DataError("FR-H01", "no case here can be trained on", do="see this site's log for each case left out")
     state = read_state(site.folder / "state", ask.round - 1)
     consensus = Consensus(ask.arrays, ask.shared)
-    start = parts.strategy.receive(consensus, state.kept)
+    received = parts.strategy.receive(consensus, state.kept)
+    own = set(parts.task.at_site(list(ask.arrays)))
+    start = {**received, **{name: array for name, array in state.own.items() if name in own}}
     steps = steps_per_round(study.training, len(cases))
     first = (ask.round - 1) * steps
     piece = Piece(steps, first, steps * study.training.rounds, study.seed, ("round", ask.round, site.name))
     moments = state.moments if study.training.moments == "keep" else {}
     result = train(
         parts.module(), parts.task, cases, study.cases, study.training, piece, start, moments,
-        _correction(site, ask.arrays, state.kept), site.pieces,
+        _correction(site, {name: array for name, array in ask.arrays.items() if name not in own}, state.kept),
+        site.pieces,
     )  # fmt: skip
-    leaving, kept = parts.strategy.send(Trained(start, result.arrays, len(cases), steps), consensus, state.kept)
+    # for what stays here, the strategy sees neither where it was nor where it came to
+    reached = {name: received[name] if name in own else array for name, array in result.arrays.items()}
+    leaving, kept = parts.strategy.send(Trained(received, reached, len(cases), steps), consensus, state.kept)
     travelling, residual = parts.codec.encode(leaving, state.residual)
     update = Update(
         site=site.name, run=ask.run, round=ask.round, nonce=ask.nonce, study=ask.digest, cases=len(cases),
         steps=steps, loss=result.loss, seconds=time.monotonic() - started, codec=study.wire["name"], arrays=travelling,
     )  # fmt: skip
-    return update, SiteState(result.moments, kept, residual)
+    return update, SiteState(result.moments, kept, residual, {name: result.arrays[name] for name in sorted(own)})
 
 
 def _correction(site: Site, consensus: Arrays, kept: Arrays) -> Correct:
@@ -87,21 +93,31 @@ def _correction(site: Site, consensus: Arrays, kept: Arrays) -> Correct:
     fixed = {name: torch.from_numpy(np.array(array)) for name, array in consensus.items()}
 
     def correct(gradients: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-        site.parts.strategy.correct(gradients, weights, fixed, kept)
+        federated = {name: gradient for name, gradient in gradients.items() if name in fixed}
+        site.parts.strategy.correct(federated, {name: weights[name] for name in federated}, fixed, kept)
 
     return correct
 
 
 def judge(ask: Ask, site: Site) -> Scores:
     """Score the model that came on one cohort of this site; the single scores stay here."""
-    cases = site.hospital.cohort(ask.cohort)
-    scores, pictures = score_cases([ask.arrays], cases, site.parts, pictures=site.hospital.pictures)
+    cases, beside = site.hospital.cohort(ask.cohort), _beside(ask, site)
+    scores, pictures = score_cases([ask.arrays], cases, site.parts, site.hospital.pictures, beside)
     write_scores(site.folder, ask, scores, pictures)
     study = site.parts.study
     # a seed of the site's own: patient "1" here and patient "1" elsewhere must not be resampled together
     seed = derive(study.seed, "bootstrap", site.name)
     tally = site.parts.task.tally(scores, study.cases, study.evaluation, seed)
-    return Scores(site.name, ask.run, ask.round, ask.nonce, ask.model, ask.cohort, len(scores), tally, ask.digest)
+    behind = len(scores) - len(beside)
+    return Scores(site.name, ask.run, ask.round, ask.nonce, ask.model, ask.cohort, behind, tally, ask.digest)
+
+
+def _beside(ask: Ask, site: Site) -> Cases:
+    """The training cases that are looked at beside the judged ones: of a model that was trained on them."""
+    if ask.trained_at not in ("all", site.name) or ask.cohort != "local-val":
+        return ()
+    study = site.parts.study
+    return site.parts.task.beside(site.hospital.open_all().training, study.cases, derive(study.seed, "beside"))
 
 
 def gather(ask: Ask, site: Site) -> Statistics:

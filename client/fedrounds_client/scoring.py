@@ -26,12 +26,15 @@ SCORE_COLUMNS = ("round", "model", "trained_at", "cohort", "case", "patient", "r
 
 @no_exit()
 def score_cases(
-    models: Sequence[Arrays], cases: Cases, parts: Parts, pictures: int = 0
+    models: Sequence[Arrays], cases: Cases, parts: Parts, pictures: int = 0, beside: Cases = ()
 ) -> tuple[list[CaseScore], list[tuple[CaseScore, Picture]]]:
     """Score each case; with several models, by the mean of their probabilities (an ensemble).
 
+    Args:
+        beside: training cases that the task wants to look at too, as `Task.beside` chose them; never drawn.
+
     Returns:
-        One score a case, in the cases' order, and pictures of the `pictures` worst.
+        One score a case, in the cases' order and then those beside, and pictures of the `pictures` worst.
     """
     study, task = parts.study, parts.task
     networks = []
@@ -39,7 +42,8 @@ def score_cases(
         network = parts.module()
         into_module(network, arrays)
         networks.append(network.eval())
-    cases = task.judged(cases, study.cases, derive(study.seed, "judged"))
+    judged = task.judged(cases, study.cases, derive(study.seed, "judged"))
+    cases = [*judged, *beside]
     scores: list[CaseScore] = []
     worst: list[tuple[float, int, Prediction]] = []
     for index, case in enumerate(cases):
@@ -48,6 +52,8 @@ def score_cases(
         prediction = predictions[0] if len(predictions) == 1 else _mean(parts, case, predictions)
         score = task.score(prediction, case, study.cases, study.evaluation)
         scores.append(score)
+        if index >= len(judged):
+            continue
         worst = sorted(
             [*worst, (_primary(score, study.evaluation.primary, task), index, prediction)], key=lambda w: w[:2]
         )
@@ -63,6 +69,7 @@ def _mean(parts: Parts, case: Case, predictions: Sequence[Prediction]) -> Predic
 
 def _primary(score: CaseScore, metric: str, task: Task) -> float:
     """Higher is better; a case without a number sorts last among the good ones, so it is never called worst."""
+    metric = task.by_case or metric
     value = score.values.get("mean", {}).get(metric, math.nan)
     if math.isnan(value):
         return math.inf

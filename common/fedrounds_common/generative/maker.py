@@ -40,7 +40,7 @@ class Maker(nn.Module, ABC):
         super().__init__()
         self.grid, self.channels = tuple(grid), channels
 
-    def leave_judge_out(self) -> None:  # noqa: B027  (most have none that could be spared)
+    def leave_judge_out(self) -> None:
         """Drop the discriminator, if it is there for a term of the loss that the study leaves out."""
 
     @abstractmethod
