@@ -87,7 +87,7 @@ def test_each_request_is_answered_in_kind(hospital_site: MakeSite, ask_of: MakeA
     assert [line["kind"] for line in ledger(site)] == ["hello", "update", "scores"]
 
 
-@pytest.mark.parametrize("kind", ["hello", "train", "score"])
+@pytest.mark.parametrize("kind", ["hello", "train", "score", "statistics"])
 def test_a_study_that_nobody_here_said_yes_to_is_refused_before_a_case_is_opened(
     kind: str, hospital_site: MakeSite, ask_of: MakeAsk
 ) -> None:

@@ -41,7 +41,7 @@ def untouched(site: Any) -> bool:
 # ---------------------------------------------------------------- default deny
 
 
-@pytest.mark.parametrize("kind", ["hello", "train", "score"])
+@pytest.mark.parametrize("kind", ["hello", "train", "score", "statistics"])
 def test_a_study_that_nobody_allowed_is_refused_and_waits(kind: str, enrolled: MakeSite, study_ask: MakeAsk) -> None:
     site, ask = enrolled(), study_ask(kind)
     assert code(site.answer(ask)) == "FR-C02"

@@ -10,7 +10,7 @@ import pytest
 
 from fedrounds_common.arrays import Arrays
 from fedrounds_common.errors import UpdateError
-from fedrounds_common.leaving import Ask, Hello, Leaving, Refusal, Scores, Update, from_wire, to_wire
+from fedrounds_common.leaving import Ask, Hello, Leaving, Refusal, Scores, Statistics, Update, from_wire, to_wire
 
 ARRAYS: Arrays = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "n": np.array(5, np.int64), "e": np.zeros((0, 2))}
 UPDATE = Update("a", "run", 3, "nonce", "digest", 12, 5, 0.25, 1.5, "float32", ARRAYS)
@@ -19,6 +19,8 @@ MESSAGES: list[Ask | Leaving] = [
     Hello("a", {"fedrounds": "0.1.0"}, 10, 2, 0, 50, {"FR-D20": 1}),
     UPDATE,
     Scores("a", "run", 3, "nonce", "consensus", "held-out", 4, {"sum": np.ones((2, 5)), "count": np.zeros(3)}),
+    Ask("statistics", "run", 0, "nonce", "study", "digest", arrays=ARRAYS, purpose="classes"),
+    Statistics("a", "run", 0, "nonce", "digest", "classes", 4, {"sum": np.ones((2, 5)), "count": np.zeros(3)}),
     Refusal("a", "run", 3, "nonce", "FR-P02", "ref", refused=True),
 ]
 

@@ -23,6 +23,7 @@ from fedrounds_common.leaving import (
     Leaving,
     Refusal,
     Scores,
+    Statistics,
     Update,
     check_update,
     from_wire,
@@ -38,6 +39,7 @@ sites = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", fullmatch=True)
 runs = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}|", fullmatch=True)
 nonces = st.text("0123456789abcdef", max_size=64)
 codes, references = st.from_regex(r"FR-[A-Z][0-9]{2}", fullmatch=True), st.text("0123456789abcdef", max_size=20)
+purposes = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}|", fullmatch=True)
 counts = st.integers(0, 10**6)
 floats = st.floats(allow_nan=False, allow_infinity=False)
 tensor = arrays_of.arrays(
@@ -49,7 +51,7 @@ tallies = st.dictionaries(
 )
 asks = st.builds(
     Ask,
-    st.sampled_from(["hello", "train", "score"]),
+    st.sampled_from(["hello", "train", "score", "statistics"]),
     runs,
     counts,
     nonces,
@@ -60,6 +62,7 @@ asks = st.builds(
     words,
     tensors,
     tensors,
+    purposes,
 )
 leavings = st.one_of(
     st.builds(
@@ -68,6 +71,7 @@ leavings = st.one_of(
     ),
     st.builds(Update, sites, runs, counts, nonces, words, counts, counts, floats, floats, words, tensors),
     st.builds(Scores, sites, runs, counts, nonces, words, words, counts, tallies, words),
+    st.builds(Statistics, sites, runs, counts, nonces, words, purposes, counts, tallies),
     st.builds(Refusal, sites, runs, counts, nonces, codes, references, st.booleans()),
 )  # fmt: skip
 
@@ -108,7 +112,7 @@ def refused_or_ours(header: str, buffer: bytes) -> bool:
         message = from_wire(header, buffer)
     except UpdateError as error:
         return error.code == "FR-R10"
-    assert isinstance(message, Ask | Hello | Update | Scores | Refusal)
+    assert isinstance(message, Ask | Hello | Update | Scores | Statistics | Refusal)
     return False
 
 
@@ -207,6 +211,7 @@ WRONG_TYPES: list[tuple[type[Any], Leaving, dict[str, Any]]] = [
     (Hello, Hello("a", {"torch": "2"}, 10, 2, 0, 50, {}), {"site": ["a"], "left_out": {"FR-D01": "many"}, "held_out_cases": 1.5}),
     (Update, UPDATE, {"site": 7, "steps": "5", "cases": True, "seconds": "long", "round": "3", "nonce": None, "codec": {}}),
     (Scores, Scores("a", "r", 1, "n", "consensus", "local-val", 3, {}), {"cases": "3", "model": 1}),
+    (Statistics, Statistics("a", "r", 1, "n", "s", "classes", 3, {}), {"cases": "3", "purpose": "../classes", "study": 1}),
     (Refusal, Refusal("a", "r", 1, "n", "FR-D12", "0123"), {"code": 5, "reference": [], "refused": "yes"}),
 ]  # fmt: skip
 
