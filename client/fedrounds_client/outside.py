@@ -7,16 +7,18 @@ the file was read from, because that is where a reader of scans will look at it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, final, overload
 
 import numpy as np
 
 from fedrounds_client.site import Parts
-from fedrounds_common.case import F32, Case, CaseRef, Target
+from fedrounds_common.case import Case, CaseRef, Target
 from fedrounds_common.errors import CaseError, DataError, no_exit, to_keep
+from fedrounds_common.rng import derive
 from fedrounds_common.study.tables import CaseForm, Table
 from fedrounds_common.task import Prediction
 from fedrounds_sites.listing import plain
@@ -26,6 +28,8 @@ from fedrounds_sites.simulation import READERS
 
 if TYPE_CHECKING:
     from torch import nn
+
+KEPT = 4  # cases of a site that stay in memory where a task judges several together
 
 
 @final
@@ -65,52 +69,126 @@ def open_folder(table: Table, form: CaseForm, plugins: Sequence[Path] = ()) -> F
 
 
 def predict_each(network: nn.Module, parts: Parts, folder: Folder, *, labelled: bool) -> Iterator[Outside]:
-    """Every case in order of name, one in memory at a time; what cannot be used is named and passed over.
+    """Everything that is judged of the folder, in order of name; what cannot be used is named and passed over.
+
+    Each case by itself, one in memory at a time; of a task that judges something else, such as pairs, what it makes
+    of the cases of each site.
 
     Args:
-        labelled: a case without a reference is one that cannot be used.
+        labelled: a case that lacks what it is judged by is one that cannot be used.
     """
+    usable: dict[str, list[CaseRef]] = {}
+    by_case = _judges_cases(parts)
     for ref in folder.refs:
         try:
             case = load_case(folder.reader, ref, parts.study.cases)
-            if labelled and case.target is None:
+            lacks = parts.task.lacks(case, parts.study.cases) if labelled else ""
+            if lacks:
                 raise CaseError(
-                    "FR-D04", "an image without a mask", case=ref.name, wanted="a reference to judge against",
-                    do="add the mask, or predict only",
+                    "FR-D04", f"an image without {lacks}", case=ref.name, wanted="a reference to judge against",
+                    do=f"add {lacks}, or predict only",
                 )  # fmt: skip
-            with no_exit(ref.name):
-                made = predict(network, parts, case)
-            yield Outside(ref, case, made)
+            if by_case:
+                with no_exit(ref.name):
+                    made = predict(network, parts, case)
+                yield Outside(ref, case, made)
+            else:
+                prepare(case, parts.study.cases)
+                usable.setdefault(folder.site_of(ref), []).append(ref)
         except CaseError as error:
             yield Outside(ref, fault=to_keep(error))
+    for site in sorted(usable):
+        yield from _predict_of_site(network, parts, folder, usable[site])
+
+
+def _judges_cases(parts: Parts) -> bool:
+    """Whether this task judges the very cases it is given: then none of them is asked for here."""
+    cases = _Unread()
+    try:
+        return parts.task.judged(cases, parts.study.cases, 0) is cases
+    except _Read:
+        return False
+
+
+@final
+class _Read(Exception):
+    """Somebody looked into `_Unread`."""
+
+
+@final
+class _Unread(Sequence[Case]):
+    """Cases that must not be looked into."""
+
+    def __len__(self) -> int:
+        return 2
+
+    @overload
+    def __getitem__(self, index: int) -> Case: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Case]: ...
+    def __getitem__(self, index: int | slice) -> Case | Sequence[Case]:
+        raise _Read
+
+
+@final
+class _Lazily(Sequence[Case]):
+    """Cases that are read when they are asked for; the last few stay in memory."""
+
+    def __init__(self, refs: Sequence[CaseRef], load: Callable[[CaseRef], Case]) -> None:
+        self._refs = tuple(refs)
+        self._load = lru_cache(maxsize=KEPT)(load)
+
+    def __len__(self) -> int:
+        return len(self._refs)
+
+    @overload
+    def __getitem__(self, index: int) -> Case: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Case]: ...
+    def __getitem__(self, index: int | slice) -> Case | Sequence[Case]:
+        if isinstance(index, slice):
+            return [self._load(ref) for ref in self._refs[index]]
+        return self._load(self._refs[index])
+
+
+def _predict_of_site(network: nn.Module, parts: Parts, folder: Folder, refs: Sequence[CaseRef]) -> Iterator[Outside]:
+    """What the task judges of these cases, drawn twice alike: as they are read, and as they are prepared."""
+    study, form = parts.study, parts.study.cases
+    seed = derive(study.seed, "judged")
+    read = _Lazily(refs, lambda ref: load_case(folder.reader, ref, form))
+    made_ready = _Lazily(refs, lambda ref: prepare(load_case(folder.reader, ref, form), form))
+    for case, prepared in zip(
+        parts.task.judged(read, form, seed), parts.task.judged(made_ready, form, seed), strict=True
+    ):
+        try:
+            with no_exit(case.ref.name):
+                yield Outside(case.ref, case, _on_own_grid(network, parts, case, prepared))
+        except CaseError as error:
+            yield Outside(case.ref, fault=to_keep(error))
 
 
 def predict(network: nn.Module, parts: Parts, case: Case) -> Prediction:
     """The prediction on the case's own grid.
 
-    Probabilities are brought back and decided upon there, so that the mask is what its probabilities
+    Outputs that lie on a grid are brought back and decided upon there, so that a mask is what its probabilities
     say; where the two grids meet voxel by voxel, both are exactly those of the prepared case.
 
     Raises:
         CaseError: the case cannot be prepared.
     """
+    return _on_own_grid(network, parts, case, prepare(case, parts.study.cases))
+
+
+def _on_own_grid(network: nn.Module, parts: Parts, case: Case, prepared: Case) -> Prediction:
     study = parts.study
-    prepared = prepare(case, study.cases)
     made = parts.task.predict(network, prepared, study.cases, study.training, study.evaluation)
-    if made.outputs.shape[1:] == case.grid and np.array_equal(prepared.affine, case.affine):
+    if made.outputs.shape[1:] != prepared.grid:
+        return made  # of the case as a whole: it lies on no grid
+    same = prepared.grid == case.grid and np.array_equal(prepared.affine, case.affine)
+    if same and made.image is None:
         return made
-    return parts.task.decide(restore(made.outputs, prepared, case), case, study.cases)
-
-
-def outputs(probabilities: F32, form: CaseForm) -> dict[str, F32]:
-    """Region or label → its probabilities (*grid). A softmax's background, which is the rest, is left out."""
-    names = list(form.scored)
-    if len(probabilities) not in (len(names), len(names) + 1):
-        raise DataError(
-            "FR-D71", f"{len(probabilities)} outputs", wanted=f"one for each of {', '.join(names)}",
-            do="this task's predictions have no probability maps: leave them out",
-        )  # fmt: skip
-    return dict(zip(names, probabilities[-len(names) :], strict=True))
+    # an image that was made of the case is made again of its own intensities, not of the prepared ones
+    return parts.task.decide(made.outputs if same else restore(made.outputs, prepared, case), case, study.cases)
 
 
 def case_digest(case: Case) -> str:

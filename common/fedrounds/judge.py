@@ -121,7 +121,7 @@ def _judge(model: Model, folder: Folder, target: Path, listen: Listener) -> Eval
             scores.setdefault(site, []).append(score)
             assert each.case is not None
             digests.append((each.ref.site or "", each.ref.name, each.ref.patient, case_digest(each.case)))
-        facts = {"number": number, "of": len(folder.refs), "case": each.ref.name, "site": site}
+        facts = {"number": number, "of": max(number, len(folder.refs)), "case": each.ref.name, "site": site}
         listen("case", {**facts, "state": f"error:{each.fault.code}" if each.fault else "ok"})
     if not scores:
         raise none_usable(left_out, folder.name)

@@ -1,4 +1,4 @@
-"""`fedrounds predict`: masks and probability maps for a folder of images, each on the grid of its own file."""
+"""`fedrounds predict`: what a model says of a folder of images, each on the grid of its own file, as its task writes it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Any, final
 from fedrounds.evaluation import faults_as_dicts
 from fedrounds.judge import open_cases
 from fedrounds.model import Model, Source, open_model
-from fedrounds_client.output import write_label_file, write_prediction
+from fedrounds_client.output import write_label_file, write_prediction, write_tables
 from fedrounds_client.outside import Folder, none_usable, predict_each
 from fedrounds_common.disk import write_json
 from fedrounds_common.errors import DONE, PARTIAL, CaseError, UsageError
 from fedrounds_common.network import Network
 from fedrounds_common.study.tables import Table
 from fedrounds_common.task import Task
+from fedrounds_common.written import LabelImage, ScalarImages, Values, Written
 from fedrounds_server.plan import Listener, nobody
 
 FORMAT = 1
@@ -26,22 +27,26 @@ FORMAT = 1
 @final
 @dataclass(frozen=True)
 class Predictions:
-    """`files`: case → what was written of it. `outputs`: the volumes of a probability file, in order."""
+    """`files`: case → what was written of it. `outputs`: the volumes of a probability file, in order.
+
+    `tables`: files with a line for each case.
+    """
 
     folder: Path
     title: str
     files: Mapping[str, tuple[Path, ...]]
     outputs: tuple[str, ...]
     left_out: Mapping[str, CaseError] = field(default_factory=dict)
+    tables: tuple[Path, ...] = ()
 
     @property
     def exit(self) -> int:
         return PARTIAL if self.left_out else DONE
 
     def rows(self) -> tuple[tuple[str, str], ...]:
-        """Case and its files below the folder."""
+        """Case and its files below the folder, or those that hold a line for it."""
         return tuple(
-            (case, ", ".join(str(file.relative_to(self.folder)) for file in files))
+            (case, ", ".join(str(file.relative_to(self.folder)) for file in files or self.tables))
             for case, files in self.files.items()
         )
 
@@ -56,6 +61,7 @@ class Predictions:
             "title": self.title,
             "folder": str(self.folder),
             "outputs": list(self.outputs),
+            "tables": [str(file.relative_to(self.folder)) for file in self.tables],
             "files": {case: [str(file.relative_to(self.folder)) for file in f] for case, f in self.files.items()},
             "left_out": faults_as_dicts(self.left_out),
             "exit": self.exit,
@@ -84,7 +90,7 @@ def predict(
         inputs: the folder of images. None: with a reader that makes its own.
         output: the folder that is written; see `fedrounds_client.output` for what goes into it.
         reader, settings: as `evaluate`.
-        probabilities: False writes masks only.
+        probabilities: False leaves maps of probabilities out.
         force: write into a folder that holds something, over files of the same name.
 
     Returns:
@@ -98,21 +104,34 @@ def predict(
     target = Path(output).resolve()
     _refuse_to_overwrite(target, None if inputs is None else Path(inputs).resolve(), force)
     files: dict[str, tuple[Path, ...]] = {}
+    rows: dict[str, Mapping[str, Written]] = {}
+    kinds: dict[str, Written] = {}  # of the first case: all of a task's cases are written alike
+    form, known = model.study.cases, frozenset(folder.refs)
     left_out: dict[str, CaseError] = {}
     for number, each in enumerate(predict_each(model.module(), model.parts, folder, labelled=False), start=1):
         if each.case is not None and each.prediction is not None:
+            made = model.parts.task.files(each.prediction, each.case, form)
             files[each.ref.name] = write_prediction(
-                target, folder.reader, each.case, each.prediction, model.study.cases, probabilities=probabilities
+                target, folder.reader, each.case, made, form, of_file=each.ref in known, probabilities=probabilities
             )
+            kinds = kinds or dict(made)
+            rows[each.ref.name] = {name: table for name, table in made.items() if isinstance(table, Values)}
         elif each.fault is not None:
             left_out[each.ref.name] = each.fault
-        facts = {"number": number, "of": len(folder.refs), "case": each.ref.name, "site": folder.site_of(each.ref)}
+        facts = {
+            "number": number,
+            "of": max(number, len(folder.refs)),
+            "case": each.ref.name,
+            "site": folder.site_of(each.ref),
+        }
         listen("case", {**facts, "state": f"error:{each.fault.code}" if each.fault else "ok"})
     if not files:
         raise none_usable(left_out, folder.name)
-    write_label_file(target / "labels.txt", model.study.cases)
-    outputs = tuple(model.study.cases.scored) if probabilities else ()
-    found = Predictions(target, _title(model, folder), files, outputs, left_out)
+    if any(isinstance(each, LabelImage) for each in kinds.values()):
+        write_label_file(target / "labels.txt", form)
+    maps = [each.images for each in kinds.values() if isinstance(each, ScalarImages) and each.of == "probabilities"]
+    outputs = tuple(maps[0]) if maps and probabilities else ()
+    found = Predictions(target, _title(model, folder), files, outputs, left_out, write_tables(target, rows))
     write_json(target / "predictions.json", _says(found, model, folder))
     return found
 

@@ -18,6 +18,7 @@ from fedrounds_common.case import F32, F64, U8, Case, Cases
 from fedrounds_common.errors import UsageError
 from fedrounds_common.network import Makes
 from fedrounds_common.study.tables import CaseForm, Evaluation, Training
+from fedrounds_common.written import Written
 
 if TYPE_CHECKING:
     import torch
@@ -237,6 +238,20 @@ class Task(ABC):
             UsageError: FR-U76 this task makes no images from nothing.
         """
         raise UsageError("FR-U76", "this task makes no images from nothing", wanted="a model of generation")
+
+    def files(self, prediction: Prediction, case: Case, form: CaseForm) -> Mapping[str, Written]:
+        """What `fedrounds predict` writes of a case: name of a folder, or of a table, → what comes into it.
+
+        `prediction` and `case` lie on the grid of the case's file.
+
+        Raises:
+            DataError: FR-D71 the prediction is not one of this study.
+        """
+        return {}
+
+    def lacks(self, case: Case, form: CaseForm) -> str:
+        """What this case needs to be trained on and judged by, and has not: "a mask", "a class"; "" if nothing."""
+        return ""
 
     def guesses(self, case: Case, form: CaseForm) -> Mapping[str, Prediction]:
         """What those who learn nothing would answer, by the rule's name: each class, the identity, the noisy input.

@@ -64,13 +64,18 @@ def read_volume(file: Path, *, case: str = "", limit_voxels: int = LIMIT_VOXELS,
     return Volume(voxels, geometry.affine)
 
 
-def write_nifti(file: Path, array: U8 | F32, affine: F64) -> None:
+def write_nifti(file: Path, array: U8 | F32, affine: F64, *, vectors: bool = False) -> None:
     """Write labels (*grid) uint8, or probabilities (K, *grid) float32 with K as fourth axis; whole or not at all.
 
     Equal arrays give equal bytes. The folder is made if need be.
+
+    Args:
+        vectors: the array is (A, *grid), displacements in mm along the world's axes.
     """
-    volume = np.moveaxis(array, 0, -1) if array.ndim == 4 else array
+    volume = _as_vectors(array) if vectors else np.moveaxis(array, 0, -1) if array.ndim == 4 else array
     image = _IMAGE[1](volume, affine)
+    if vectors:
+        image.header.set_intent("vector")
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
@@ -79,13 +84,22 @@ def write_nifti(file: Path, array: U8 | F32, affine: F64) -> None:
     _write(file, image)
 
 
-def write_like(source: Path, file: Path, array: U8 | F32, affine: F64, *, follow_links: bool = False) -> None:
+def _as_vectors(field: NDArray[Any]) -> NDArray[Any]:
+    """(A, X, Y, Z) → (X, Y, Z, 1, A), as NIfTI wants vectors: the fourth axis is time; of a picture (H, W, 1, 1, A)."""
+    voxels = np.moveaxis(field, 0, -1)
+    return voxels.reshape(*field.shape[1:], *(1,) * (4 - (field.ndim - 1)), len(field))
+
+
+def write_like(
+    source: Path, file: Path, array: U8 | F32, affine: F64, *, follow_links: bool = False, vectors: bool = False
+) -> None:
     """Write a prediction on the grid of the file it was made from, with that file's sform and qform bit for bit.
 
     Args:
         source: the input image.
         array: labels (*grid) uint8, or probabilities (K, *grid) float32, on the grid of the read case.
         affine: of that grid; its axes may be permuted and flipped against the file's.
+        vectors: the array is (3, *grid), displacements in mm along the world's axes, whatever the file's axes are.
 
     Raises:
         DataError: FR-D27 array and file do not belong together.
@@ -96,7 +110,7 @@ def write_like(source: Path, file: Path, array: U8 | F32, affine: F64, *, follow
         volume: NDArray[Any] = labels_onto(array.astype(np.uint8, copy=False), affine, like.grid, like.affine)
     else:
         moved = onto(array, affine, like.grid, like.affine, smooth=False)
-        volume = np.moveaxis(moved, 0, -1) if moved.ndim == 4 else moved
+        volume = _as_vectors(moved) if vectors else np.moveaxis(moved, 0, -1) if moved.ndim == 4 else moved
     header = like.header.copy()
     for field in ("descrip", "db_name", "aux_file", "intent_name"):
         if field in header:
@@ -104,6 +118,8 @@ def write_like(source: Path, file: Path, array: U8 | F32, affine: F64, *, follow
     header["cal_max"] = header["cal_min"] = 0
     header.set_data_dtype(volume.dtype)
     header.set_slope_inter(1, 0)
+    if vectors:
+        header.set_intent("vector")
     _write(file, _IMAGE[2 if isinstance(header, nifti2.Nifti2Header) else 1](volume, None, header))
 
 

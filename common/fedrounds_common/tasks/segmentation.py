@@ -12,10 +12,11 @@ from pydantic import Field
 from fedrounds_common import sampling
 from fedrounds_common.augment import augment
 from fedrounds_common.case import F32, U8, Case, Cases
-from fedrounds_common.errors import CaseError, UsageError
+from fedrounds_common.errors import CaseError, DataError, UsageError
 from fedrounds_common.metrics import overlap, rules, summary
 from fedrounds_common.study.tables import CaseForm, Evaluation, Training
 from fedrounds_common.task import Batch, CaseScore, Example, Measure, Metric, Picture, Prediction, Tally, Task
+from fedrounds_common.written import LabelImage, ScalarImages, Written
 
 if TYPE_CHECKING:
     import torch
@@ -189,6 +190,17 @@ class Segmentation(Task):
                 ]
             found["passes differ"] = uncertainty.disagreement(passes)
         return found
+
+    def files(self, prediction: Prediction, case: Case, form: CaseForm) -> Mapping[str, Written]:
+        """The mask, and the probabilities of each region or label: a softmax's background, the rest, is left out."""
+        names = list(form.scored)
+        if len(prediction.outputs) not in (len(names), len(names) + 1):
+            raise DataError("FR-D71", f"{len(prediction.outputs)} outputs", wanted=f"one each of {', '.join(names)}")
+        maps = dict(zip(names, prediction.outputs[-len(names) :], strict=True))
+        return {"masks": LabelImage(prediction.labels), "probabilities": ScalarImages(maps)}
+
+    def lacks(self, case: Case, form: CaseForm) -> str:
+        return "a mask" if case.labels is None else ""
 
     def guessed(self, cases: Cases, form: CaseForm, evaluation: Evaluation) -> Mapping[str, Sequence[CaseScore]]:
         """Thresholds, clusters, the mirror image and the other cases' mean, on each channel; by Dice alone."""
