@@ -50,6 +50,9 @@ class Summing:
     def settle(self, purpose: str, arrays: Arrays, round_: int) -> Settled:
         """Ask every training site, and write what all sums amount to into the model.
 
+        Where too few have cases enough to validate on, what those would settle stays as it is: hours of training are
+        not lost to it.
+
         Args:
             arrays: the model, which travels with the request. round_: the last that is done.
 
@@ -64,13 +67,16 @@ class Summing:
         like = plan.task.gather(purpose, plan.module(), (), plan.study.cases, plan.study.training)
         asked = _Asked(plan, self.guard, ask, like)
         sites = self._collect(asked, self.reception.again())
-        total = add_tallies([asked.sums[name].tally for name in sorted(asked.sums)])
         self.reception.lost({name for name, line in asked.lines.items() if line.state == f"error:{LOST}"})
-        result = settled(plan.task, purpose, total, arrays, plan.study.cases)
-        return Settled(result, tuple(asked.lines[name] for name in sorted(asked.lines)), sites)
+        if asked.sums:
+            total = add_tallies([asked.sums[name].tally for name in sorted(asked.sums)])
+            arrays = settled(plan.task, purpose, total, arrays, plan.study.cases)
+        return Settled(arrays, tuple(asked.lines[name] for name in sorted(asked.lines)), sites)
 
     def _collect(self, asked: _Asked, sites: Roster) -> Roster:
         """Ask until enough have answered; between hospitals the missing ones are waited for as the study says.
+
+        There are no sums afterwards where too few have cases enough to validate on.
 
         Raises:
             TooFewSites: there were not enough.
@@ -83,6 +89,11 @@ class Summing:
                 self._ask_once(asked, sites)
                 short = self._short(asked, sites)
                 if short is None:
+                    return sites
+                if asked.validates and asked.none_can:
+                    asked.sums.clear()
+                    text = f"{asked.ask.purpose} stays as it was: {short.found}, and the others have too few cases"
+                    self.plan.listen("warning", {"text": text})
                     return sites
                 waits = not self.reception.closed and any(mends(line.state) for line in asked.lines.values())
                 if clock.now() >= end or not waits:
@@ -155,6 +166,12 @@ class _Asked:
     @property
     def validates(self) -> bool:
         return self.ask.purpose in self.plan.task.of_validation
+
+    @property
+    def none_can(self) -> bool:
+        """Whether whoever has sent nothing has no cases, or too few: nobody's fault, and nothing that waiting mends."""
+        others = [line for name, line in self.lines.items() if name not in self.sums]
+        return all(line.state == WITHHELD or line.part == "idle" for line in others)
 
     def most(self, name: str, sites: Roster) -> int:
         return sites.hellos[name].validation_cases if self.validates else self.guard.agreed_cases.get(name, 0)

@@ -703,6 +703,29 @@ def test_sums_over_the_cases_of_validation_are_asked_of_who_has_any(made: Make) 
     assert run.status["failed"] == {"A": "error:FR-R19"}
 
 
+@pytest.mark.parametrize("why", ["none to validate on", "too few of them"])
+def test_where_too_few_can_validate_what_that_would_settle_stays_as_it_is(why: str, made: Make) -> None:
+    def few(site: str, ask: Ask) -> Says:
+        said = summing(site, ask)
+        if isinstance(said, Hello):
+            return replace(said, validation_cases=0 if why == "none to validate on" else 1)
+        return refusal("FR-C19", refused=True)(site, ask) if ask.purpose == "last" else said
+
+    told: list[str] = []
+    run = made("cohort.minimum=2", rounds=1, listen=lambda event, facts: told.append(str(facts.get("text"))))
+    run = with_sums(run, of_validation=("last",))
+    run.run(all_sum(dict.fromkeys("ABC", few)))
+    begun = moved_by("ABC", moved_by("ABC", START["w"]))
+    np.testing.assert_array_equal(run.consensus["w"], trained_once(begun))
+    assert (run.status["exit"], run.status["failed"]) == (0, {})
+    assert any(text.startswith("last stays as it was: 0 sites sent the sums for last") for text in told)
+    assert history.read(run.folder.history)[-1].digest == digest(run.consensus)
+    # and a fault is still one
+    broken = with_sums(made("cohort.minimum=2", rounds=1, name="broken"), of_validation=("last",))
+    with pytest.raises(TooFewSites, match="FR-R40"):
+        broken.run(all_sum({"A": few, "B": once("last", refusal("FR-D12"))}))
+
+
 @pytest.mark.parametrize("strategy", ["fedavg", "fedavgm"])
 @pytest.mark.parametrize("at", ["middle", "again", "train 1", "train 2", "last", "score 2"])
 def test_a_run_stopped_anywhere_goes_on_bit_for_bit_and_asks_no_sum_twice(at: str, strategy: str, made: Make) -> None:
