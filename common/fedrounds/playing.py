@@ -17,10 +17,12 @@ from flwr.serverapp import Grid
 
 from fedrounds.baselines import run_baselines
 from fedrounds.layout import lay_out, lock, new_folder, refuse_other_study
+from fedrounds.record import note_start
 from fedrounds.run import Run
 from fedrounds.sessions import session
 from fedrounds.simulation import Prepared
 from fedrounds_client.scoring import assemble_cases_csv
+from fedrounds_common.arrays import Arrays
 from fedrounds_common.case import CaseRef
 from fedrounds_common.disk import write_json
 from fedrounds_common.errors import DataError
@@ -30,7 +32,8 @@ from fedrounds_server.engines.inline import SERVER_NODE, InlineGrid
 from fedrounds_server.engines.pool import InProcess, Job, Pool, Workers
 from fedrounds_server.folder import RunFolder
 from fedrounds_server.plan import Listener, Plan
-from fedrounds_server.release import read_model, write_model
+from fedrounds_server.pretrained import weights_from
+from fedrounds_server.release import write_model
 from fedrounds_server.rounds import Outcome
 from fedrounds_sites.hospitals import assign, forget, leave_one_out, open_hospital
 
@@ -129,9 +132,11 @@ def _start_weights(prepared: Prepared, folder: RunFolder, pool: Pool, resume: bo
     random = initial_weights(study, prepared.parts.task, prepared.parts.network)
     given, initial_sites = prepared.simulation.initial_weights, study.cohort.initial_sites
     if resume and file.exists():
+        note_start(folder, file)
         return str(file) if given or initial_sites else ""
     if given is not None:
-        write_model(file, read_model(given, random), study, "", 0)
+        _write_given(prepared, given, random, file, listen)
+        note_start(folder, file)
         return str(file)
     untrained = folder.path / "untrained.safetensors" if initial_sites else file
     write_model(untrained, random, study, "", 0)
@@ -149,6 +154,15 @@ def _start_weights(prepared: Prepared, folder: RunFolder, pool: Pool, resume: bo
         raise DataError("FR-H05", f"the initial model could not be trained ({found[1].error})", do="see the run's logs")
     listen("baseline", {"model": "initial", "site": "all", "state": "ok"})
     return str(file)
+
+
+def _write_given(prepared: Prepared, given: Path, random: Arrays, file: Path, listen: Listener) -> None:
+    """The weights in the file that the study names; of another network or program, with a word on what became of it."""
+    names, adapt = prepared.simulation.initial_names, prepared.simulation.initial_adapt
+    arrays, origin = weights_from(given, random, prepared.parts.network, names, adapt)
+    write_model(file, arrays, prepared.study, "", 0, None if origin is None else origin.as_dict())
+    if origin is not None:
+        listen("warning", {"text": str(origin)})
 
 
 def _after(prepared: Prepared, pool: Pool, grid: Grid, plan: Plan, outcome: Outcome) -> Afterwards:

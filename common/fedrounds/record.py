@@ -10,6 +10,7 @@ from typing import Any
 from fedrounds.simulation import Prepared
 from fedrounds_common.disk import write_json
 from fedrounds_common.errors import RunFileError
+from fedrounds_server.checkpoint import load_arrays
 from fedrounds_server.folder import RunFolder, read_json
 from fedrounds_server.record import EVERYWHERE, record_of
 
@@ -32,6 +33,13 @@ def write_record(folder: RunFolder, prepared: Prepared, code: Mapping[str, Any])
             "outside_code": dict(code),
         },
     )
+
+
+def note_start(folder: RunFolder, initial: Path) -> None:
+    """Say in the record where the weights of round 1 came from, if that file says so of itself."""
+    made_of = load_arrays(initial)[1].get("made_of")
+    if made_of is not None:
+        write_json(folder.record, {**read_json(folder.record), "initial": made_of})
 
 
 def _started(file: Path) -> str:

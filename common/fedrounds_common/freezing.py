@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from fedrounds_common.errors import UsageError
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from fedrounds_common.network import Network
 
-Freeze = str | tuple[str, ...]
+Freeze = Literal["first", "base"] | tuple[str, ...]
 SHOWN = 6
 
 

@@ -18,6 +18,7 @@ from flwr.serverapp import Grid, ServerApp
 from fedrounds_common.arrays import Arrays, digest, of_module
 from fedrounds_common.disk import write_json
 from fedrounds_common.errors import DONE, INTERRUPTED, PARTIAL, FedroundsError, MachineError, RoundError, UsageError
+from fedrounds_common.freezing import freeze
 from fedrounds_common.network import Network
 from fedrounds_common.rng import derive, seeded
 from fedrounds_common.signing import SigningKey
@@ -119,9 +120,15 @@ def coordinator_keys(folder: str) -> Keys | None:
 
 
 def initial_weights(study: Study, task: Task, network: Network) -> Arrays:
-    """Weights drawn from the study's seed: the same on every machine of one kind."""
+    """Weights drawn from the study's seed: the same on every machine of one kind.
+
+    Raises:
+        UsageError: FR-U49 `training.freeze` names what the network has not.
+    """
     with seeded(derive(study.seed, "weights")):
-        return of_module(task.network(network, study.cases))
+        module = task.network(network, study.cases)
+    freeze(module, network, study.training.freeze)  # what it refuses is told here, before a site is asked
+    return of_module(module)
 
 
 def carry_out(grid: Grid, plan: Plan, after: After) -> Outcome:

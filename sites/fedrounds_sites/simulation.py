@@ -31,7 +31,10 @@ class Simulation:
 
     `local_only_sites`: how many of the largest training sites are also trained alone (0: all).
     `pictures`: how many of its worst cases each site draws. `report`: draw figures and write the page at the end. `unlike`: makes the sites' images differ.
-    `initial_weights`: a `consensus.safetensors` to start from, relative to the study file.
+    `initial_weights`: a file to start from, relative to the study file: a `consensus.safetensors`, other safetensors,
+    or a state dict that torch saved. Its tensors are matched by name, `initial_names` says what its names begin with
+    and what stands for it here; the last layers may be of other classes and are then drawn anew. `initial_adapt`:
+    with "mean" a first convolution made for other channels is averaged over them.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -47,6 +50,8 @@ class Simulation:
     pictures: Annotated[int, Field(ge=0)] = 1
     report: bool = True
     initial_weights: Path | None = None
+    initial_names: dict[str, str] = field(default_factory=dict)
+    initial_adapt: Literal["no", "mean"] = "no"
 
     def build_reader(self, plugins: Sequence[Path] = ()) -> Reader:
         return READERS.load(self.reader, plugins)

@@ -13,8 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
+from fedrounds_common.arrays import digest as digest_of_arrays
 from fedrounds_common.disk import write_json
 from fedrounds_common.errors import FedroundsError, NetworkError, UsageError
 from fedrounds_common.signing import SigningKey
@@ -97,21 +100,34 @@ def test_too_few_enrolled_sites_are_told_before_anything_is_made(
 def test_weights_to_start_from_are_checked_and_kept_with_the_run(
     coordinator: CoordinatorFolder, study: StudyFile, tmp_path: Path
 ) -> None:
-    import numpy as np
-
-    from fedrounds_server.checkpoint import save_arrays
+    from fedrounds_server.app import initial_weights
+    from fedrounds_server.checkpoint import load_arrays, save_arrays
+    from fedrounds_server.coordinator.submit import Start
 
     let_in(coordinator, "A", "B")
     weights = tmp_path / "weights.safetensors"
     weights.write_bytes(b"no weights")
     with pytest.raises(FedroundsError, match="FR-F11"):
-        prepare_run(coordinator, study, weights)
-    assert list(coordinator.runs.iterdir()) == []
+        prepare_run(coordinator, study, Start(weights))
     weights.write_bytes(save_arrays({"w": np.zeros(2, np.float32)}, {"format": 1}))
-    prepared = prepare_run(coordinator, study, weights)
+    with pytest.raises(FedroundsError, match="FR-F41 weights.safetensors holds no tensor of this network's names: w"):
+        prepare_run(coordinator, study, Start(weights))
+    assert list(coordinator.runs.iterdir()) == []
+    ours = initial_weights(study.study, study.study.build_task(), study.study.build_network())
+    doubled = {name: 2 * array for name, array in ours.items()}
+    weights.write_bytes(save_arrays(doubled, {"format": 1}))
+    prepared = prepare_run(coordinator, study, Start(weights))
+    assert prepared.origin is None
     kept = prepared.path / "initial.safetensors"
     assert tomllib.loads(prepared.config.read_text())["initial"] == str(kept)
-    assert kept.read_bytes() == weights.read_bytes()
+    assert digest_of_arrays(load_arrays(kept)[0]) == digest_of_arrays(doubled)
+    # of another program: what came from where stands in the record
+    renamed = {f"net.{name}": array for name, array in ours.items() if not name.startswith("head.")}
+    weights.write_bytes(save(renamed))
+    prepared = prepare_run(coordinator, study, Start(weights, {"net.": ""}))
+    assert prepared.origin is not None
+    assert set(prepared.origin.fresh) == {"head.weight", "head.bias"}
+    assert json.loads((prepared.path / "record.json").read_text())["initial"] == prepared.origin.as_dict()
 
 
 def test_flowers_own_builder_makes_a_bundle_of_the_app_without_a_line_of_code(

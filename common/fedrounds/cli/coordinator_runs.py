@@ -31,7 +31,17 @@ def _register_submit(coordinator: typer.Typer) -> None:
     def submit(
         study: StudyName,
         folder: Folder = HERE,
-        initial: Annotated[Path | None, typer.Option(metavar="FILE", help="Weights that round 1 starts from.")] = None,
+        initial: Annotated[
+            Path | None,
+            typer.Option(metavar="FILE", help="Weights that round 1 starts from: a model of ours, or a state dict."),
+        ] = None,
+        initial_name: Annotated[
+            list[str] | None,
+            typer.Option(metavar="THEIRS=OURS", help="What its names begin with, and what stands for it here."),
+        ] = None,
+        initial_adapt: Annotated[
+            bool, typer.Option("--initial-adapt", help="Average a first convolution that was made for other channels.")
+        ] = False,
         settings: Settings = None,
         wait: Annotated[bool, typer.Option("--wait", help="Follow the run to its end; exit as it does.")] = False,
         prepare: Annotated[
@@ -39,11 +49,15 @@ def _register_submit(coordinator: typer.Typer) -> None:
         ] = False,
     ) -> Answer:
         """Start a study with the enrolled hospitals. Each still decides for itself."""
-        from fedrounds_server.coordinator.submit import prepare_run, start_run
+        from fedrounds_server.coordinator.submit import Start, prepare_run, start_run
 
         here = at(folder)
         flower = flower_of(here)
-        prepared = prepare_run(here, agreed_half(study, settings), initial)
+        names = dict(_pair(each) for each in initial_name or ())
+        start = None if initial is None else Start(initial, names, "mean" if initial_adapt else "no")
+        prepared = prepare_run(here, agreed_half(study, settings), start)
+        if prepared.origin is not None:
+            say(f"warning: {prepared.origin}")
         for site in prepared.missing:
             say(f"warning: {site} is in the study and not enrolled")
         data: dict[str, Any] = {"run": prepared.path.name, "path": str(prepared.path), "study": prepared.digest}
@@ -57,6 +71,13 @@ def _register_submit(coordinator: typer.Typer) -> None:
         data |= {"flower_run": flower_run}
         text = f"{prepared.path.name} is submitted; study {prepared.digest[:12]}. Hospitals that have not allowed it are asked."
         return _followed(prepared.path, flower_run, flower, data) if wait else Answer(data, text)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    theirs, equals, ours = text.partition("=")
+    if not equals:
+        raise typer.BadParameter(f"{text!r}: THEIRS=OURS wanted, e.g. encoder.=body.")
+    return theirs, ours
 
 
 def _register_status(coordinator: typer.Typer) -> None:

@@ -25,5 +25,11 @@ class TinyUNet(Network):
 
         return layers.TinyUNet(dims, inputs, outputs, self.channels)
 
+    def first_layers(self) -> tuple[str, ...]:
+        return ("stem.", "down.0.")
+
+    def last_layers(self) -> tuple[str, ...]:
+        return ("head.",)
+
     def divisor(self, dims: int) -> int:
         return int(2 ** len(self.channels))

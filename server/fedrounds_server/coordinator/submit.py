@@ -7,27 +7,28 @@ from __future__ import annotations
 
 import fcntl
 import secrets
-import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, final
 
+from fedrounds_common.arrays import Arrays
 from fedrounds_common.disk import write_json, write_text
 from fedrounds_common.errors import DONE, PARTIAL, STOPPED, FedroundsError, NetworkError, UsageError
 from fedrounds_common.study.canonical import canonical_text, digest, digest_of_text, resolved_toml, study_from_canonical
 from fedrounds_common.study.parse import StudyFile
 from fedrounds_common.study.study import Study
-from fedrounds_server.checkpoint import load_arrays
 from fedrounds_server.coordinator.bundle import build_app, run_config
 from fedrounds_server.coordinator.flower import Flower, FlowerRun
 from fedrounds_server.coordinator.folder import CoordinatorFolder, kept_private
 from fedrounds_server.coordinator.processes import end_process
 from fedrounds_server.coordinator.register import read_register
 from fedrounds_server.folder import RunFolder, read_json, worker_pid
+from fedrounds_server.pretrained import Adapt, Origin, weights_from
 from fedrounds_server.record import record_of
+from fedrounds_server.release import write_model
 
 GOING = ("submitted", "running")
 ASK_FLOWER_S = 15.0
@@ -36,37 +37,60 @@ ASK_FLOWER_S = 15.0
 @final
 @dataclass(frozen=True)
 class Submitted:
-    """`flower_run`: Flower's id, or None where it was only prepared; `missing`: sites of the study not enrolled."""
+    """`flower_run`: Flower's id, or None where it was only prepared; `missing`: sites of the study not enrolled.
+
+    `origin`: what became of weights that another network or program left.
+    """
 
     path: Path
     digest: str
     flower_run: int | None
     missing: tuple[str, ...]
     config: Path
+    origin: Origin | None = None
 
 
-def prepare_run(folder: CoordinatorFolder, file: StudyFile, initial: Path | None = None) -> Submitted:
+@final
+@dataclass(frozen=True)
+class Start:
+    """A file of weights that round 1 starts from, and how to read it (`pretrained.weights_from`)."""
+
+    file: Path
+    names: Mapping[str, str] = field(default_factory=dict)
+    adapt: Adapt = "no"
+
+
+def prepare_run(folder: CoordinatorFolder, file: StudyFile, start: Start | None = None) -> Submitted:
     """Make the run's folder with everything but Flower's run in it.
 
     Raises:
         UsageError: FR-U73 no site is enrolled, or fewer than the study's minimum.
-        RunFileError: `initial` is no file of weights.
+        RunFileError: `start` names no file of weights, or one of another network.
     """
     study, text = file.study, canonical_text(file.study)
     missing = check_sites(folder, study)
-    if initial is not None:
-        load_arrays(initial)
+    arrays, origin = (None, None) if start is None else _weights(study, start)
     with kept_private():
         path = new_run(folder.runs, study.name)
-        if initial is not None:
-            shutil.copyfile(initial, path / "initial.safetensors")
+        if start is not None and arrays is not None:
+            made_of = None if origin is None else origin.as_dict()
+            write_model(path / "initial.safetensors", arrays, study, "", 0, made_of)
         write_text(path / "study.toml", file.text)
         write_text(path / "study.resolved.toml", resolved_toml(study, {}, file.origins))
         write_text(path / "study.json", text)
-        _write_record(path, study)
+        _write_record(path, study, origin)
         _write_status(path, {"format": 1, "state": "submitted", "study": digest(study), "started": time.time()})
     config = _write_config(folder, path, text, resume=False)
-    return Submitted(path, digest(study), None, missing, config)
+    return Submitted(path, digest(study), None, missing, config, origin)
+
+
+def _weights(study: Study, start: Start) -> tuple[Arrays, Origin | None]:
+    from fedrounds_server.app import initial_weights
+
+    network = study.build_network()
+    return weights_from(
+        start.file, initial_weights(study, study.build_task(), network), network, start.names, start.adapt
+    )
 
 
 def check_sites(folder: CoordinatorFolder, study: Study) -> tuple[str, ...]:
@@ -260,7 +284,7 @@ def _write_status(path: Path, status: dict[str, Any]) -> None:
         write_json(RunFolder(path).status, {name: value for name, value in status.items() if value is not None})
 
 
-def _write_record(path: Path, study: Study) -> None:
+def _write_record(path: Path, study: Study, origin: Origin | None) -> None:
     write_json(
         RunFolder(path).record,
         {
@@ -270,5 +294,6 @@ def _write_record(path: Path, study: Study) -> None:
             "engine": {"name": "flower"},
             "baselines": [],
             "outside_code": {},
+            **({} if origin is None else {"initial": origin.as_dict()}),
         },
     )
