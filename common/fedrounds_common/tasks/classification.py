@@ -17,6 +17,7 @@ from fedrounds_common.metrics import calibration, classes, confusion
 from fedrounds_common.network import Makes
 from fedrounds_common.study.tables import CaseForm, Count, Evaluation, OrNone, Training
 from fedrounds_common.task import Batch, CaseScore, Example, Measure, Metric, Picture, Prediction, Tally, Task
+from fedrounds_common.written import Values, Written
 
 if TYPE_CHECKING:
     import torch
@@ -225,6 +226,25 @@ class Classification(Task):
 
         truth = None if case.target is None else case.target.classes
         return bars.beside(case, prediction.outputs, truth, form)
+
+    def explain(
+        self, network: nn.Module, case: Case, form: CaseForm, training: Training, evaluation: Evaluation
+    ) -> Mapping[str, F32]:
+        """What speaks for the likeliest class; of two classes, for the finding, whichever is likelier."""
+        from fedrounds_common.explaining import attribution
+
+        first = _scored(form).start or 0
+        likeliest = int(self.predict(network, case, form, training, evaluation).outputs[first:].argmax()) + first
+        return attribution.all_of(network, case.image, likeliest)
+
+    def files(self, prediction: Prediction, case: Case, form: CaseForm) -> Mapping[str, Written]:
+        """A line of `predictions.csv`: the probability of each class, and which are named."""
+        named = [name for name, is_one in zip(form.classes, prediction.labels, strict=True) if is_one]
+        chances = {f"p_{name}": float(p) for name, p in zip(form.classes, prediction.outputs, strict=True)}
+        return {"predictions": Values({**chances, "named": "; ".join(named)})}
+
+    def lacks(self, case: Case, form: CaseForm) -> str:
+        return "a class" if case.target is None or case.target.classes is None else ""
 
     def guesses(self, case: Case, form: CaseForm) -> Mapping[str, Prediction]:
         """Always the same class; of a multi-label study always none, and always all."""
