@@ -30,6 +30,7 @@ from fedrounds_common.shelves import CHANNELS, CODECS, NETWORKS, PRIVACY, STRATE
 from fedrounds_common.strategy import Consensus, SiteUpdate, Strategy, Trained
 from fedrounds_common.study.tables import CaseForm, Evaluation, Training
 from fedrounds_common.task import Batch, Prediction, Tally, Task, add_tallies
+from fedrounds_common.written import LabelImage, ScalarImages, VectorImage, Written
 from fedrounds_sites.partition import PARTITIONS, Partition
 from fedrounds_sites.reader import Reader
 from fedrounds_sites.simulation import READERS
@@ -403,6 +404,28 @@ def test_every_tasks_prediction_is_what_its_outputs_amount_to(name: str, fit: Fi
         picture = task.picture(case, made, fit.form)
         assert picture.panels
         assert all(panel.dtype == np.uint8 and panel.shape[2:] == (3,) for panel in picture.panels.values())
+
+
+def lies_on(grid: tuple[int, ...], each: Written) -> bool:
+    if isinstance(each, LabelImage):
+        return each.labels.shape == grid and each.labels.dtype == np.uint8
+    if isinstance(each, ScalarImages):
+        return bool(each.images) and all(image.shape == grid for image in each.images.values())
+    if isinstance(each, VectorImage):
+        return each.field.shape == (len(grid), *grid)
+    return bool(each.row) and all(isinstance(value, str | float) for value in each.row.values())
+
+
+@pytest.mark.parametrize(("name", "fit"), TASKS_AND_FITS)
+def test_what_every_task_writes_of_a_case_lies_on_its_grid(name: str, fit: Fit) -> None:
+    task = built(TASKS, name, **fit.fields)
+    _, cases, found = predicted(task, fit, 2)
+    files = task.files(found[0], cases[0], fit.form)
+    assert files, "`fedrounds predict` would write nothing"
+    for kind, each in files.items():
+        assert re.fullmatch(r"[a-z][a-z_-]*", kind), "the name of a folder"
+        assert lies_on(cases[0].grid, each), kind
+    assert task.lacks(fit.cases(1)[0], fit.form) == "", "the cases of these tests have all that a task asks for"
 
 
 def add_up(parts: Sequence[Tally], whole: Tally) -> None:

@@ -20,6 +20,7 @@ from fedrounds_common.network import Makes
 from fedrounds_common.rng import derive, generator
 from fedrounds_common.study.tables import CaseForm, Count, Evaluation, Name, Training
 from fedrounds_common.task import Batch, CaseScore, Example, Measure, Metric, Picture, Prediction, Tally, Task
+from fedrounds_common.written import ScalarImages, Written
 
 if TYPE_CHECKING:
     import torch
@@ -310,6 +311,11 @@ class Generation(Task):
         if self._translates:
             return drawing.translated(case, prediction.outputs, self.source, self.target, form)
         return drawing.compared(case, prediction, form)
+
+    def files(self, prediction: Prediction, case: Case, form: CaseForm) -> Mapping[str, Written]:
+        """The image that was made, channel by channel."""
+        names = self.target if self._translates else form.channels
+        return {"images": ScalarImages(dict(zip(names, prediction.outputs, strict=True)), "intensities")}
 
     def guesses(self, case: Case, form: CaseForm) -> Mapping[str, Prediction]:
         """Of a translation the source itself, in the target's range; else the case's own voxels, shuffled."""

@@ -18,6 +18,7 @@ from fedrounds_common.network import Makes
 from fedrounds_common.registration import pairs, world
 from fedrounds_common.study.tables import CaseForm, Count, Evaluation, Training
 from fedrounds_common.task import Batch, CaseScore, Example, Measure, Metric, Picture, Prediction, Tally, Task
+from fedrounds_common.written import LabelImage, ScalarImages, VectorImage, Written
 
 if TYPE_CHECKING:
     import torch
@@ -200,6 +201,16 @@ class Registration(Task):
         from fedrounds_common.registration import drawing
 
         return drawing.compare(case, prediction, form)
+
+    def files(self, prediction: Prediction, case: Case, form: CaseForm) -> Mapping[str, Written]:
+        """The moving image brought to the fixed one, and its labels where it has any; the displacement and back."""
+        there, back = np.split(prediction.outputs, 2)
+        image = case.image[:0] if prediction.image is None else prediction.image
+        names = form.channels if self.pairs == "within" else form.channels[len(form.channels) // 2 :]
+        made: dict[str, Written] = {"warped": ScalarImages(dict(zip(names, image, strict=True)), "intensities")}
+        if prediction.labels.size:
+            made["masks"] = LabelImage(prediction.labels)
+        return {**made, "fields": VectorImage(there), "inverse": VectorImage(back)}
 
     def guesses(self, case: Case, form: CaseForm) -> Mapping[str, Prediction]:
         """Nothing moves; or what lies off the background is laid with its centre onto the other's."""

@@ -12,6 +12,7 @@ from fedrounds_common.case import F32, F64, U8, Case, Cases
 from fedrounds_common.errors import CaseError
 from fedrounds_common.study.tables import CaseForm, Evaluation, Training
 from fedrounds_common.task import Batch, CaseScore, Example, Measure, Metric, Picture, Prediction, Tally, Task
+from fedrounds_common.written import Values, Written
 
 if TYPE_CHECKING:
     import torch
@@ -88,6 +89,13 @@ class Landmark(Task):
             "prediction": _grey(prediction.outputs[0, :, :, middle]),
         }
         return Picture(f"{case.ref.name}, plane {middle + 1} of {case.grid[2]}", panels)
+
+    def files(self, prediction: Prediction, case: Case, form: CaseForm) -> Mapping[str, Written]:
+        place = self._found(prediction.outputs) @ case.affine[:3, :3].T + case.affine[:3, 3]
+        return {"places": Values(dict(zip(("x_mm", "y_mm", "z_mm"), map(float, place), strict=True)))}
+
+    def lacks(self, case: Case, form: CaseForm) -> str:
+        return "a label" if case.labels is None else ""
 
     def guesses(self, case: Case, form: CaseForm) -> Mapping[str, Prediction]:
         middle = np.zeros((1, *case.grid), np.float32)
