@@ -4,7 +4,7 @@ The ClientApp hands the message over and waits. A child that hangs is killed at 
 site is free for the next round; one that ran out of memory is tried once more with every batch in two
 pieces; one that crashed takes nothing with it. Whatever happens, what goes back is signed and holds a code.
 
-    parent (ClientApp, light)                       child (`python -m fedrounds_client.apart HOME PIECES`)
+    parent (ClientApp, light)                       child (`python -m fedrounds_client.apart HOME PIECES …`)
     message in, as it came        ── stdin ──▶      walls up (jail.py), then verify → permit → do → guard → sign
     answer, or a refusal of ours  ◀── stdout ──     the answer, as it travels
 """
@@ -91,7 +91,7 @@ def _ask_once(message: Letter, home: Path, pieces: int, bounds: Bounds, until: f
         "memory_gb": bounds.walls.memory_gb,
         "read_only": [str(folder) for folder in bounds.walls.read_only],
     }
-    command = [*program, str(home), str(pieces), json.dumps(walls)]
+    command = [*program, str(home), str(pieces), json.dumps(walls), str(os.getpid())]
     with (home / "log").open("ab") as log:
         # a session of its own: what the child started dies with it
         child = subprocess.Popen(
@@ -193,9 +193,8 @@ def _unpacked(data: bytes) -> Letter:
 # ---------------------------------------------------------------- the child
 
 
-def answer_in_child(said: BinaryIO, asked: BinaryIO, home: Path, pieces: int, walls: Walls) -> int:
-    """Raise the walls, answer, and return the exit status."""
-    parent = os.getppid()
+def answer_in_child(said: BinaryIO, asked: BinaryIO, home: Path, pieces: int, walls: Walls, parent: int) -> int:
+    """Raise the walls, answer, and return the exit status. It ends with `parent`, also with one that has ended."""
     for line in shut_in(walls):
         print(line, file=sys.stderr)  # noqa: T201  (stderr is the site's own log)
     die_with(parent)
@@ -214,13 +213,13 @@ def answer_in_child(said: BinaryIO, asked: BinaryIO, home: Path, pieces: int, wa
 
 
 def main(arguments: list[str]) -> int:
-    """`HOME PIECES WALLS`; the message comes by stdin, and only the answer goes to stdout."""
+    """`HOME PIECES WALLS PARENT`; the message comes by stdin, and only the answer goes to stdout."""
     os.umask(0o077)
     home, pieces, wanted = Path(arguments[0]), int(arguments[1]), json.loads(arguments[2])
     walls = Walls(wanted["network"], wanted["memory_gb"], tuple(Path(folder) for folder in wanted["read_only"]))
     said = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not end up in the answer
-    return answer_in_child(said, sys.stdin.buffer, home, pieces, walls)
+    return answer_in_child(said, sys.stdin.buffer, home, pieces, walls, int(arguments[3]))
 
 
 if __name__ == "__main__":

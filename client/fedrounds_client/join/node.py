@@ -1,6 +1,9 @@
 """Flower's SuperNode in a process of its own, with our key, our CA, our node config, and our list of bundles.
 
-    python -m fedrounds_client.join.node HOME
+    python -m fedrounds_client.join.node HOME LAUNCHER
+
+It ends with its launcher, whose number it is told: one that asked who its parent is would not learn that the launcher
+was killed before it could ask, and two nodes of one site would take each other's place for ever.
 
 Flower is started as its own command starts it, with what it fetches bundles and sends answers by, and what says
 that a bundle may run, wrapped (`guard`). A bundle that may not is answered with Flower's own error, so
@@ -239,7 +242,7 @@ def to_the_end(work: Callable[[], None]) -> NoReturn:
 
 def main(arguments: list[str]) -> NoReturn:
     os.umask(0o077)
-    die_with(os.getppid(), signal.SIGTERM)
+    die_with(int(arguments[1]), signal.SIGTERM)
     to_the_end(lambda: serve(SiteHome(Path(arguments[0]).resolve())))
 
 

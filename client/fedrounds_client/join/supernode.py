@@ -155,7 +155,7 @@ def _run_node(home: SiteHome, way: Way, marks: Marks, say: Say, stop: threading.
     _turn_over(log)
     with log.open("ab") as stream:
         node = subprocess.Popen(
-            [*NODE, str(home.folder)], stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
+            [*NODE, str(home.folder), str(os.getpid())], stdin=subprocess.DEVNULL, stdout=stream, stderr=stream,
             env=environment(home, way), start_new_session=True,
         )  # fmt: skip
         try:
