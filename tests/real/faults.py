@@ -212,10 +212,15 @@ class Bench:
     @contextlib.contextmanager
     def held(self, run: Path, site: str, number: int) -> Iterator[None]:
         """Within, this site is in the middle of its training and the other has answered: the middle of a round."""
-        pid = self.training(run, site, number)
+        with self.stopped(self.training(run, site, number)):
+            self.answered(run, "s1", number)
+            yield
+
+    @contextlib.contextmanager
+    def stopped(self, pid: int) -> Iterator[None]:
+        """Within, this process stands still."""
         os.kill(pid, signal.SIGSTOP)
         try:
-            self.answered(run, "s1", number)
             yield
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -526,8 +531,10 @@ def _late(bench: Bench, policy: str) -> Made:
     bench.training(run, "s2", 1)
     with rules(bench, "s2", CUT):
         wait_until(lambda: len(bench.history(run)) >= 1, "round 1 ends", PATIENCE_S)
-    if policy == "next":  # it stands in only for a site that sends nothing of the next round
-        os.kill(bench.training(run, "s2", 2), signal.SIGKILL)
+    if policy == "next":  # s2 is not asked in round 2, for it is away as that begins: its answer of round 1 stands in
+        late = RunFolder(run).updates(2) / "s2.late"
+        with bench.stopped(bench.training(run, "s1", 2)):
+            wait_until(late.exists, "s2's late answer comes in round 2", PATIENCE_S)
     bench.ended(run)
     parts = [one for entry in bench.history(run) for one in entry["sites"] if one["site"] == "s2"]
     return run, settings, "s2 was " + ", ".join(f"{one['state']} {one['part']}".strip() for one in parts)
@@ -538,7 +545,7 @@ def late_drop(bench: Bench) -> Made:
     return _late(bench, "drop")
 
 
-@fault("late-next", "an answer past the round's deadline, late = next, and the site fails in the next round")
+@fault("late-next", "an answer past the round's deadline, late = next, and the site is away as the next round begins")
 def late_next(bench: Bench) -> Made:
     return _late(bench, "next")
 
