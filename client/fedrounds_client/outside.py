@@ -78,7 +78,7 @@ def predict_each(network: nn.Module, parts: Parts, folder: Folder, *, labelled: 
         labelled: a case that lacks what it is judged by is one that cannot be used.
     """
     usable: dict[str, list[CaseRef]] = {}
-    by_case = _judges_cases(parts)
+    by_case = judges_cases(parts)
     for ref in folder.refs:
         try:
             case = load_case(folder.reader, ref, parts.study.cases)
@@ -101,7 +101,7 @@ def predict_each(network: nn.Module, parts: Parts, folder: Folder, *, labelled: 
         yield from _predict_of_site(network, parts, folder, usable[site])
 
 
-def _judges_cases(parts: Parts) -> bool:
+def judges_cases(parts: Parts) -> bool:
     """Whether this task judges the very cases it is given: then none of them is asked for here."""
     cases = _Unread()
     try:

@@ -12,9 +12,9 @@ from fedrounds.evaluation import faults_as_dicts
 from fedrounds.judge import open_cases
 from fedrounds.model import Model, Source, open_model
 from fedrounds_client.output import write_label_file, write_prediction, write_tables
-from fedrounds_client.outside import Folder, none_usable, predict_each
+from fedrounds_client.outside import Folder, judges_cases, none_usable, open_folder, predict_each
 from fedrounds_common.disk import write_json
-from fedrounds_common.errors import DONE, PARTIAL, CaseError, UsageError
+from fedrounds_common.errors import DONE, PARTIAL, CaseError, DataError, UsageError
 from fedrounds_common.network import Network
 from fedrounds_common.study.tables import Table
 from fedrounds_common.task import Task
@@ -83,7 +83,9 @@ def predict(
     force: bool = False,
     listen: Listener = nobody,
 ) -> Predictions:
-    """Predict every case of a folder; references are not needed and not looked at.
+    """Predict every case of a folder; references are not needed, and not looked at where cases are judged one by one.
+
+    Of a task that judges pairs, the pairs that `evaluate` would judge; labels that are there go with the moving image.
 
     Args:
         source: a run, its folder, or a model file (then with `study`, unless it lies in a run's folder).
@@ -100,7 +102,7 @@ def predict(
         RunFileError: the model cannot be used. DataError: no case can. UsageError: as `evaluate`.
     """
     model = open_model(source, study, plugins=plugins, task=task, network=network)
-    folder = open_cases(model, None if inputs is None else Path(inputs), reader, settings, labelled=False)
+    folder = _opened(model, None if inputs is None else Path(inputs), reader, settings)
     target = Path(output).resolve()
     _refuse_to_overwrite(target, None if inputs is None else Path(inputs).resolve(), force)
     files: dict[str, tuple[Path, ...]] = {}
@@ -134,6 +136,18 @@ def predict(
     found = Predictions(target, _title(model, folder), files, outputs, left_out, write_tables(target, rows))
     write_json(target / "predictions.json", _says(found, model, folder))
     return found
+
+
+def _opened(model: Model, inputs: Path | None, reader: Table | str | None, settings: Sequence[str]) -> Folder:
+    if judges_cases(model.parts):
+        return open_cases(model, inputs, reader, settings, labelled=False)
+    try:
+        folder = open_cases(model, inputs, reader, settings, labelled=True)
+    except (DataError, UsageError):
+        return open_cases(model, inputs, reader, settings, labelled=False)
+    if not hasattr(folder.reader, "labels_required"):
+        return folder
+    return open_folder({**folder.table, "labels_required": False}, model.study.cases, model.plugins)
 
 
 def _refuse_to_overwrite(target: Path, inputs: Path | None, force: bool) -> None:
