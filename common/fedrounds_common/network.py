@@ -15,6 +15,9 @@ from fedrounds_common.study.tables import Count
 if TYPE_CHECKING:
     from torch import nn
 
+    from fedrounds_common.arrays import Arrays
+    from fedrounds_common.study.tables import CaseForm
+
 # What a network's module gives: "maps" one logit per class and voxel, "scores" one logit per class and case,
 # "fields" a velocity (B, outputs, *blocks) in voxels, of blocks that fill the grid: by what vector each moves.
 # "images" a module of `generative.maker`, which makes images from noise.
@@ -54,6 +57,10 @@ class Network(ABC):
 
         A "*" in what comes out stands for anything: the tensor is copied to each that it fits.
         """
+        return ()
+
+    def told(self, arrays: Arrays, form: CaseForm) -> tuple[str, ...]:
+        """What of a trained model's own weights says something to a person, in sentences for the run's summary."""
         return ()
 
 

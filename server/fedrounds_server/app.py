@@ -148,6 +148,9 @@ def carry_out(grid: Grid, plan: Plan, after: After) -> Outcome:
             afterwards = after(grid, plan, outcome)
         gather_metrics(plan.folder)
         status |= _ended(outcome, afterwards, gather_withheld(plan.folder))
+        network = plan.network or plan.study.build_network()
+        told = network.told(outcome.consensus.arrays, plan.study.cases)
+        status |= {"network": list(told)} if told else {}
     except BaseException as error:
         status |= ended_by(error)
         raise

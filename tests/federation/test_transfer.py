@@ -1,4 +1,4 @@
-"""A run that starts from another program's weights and freezes some of them: what moves, what stays, what is said."""
+"""What a run makes of a network's own settings: weights of another program, frozen ones, the series of an exam."""
 
 from __future__ import annotations
 
@@ -14,9 +14,11 @@ from fedrounds.run import Run
 from fedrounds.series import simulate
 from fedrounds_common.arrays import Arrays
 from fedrounds_common.errors import RunFileError, UsageError
+from fedrounds_server.report.summary import summary
 
 Cubes = Callable[..., Path]
-MINE = [Path(__file__).parents[1] / "data" / "cubes"]
+DATA = Path(__file__).parents[1] / "data"
+MINE = [DATA / "cubes", DATA / "exams"]
 
 
 def run_of(study: Path, *overrides: str, resume: Path | None = None, heard: list[str] | None = None) -> Run:
@@ -89,3 +91,18 @@ def test_a_file_of_other_shapes_stops_the_run_before_its_first_round(tmp_path: P
     (tmp_path / "other.safetensors").write_bytes(other.folder.consensus.read_bytes())
     with pytest.raises(RunFileError, match=r"FR-F41 other.safetensors is of other shapes: stem.conv.weight"):
         run_of(tmp_path / "cubes.toml", 'simulation.initial_weights="other.safetensors"')
+
+
+def test_the_weights_that_join_the_series_of_an_exam_are_told_and_the_telling_series_weighs_more(
+    tmp_path: Path,
+) -> None:
+    study = tmp_path / "exams.toml"
+    study.write_text((DATA / "exams" / "exams.toml").read_text())
+    run = run_of(study, "training.rounds=6", 'training.schedule="constant"', "training.learning_rate=0.03")
+    weights = load_file(run.folder.consensus)["head.weights"]
+    # the finding is in the sagittal series only
+    assert weights.shape == (2, 2)
+    assert (weights[:, 0] > weights[:, 1] + 0.1).all()
+    said = [line for line in summary(run.path) if "adds to the logit of none: sagittal +" in line]
+    assert len(said) == 1
+    assert f"of tear: sagittal {weights[1, 0]:+.2f}, coronal {weights[1, 1]:+.2f} (all began at +2.00)" in said[0]

@@ -13,6 +13,9 @@ from fedrounds_common.study.tables import Count
 if TYPE_CHECKING:
     from torch import nn
 
+    from fedrounds_common.arrays import Arrays
+    from fedrounds_common.study.tables import CaseForm
+
 
 @final
 @dataclass(frozen=True)
@@ -53,6 +56,18 @@ class Series(ScoresNetwork):
             axis=self.axis if dims == 3 else 0,
             separate=separate,
         )
+
+    def told(self, arrays: Arrays, form: CaseForm) -> tuple[str, ...]:
+        """The weights by which the series of an exam are joined, by the names of classes and channels."""
+        if self.exam == "one":
+            return ()
+        joined = [
+            f"{label}: "
+            + ", ".join(f"{series} {weight:+.2f}" for series, weight in zip(form.channels, row, strict=True))
+            for label, row in zip(form.classes, arrays["head.weights"], strict=True)
+        ]
+        begun = 4 / len(form.channels)
+        return (f"A series' own score of 1 adds to the logit of {'; of '.join(joined)} (all began at {begun:+.2f}).",)
 
     def first_layers(self) -> tuple[str, ...]:
         return tuple(f"encoders.*.{name}" for name in encoder_of(self.encoder).first_layers())

@@ -109,6 +109,7 @@ def in_short(run: RunView) -> tuple[str, ...]:
             f"Not all took part: {', '.join(f'{site} ({state})' for site, state in sorted(failed.items()))}."
         )
     sentences += withheld(run)
+    sentences += [str(sentence) for sentence in run.status.get("network", ())]
     if ours.hospitals < 20 and worth(ours.hospitals):
         sentences.append(worth(ours.hospitals))
     return tuple(sentences)
