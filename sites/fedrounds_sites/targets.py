@@ -37,6 +37,22 @@ def stack_of_slices(case: Case, orientation: str) -> Case:
     return case.with_image(onto(case.image, case.affine, grid, affine), target, affine)
 
 
+def one_slice(stack: Case, index: int) -> Case:
+    """One slice (C, H, W) of a stack (C, S, H, W), in the same place of the world."""
+    target = stack.target
+    if target is not None:
+        voxels, moving, field = target.voxels, target.moving, target.field
+        target = replace(
+            target,
+            voxels=None if voxels is None else np.ascontiguousarray(voxels[index]),
+            moving=None if moving is None else np.ascontiguousarray(moving[index]),
+            field=None if field is None else np.ascontiguousarray(field[:, index]),
+        )
+    affine = stack.affine[:, [1, 2, 0, 3]].copy()
+    affine[:, 3] += index * stack.affine[:, 0]
+    return stack.with_image(np.ascontiguousarray(stack.image[:, index]), target, affine)
+
+
 def stratum_of(target: Target | None) -> int:
     """Which labels or classes are there, as one number: the coarse kind of case that folds and partitions deal by."""
     if target is None:

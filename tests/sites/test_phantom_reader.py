@@ -144,7 +144,6 @@ def test_labels_lie_inside_the_head() -> None:
 @pytest.mark.parametrize(
     ("form", "said"),
     [
-        (CaseForm(dims=2, channels=("t1",), labels={"oedema": 1}), "dims = 2"),
         (CaseForm(channels=("t1c",), labels={"oedema": 1}), "did you mean 't1ce'"),
         (CaseForm(channels=("t1",), labels={"edema": 1}), "did you mean 'oedema'"),
     ],

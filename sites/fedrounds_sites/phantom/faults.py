@@ -30,7 +30,7 @@ def spoil(visit: Visit, faults: Sequence[str], first: bool, case: str) -> Visit:
             do="take the fault out of the profile, or go on without the case",
         )
     if "swapped-channels" in faults:
-        order = list(range(len(CHANNELS)))
+        order = list(range(len(visit.images)))  # the four of MR, and CT where it was asked for
         a, b = CHANNELS.index("t1ce"), CHANNELS.index("flair")
         order[a], order[b] = b, a
         visit = replace(visit, images=visit.images[order])

@@ -19,6 +19,7 @@ LOBES = {
     "occipital": (28.0, -76.0, 8.0),
     "central": (22.0, -8.0, 16.0),
 }
+MOST_CORE_MM, MOST_OEDEMA_MM = 28.0, 22.0
 
 
 @final
@@ -70,8 +71,8 @@ def patient(hospital: Population, random: Generator) -> Patient:
         warp_mm=float(random.uniform(2, 4)),
         age=float(np.clip(hospital.age + 0.2 * random.standard_normal(), 0, 1)),
         lobe=str(random.choice(list(LOBES), p=np.array(hospital.lobes) / sum(hospital.lobes))),
-        core_mm=_about(hospital.core_mm, 0.25, 9, 28, random),
-        oedema_mm=_about(hospital.oedema_mm, 0.35, 3, 22, random),
+        core_mm=_about(hospital.core_mm, 0.25, 9, MOST_CORE_MM, random),
+        oedema_mm=_about(hospital.oedema_mm, 0.35, 3, MOST_OEDEMA_MM, random),
         rim_mm=_about(hospital.rim_mm, 0.2, 5, 12, random),
         uptake=_about(hospital.uptake, 0.25, 0.15, 1.0, random),
         enhancing=bool(random.random() >= hospital.without_enhancement),

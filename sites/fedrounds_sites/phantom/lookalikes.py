@@ -99,7 +99,7 @@ def _splat(points_mm: F32, volumes_mm3: F64, spread_mm: float, view: View) -> F3
     Each is shared out over its 8 neighbours and, where voxels are fine, spread by a Gaussian.
     """
     grid = np.array(view.grid)
-    index = (points_mm - view.affine[:3, 3]) / view.spacing_mm
+    index = (view.seen_at(points_mm) - view.affine[:3, 3]) / view.spacing_mm
     keep = np.all((index > 0) & (index < grid - 1.01), axis=1)
     low = index[keep].astype(np.int64)
     part = index[keep] - low

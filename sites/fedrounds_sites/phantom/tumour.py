@@ -39,6 +39,12 @@ class Tumour:
     patient: Patient
     push_mm: float  # how far tissue at the core's edge has moved outwards
 
+    @property
+    def widest_mm(self) -> float:
+        """The height (RAS z) of the axial plane that cuts most of the core."""
+        areas = np.count_nonzero(self.depth_mm[..., 0] > 0, axis=(0, 1))
+        return float(self.middle_mm[2] + STEP_MM * (int(areas.argmax()) - _HALF))
+
     def shares(self, view: View) -> tuple[F32, F32]:
         """What fills each voxel, before fluid is spared.
 
