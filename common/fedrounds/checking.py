@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, final
 
 import numpy as np
 
 from fedrounds.simulation import Prepared
 from fedrounds_common.arrays import of_module
-from fedrounds_common.case import CaseRef
+from fedrounds_common.case import CaseRef, Target
 from fedrounds_common.errors import DONE, CaseError, DataError, to_keep
+from fedrounds_common.study.tables import CaseForm
 from fedrounds_server.plan import Listener, nobody
 from fedrounds_sites.hospitals import Role, acquired, assign, leave_one_out
 from fedrounds_sites.listing import passed_over_lines
@@ -41,7 +43,7 @@ class Span:
 @final
 @dataclass(frozen=True)
 class SiteCheck:
-    """One hospital. `holding`: region → usable cases whose reference holds it; `empty`: cases in which none is.
+    """One hospital. `holding`: region or class → usable cases that hold it or are of it; `empty`: cases of none.
 
     `shapes` (voxels) and `spacings_mm` are as acquired; None where no case can be used.
     """
@@ -90,14 +92,15 @@ class DataCheck:
         return DataError.exit_status if self.bad else DONE
 
     def columns(self) -> tuple[str, ...]:
-        regions = self.sites[0].holding if self.sites else ()
-        return ("site", "role", "cases", "usable", *regions, "empty", "voxels", "mm", "left out")
+        names = self.sites[0].holding if self.sites else {}
+        return ("site", "role", "cases", "usable", *names, *(("empty",) if names else ()), "voxels", "mm", "left out")
 
     def rows(self) -> tuple[tuple[str | int, ...], ...]:
-        """A line a site; under each region, the cases that hold it."""
+        """A line a site; under each region or class, the cases that hold it or are of it."""
         return tuple(
-            (site.name, site.role, site.cases, site.usable, *site.holding.values(), site.empty, str(site.shapes or "–"),
-             str(site.spacings_mm or "–"), ", ".join(f"{count} {code}" for code, count in site.codes.items()))
+            (site.name, site.role, site.cases, site.usable, *site.holding.values(),
+             *((site.empty,) if site.holding else ()), str(site.shapes or "–"),
+             str(site.spacings_mm or "–"), ", ".join(f"{cases} {code}" for code, cases in site.codes.items()))
             for site in self.sites
         )  # fmt: skip
 
@@ -107,8 +110,8 @@ class DataCheck:
         said = []
         if small:
             said.append(f"fewer than {SMALLEST} patients, so nothing is kept to validate: {', '.join(small)}")
-        regions = self.sites[0].holding if self.sites else ()
-        said += [f"no case holds {name}" for name in regions if not any(site.holding[name] for site in self.sites)]
+        names = self.sites[0].holding if self.sites else ()
+        said += [f"no case holds {name}" for name in names if not any(site.holding[name] for site in self.sites)]
         said += passed_over_lines(self.passed_over, self.passed_over_names)
         turned = {code for site in self.sites for code in site.orientations}
         if len(turned) > 1:
@@ -119,13 +122,13 @@ class DataCheck:
         from fedrounds_server.report.table import Table, as_lines
 
         cases = sum(site.cases for site in self.sites)
-        count = len(self.columns())
+        width = len(self.columns())
         rows = tuple(tuple(map(str, row)) for row in self.rows())
         table = Table(
             f"network: {self.parameters:,} parameters",
             self.columns(),
             rows,
-            frozenset({0, 1, count - 3, count - 2, count - 1}),
+            frozenset({0, 1, width - 3, width - 2, width - 1}),
         )
         tail = f"{len(self.bad)} of {cases} cases cannot be used" if self.bad else f"all {cases} cases can be used"
         lines = [*as_lines(table), *(f"advice: {text}" for text in self.advice())]
@@ -170,15 +173,20 @@ def check_data(prepared: Prepared, listen: Listener = nobody) -> DataCheck:
     sites = assign(prepared.simulation, prepared.study, prepared.plugins)
     held_out = set(leave_one_out(prepared.study, tuple(sites)).cohort.held_out)
     reader = prepared.simulation.build_reader(prepared.plugins)
-    total, checks = sum(map(len, sites.values())), list[SiteCheck]()
+    total, numbers = sum(map(len, sites.values())), count(1)
+    results: dict[str, list[_Seen | CaseError]] = {}
     for name, refs in sites.items():
-        results: list[_Seen | CaseError] = []
-        for number, ref in enumerate(refs, start=sum(check.cases for check in checks) + 1):
-            results.append(_look(prepared, reader, name, ref))
-            state = f"error:{results[-1].code}" if isinstance(results[-1], CaseError) else "ok"
-            listen("case", {"number": number, "of": total, "case": ref.name, "site": name, "state": state})
-        checks.append(_site(prepared, name, "held-out" if name in held_out else "train", refs, results))
-    return DataCheck(parameters, tuple(checks), reader.passed_over, reader.passed_over_names)
+        for ref in refs:
+            found = _look(prepared, reader, name, ref)
+            results.setdefault(name, []).append(found)
+            state = f"error:{found.code}" if isinstance(found, CaseError) else "ok"
+            listen("case", {"number": next(numbers), "of": total, "case": ref.name, "site": name, "state": state})
+    counted = _counted(prepared.study.cases, [one for of in results.values() for one in of if isinstance(one, _Seen)])
+    checks = tuple(
+        _site(name, "held-out" if name in held_out else "train", refs, results.get(name, ()), counted)
+        for name, refs in sites.items()
+    )
+    return DataCheck(parameters, checks, reader.passed_over, reader.passed_over_names)
 
 
 @final
@@ -187,7 +195,14 @@ class _Seen:
     shape: tuple[float, ...]
     spacing_mm: tuple[float, ...]
     orientation: str
-    regions: frozenset[str]
+    holds: frozenset[str]
+    labelled: bool
+
+
+def _counted(form: CaseForm, seen: Sequence[_Seen]) -> tuple[str, ...]:
+    """What cases are counted by: the regions where any case has labels, and the study's classes."""
+    regions = tuple(form.scored) if any(case.labelled for case in seen) else ()
+    return tuple(dict.fromkeys((*regions, *form.classes)))
 
 
 def _look(prepared: Prepared, reader: Reader, site: str, ref: CaseRef) -> _Seen | CaseError:
@@ -195,27 +210,34 @@ def _look(prepared: Prepared, reader: Reader, site: str, ref: CaseRef) -> _Seen 
     study = prepared.study
     try:
         case = acquired(ref, reader, prepared.simulation, study, site)
-        target = prepare(case, study.cases).target
-        if target is None:
-            raise CaseError("FR-D04", "an image without a mask", case=ref.name, wanted="a mask of the same case")
+        ready = prepare(case, study.cases)
+        lacks = prepared.parts.task.lacks(ready, study.cases)
+        if lacks:
+            raise CaseError("FR-D04", f"an image without {lacks}", case=ref.name, wanted=f"{lacks} of the same case")
     except CaseError as error:
         return to_keep(error)
+    target = ready.target or Target()
     values = set() if target.voxels is None else set(np.unique(target.voxels).tolist())
-    regions = frozenset(region for region, members in study.cases.scored.items() if values & set(members))
+    holds = {region for region, members in study.cases.scored.items() if values & set(members)}
+    holds |= {name for name, present in zip(study.cases.classes, _classes_of(target), strict=False) if present > 0}
     spacing = tuple(round(size, 3) for size in case.spacing_mm)
-    return _Seen(tuple(map(float, case.grid)), spacing, case.orientation if study.cases.dims == 3 else "", regions)
+    turned = case.orientation if study.cases.dims == 3 else ""
+    return _Seen(tuple(map(float, case.grid)), spacing, turned, frozenset(holds), target.voxels is not None)
+
+
+def _classes_of(target: Target) -> Sequence[float]:
+    return () if target.classes is None else [float(present) for present in target.classes]
 
 
 def _site(
-    prepared: Prepared, name: str, role: Role, refs: Sequence[CaseRef], results: Sequence[_Seen | CaseError]
+    name: str, role: Role, refs: Sequence[CaseRef], results: Sequence[_Seen | CaseError], counted: Sequence[str]
 ) -> SiteCheck:
     seen = [result for result in results if isinstance(result, _Seen)]
-    regions = prepared.study.cases.scored
     return SiteCheck(
         name, role, len(refs), len({ref.patient for ref in refs}),
         tuple(result for result in results if isinstance(result, CaseError)),
-        {region: sum(region in case.regions for case in seen) for region in regions},
-        sum(not case.regions for case in seen),
+        {each: sum(each in case.holds for case in seen) for each in counted},
+        sum(not case.holds for case in seen) if counted else 0,
         _span([case.shape for case in seen]),
         _span([case.spacing_mm for case in seen]),
         tuple(sorted({case.orientation for case in seen if case.orientation})),

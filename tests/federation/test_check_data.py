@@ -206,3 +206,52 @@ def test_files_that_fit_no_pattern_are_named_here_and_in_the_sites_log_alone(tmp
     }
     assert holding == {f"sites/{name}/log" for name in "ABC"}
     assert line in (run.path / "sites/A/log").read_text("utf-8")
+
+
+READER = '''"""Made cases, each of one class; one of them of none."""
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+
+from fedrounds_common.case import Case, CaseRef, Target
+from fedrounds_sites.reader import Reader
+
+
+@final
+@dataclass(frozen=True)
+class Kinds(Reader):
+    def cases(self, form):
+        return tuple(CaseRef(f"{site}{number}", f"{site}{number}", site) for site in "AB" for number in range(6))
+
+    def load(self, ref, form):
+        classes = np.zeros(len(form.classes), np.float32)
+        classes[int(ref.name[1]) % 2] = 1
+        image = np.random.default_rng(int(ref.name[1])).normal(0, 1, (1, 12, 12)).astype(np.float32)
+        return Case(ref, image, None if ref.name == "B5" else Target(classes=classes), np.eye(4))
+'''
+KINDS = """
+format = 1
+name = "kinds"
+task = "classification"
+model = { name = "tiny_cnn", channels = [4] }
+[cases]
+dims = 2
+classes = ["well", "ill"]
+[evaluation]
+primary = "accuracy"
+[simulation.reader]
+name = "kinds"
+"""
+
+
+def test_cases_of_a_class_are_counted_and_one_without_is_named(tmp_path: Path) -> None:
+    (tmp_path / "own" / "readers").mkdir(parents=True)
+    (tmp_path / "own" / "readers" / "kinds.py").write_text(READER, "utf-8")
+    (tmp_path / "kinds.toml").write_text(KINDS, "utf-8")
+    found = check_data(prepare(tmp_path / "kinds.toml", plugins=[tmp_path / "own"]))
+    assert found.columns() == ("site", "role", "cases", "usable", "well", "ill", "empty", "voxels", "mm", "left out")
+    # numbers 0 to 5 at each site, even ones well; B5 says nothing
+    assert [tuple(site.holding.values()) for site in found.sites] == [(3, 3), (3, 2)]
+    assert [(site, error.code) for site, error in found.bad] == [("B", "FR-D04")]
+    assert "an image without a class" in found.text()
