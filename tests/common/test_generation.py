@@ -259,9 +259,12 @@ def test_of_a_stack_one_slice_that_holds_something_is_shown() -> None:
         assert example.target[0].sum() == 16 * place, "the label map is that of the slice"
         seen.add(place)
     assert seen == {1, 2, 3}
-    (judged,) = task.judged([case], CLASSES, 0)
-    assert judged.grid == (16, 16)
-    assert judged.image.max() == 2
+    network = module_of(task, networks()["gan"])
+    made = task.predict(network, case, CLASSES, TRAINING, RULE)
+    (written,) = task.files(made, case, CLASSES).values()
+    # the middle slice of those that hold anything, at its place
+    assert [bool(plane.any()) for plane in written.images["image"]] == [False, False, True, False, False]  # type: ignore[union-attr]
+    assert np.isfinite(task.score(made, case, CLASSES, RULE).arrays["real"]).all()
 
 
 def pair(number: int, grid: tuple[int, ...] = (16, 16)) -> Case:
@@ -332,7 +335,9 @@ def test_an_image_smaller_than_the_cases_is_made_is_framed() -> None:
     network = module_of(task, networks((12, 20))["gan"])
     case = disc(2)
     assert task.loss(network, batch_of(task, [case], CLASSES), "generator", torch_generator(0)).shape == (4,)
-    assert task.predict(network, case, CLASSES, TRAINING, RULE).outputs.shape == (1, 16, 16)
+    made = task.predict(network, case, CLASSES, TRAINING, RULE)
+    assert made.image is not None
+    assert made.image.shape == (1, 16, 16)
 
 
 def test_training_cases_are_looked_at_beside_the_others_and_marked() -> None:
@@ -341,7 +346,7 @@ def test_training_cases_are_looked_at_beside_the_others_and_marked() -> None:
     held, trained = [disc(number) for number in range(12)], [disc(number) for number in range(20, 28)]
     beside = task.beside(trained, CLASSES, 0)
     assert {case.ref.site for case in beside} == {TRAINED}
-    judged = [*task.judged(held, CLASSES, 0), *beside]
+    judged = [*held, *beside]
     scores = [task.score(task.predict(network, case, CLASSES, TRAINING, RULE), case, CLASSES, RULE) for case in judged]
     tally = task.tally(scores, CLASSES, RULE, 0)
     # distances count both, and nothing else of the tally knows the training cases

@@ -21,8 +21,8 @@ NOTE = "SYNTHETIC - for research only"
 def compared(case: Case, prediction: Prediction, form: CaseForm) -> Picture:
     """A real case, an image made for the same wishes, and the made one that lies nearest to it; the first channel."""
     shown = {"real": case.image[0], "made for the same": prediction.outputs[0]}
-    if prediction.image is not None:
-        shown["the nearest made"] = prediction.image[0]
+    if len(prediction.outputs) > len(case.image):
+        shown["the nearest made"] = prediction.outputs[len(case.image)]
     return Picture(f"{case.ref.name}: {form.channels[0]}, real and synthetic", _panels(case, shown, form))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrounds_common import sampling
-from fedrounds_common.case import Case
+from fedrounds_common.case import F32, Case
 from fedrounds_common.errors import UsageError
 
 USUAL = 32  # voxels on each axis, where a network's table says nothing
@@ -53,11 +53,26 @@ def one_slice(case: Case, dims: int, rng: np.random.Generator | None = None) -> 
     """Of a stack one slice as a case of its own: a random one of those that hold anything, or the middle one of them."""
     if not is_stack(case, dims):
         return case
-    span = sampling.index_of(case).box[0]
-    place = (span.start + span.stop) // 2 if rng is None else int(rng.integers(span.start, span.stop))
+    place = _middle(case) if rng is None else int(rng.integers(*_extent(case)))
     target = case.target
     if target is not None and target.voxels is not None:
         target = replace(target, voxels=target.voxels[place])
     # rows and columns only: a plane of its own has no place in the stack
     affine = np.diag([*case.spacing_mm[1:], 1.0, 1.0])
     return case.with_image(case.image[:, place], target, affine)
+
+
+def in_stack(image: F32, case: Case) -> F32:
+    """(C, H, W) of `one_slice` → (C, S, H, W): at its place in the stack, and nothing elsewhere."""
+    found = np.zeros((len(image), *case.grid), np.float32)
+    found[:, _middle(case)] = image
+    return found
+
+
+def _extent(case: Case) -> tuple[int, int]:
+    span = sampling.index_of(case).box[0]
+    return span.start, span.stop
+
+
+def _middle(case: Case) -> int:
+    return sum(_extent(case)) // 2

@@ -234,24 +234,21 @@ class Generation(Task):
 
         return Settings(self.penalty, self.divergence, self.adversarial, self.levels, self.steps)
 
-    def judged(self, cases: Cases, form: CaseForm, seed: int) -> Cases:
-        """Each case; of a stack one slice, the middle one of those that hold anything."""
-        return cases if self._translates else [grids.one_slice(case, form.dims) for case in cases]
-
     def beside(self, trained: Cases, form: CaseForm, seed: int) -> Cases:
         """Training cases, at most 400 of a site, in which copies are looked for."""
         if self._translates:
             return ()
         order = generator(seed, "copies").permutation(len(trained))[:MOST_TRAINED]
-        chosen = [grids.one_slice(trained[place], form.dims) for place in sorted(order)]
+        chosen = [trained[place] for place in sorted(order)]
         return [replace(case, ref=replace(case.ref, site=TRAINED)) for case in chosen]
 
     def predict(
         self, network: nn.Module, case: Case, form: CaseForm, training: Training, evaluation: Evaluation
     ) -> Prediction:
-        """An image of what this case is an example of, from noise that its name seeds; the nearest of the pool beside.
+        """An image of what this case is an example of, from noise that its name seeds; then the nearest of the pool.
 
         Of label maps there is no pool that everybody could make: the nearest is the image made for the case's own.
+        Of a stack the middle slice that holds anything is spoken of.
         """
         from fedrounds_common.generative import synthesis, translation
 
@@ -271,11 +268,12 @@ class Generation(Task):
             made = synthesis.made(network, wanted[None], self._settings, derive(PUBLIC, case.ref.name))[0]
         else:
             made = nearest
-        made, nearest = (grids.framed(each, case.grid) for each in (made, made if nearest is None else nearest))
-        return replace(self.decide(made, case, form), image=nearest)
+        both = [grids.framed(each, case.grid) for each in (made, made if nearest is None else nearest)]
+        return self.decide(np.concatenate(both), case, form)
 
     def decide(self, outputs: F32, case: Case, form: CaseForm) -> Prediction:
-        return Prediction(outputs, NOTHING)
+        """Outputs are the image that was made, and perhaps after it the nearest of the pool."""
+        return Prediction(outputs, NOTHING, outputs[: len(self.target) if self._translates else len(form.channels)])
 
     def score(self, prediction: Prediction, case: Case, form: CaseForm, evaluation: Evaluation) -> CaseScore:
         """Of a translation its error; else the features of real, made and blurred, and how near the nearest made is."""
@@ -285,13 +283,14 @@ class Generation(Task):
             values = quality.judged(prediction.outputs, true, self.high - self.low)
             return CaseScore(ref.name, ref.patient, {summary.MEAN: values}, {})
         case = grids.one_slice(case, form.dims)
-        far = nan if prediction.image is None else copies.distance(case.image, prediction.image)
+        made, nearest = prediction.outputs[: len(case.image)], prediction.outputs[len(case.image) :]
+        far = copies.distance(case.image, nearest) if len(nearest) else nan
         of = conditions.wanted_of(case, self.by, form) if self.by == "classes" else NOTHING
         kind = int(of.argmax()) if len(of) and not form.multi_label else 0
         arrays = {"half": np.array([likeness.half_of(ref.patient)], np.float64),
                   "kind": np.array([kind, _is_trained(ref)], np.float64), "far": np.array([far])}  # fmt: skip
         if not _is_trained(ref):
-            arrays |= likeness.seen(case.image, prediction.outputs)
+            arrays |= likeness.seen(case.image, made)
         state = {summary.MEAN: "trained" if _is_trained(ref) else "scored"}
         return CaseScore(ref.name, ref.patient, {summary.MEAN: {"nearest": far}}, state, arrays)
 
@@ -303,6 +302,20 @@ class Generation(Task):
     def table(self, tally: Tally, form: CaseForm, evaluation: Evaluation) -> tuple[Metric, ...]:
         return summary.table(tally, (), TRANSLATED) if self._translates else likeness.table(tally)
 
+    def files(self, prediction: Prediction, case: Case, form: CaseForm) -> Mapping[str, Written]:
+        """The image that was made: what a folder is called by says that nobody was scanned."""
+        names = self.target if self._translates else form.channels
+        image = prediction.outputs[: len(names)]
+        if image.shape[1:] != case.grid:
+            image = grids.in_stack(image, case)
+        return {"synthetic": ScalarImages(dict(zip(names, image, strict=True)), "intensities")}
+
+    def lacks(self, case: Case, form: CaseForm) -> str:
+        target = case.target
+        if self.by == "classes":
+            return "a class" if target is None or target.classes is None else ""
+        return "a mask" if self.by == "labels" and case.labels is None else ""
+
     def picture(self, case: Case, prediction: Prediction, form: CaseForm) -> Picture:
         """A real case beside what was made for it, and beside the nearest of the pool or the source."""
         from fedrounds_common.generative import drawing
@@ -311,11 +324,6 @@ class Generation(Task):
         if self._translates:
             return drawing.translated(case, prediction.outputs, self.source, self.target, form)
         return drawing.compared(case, prediction, form)
-
-    def files(self, prediction: Prediction, case: Case, form: CaseForm) -> Mapping[str, Written]:
-        """The image that was made, channel by channel."""
-        names = self.target if self._translates else form.channels
-        return {"images": ScalarImages(dict(zip(names, prediction.outputs, strict=True)), "intensities")}
 
     def guesses(self, case: Case, form: CaseForm) -> Mapping[str, Prediction]:
         """Of a translation the source itself, in the target's range; else the case's own voxels, shuffled."""
