@@ -1,6 +1,6 @@
 """Predictions as files that lie on the input, voxel by voxel. The task says which kinds, and how they are called.
 
-KIND/CASE.nii.gz        labels, float32 volumes one after the other, or displacements in mm (NIfTI intent 1007, RAS),
+KIND/CASE.nii.gz        labels, float32 volumes one after the other, or displacements in mm (NIfTI intent 1006, RAS),
                         with the input's own header geometry; of DICOM in the axes of its series
 KIND/PICTURE.png        label values, or 0 and 255 where the reader reads masks of two values
 KIND/PICTURE_NAME.png   probabilities in 16 bits: 65535 is certain

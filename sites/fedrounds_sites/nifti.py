@@ -24,6 +24,8 @@ from fedrounds_sites.files import open_regular
 from fedrounds_sites.nifti_bytes import Geometry, Source, geometry_of, scaled, voxels_of
 
 LIMIT_VOXELS = 2**28  # 512 x 512 x 1024: a long CT
+# RAS as the standard says; ITK turns these to its own LPS as it reads them, and takes plain "vector" (1007) for LPS
+DISPLACEMENTS = "displacement vector"
 _IMAGE: Any = {1: nifti1.Nifti1Image, 2: nifti2.Nifti2Image}  # nibabel annotates these only in part
 
 
@@ -75,7 +77,7 @@ def write_nifti(file: Path, array: U8 | F32, affine: F64, *, vectors: bool = Fal
     volume = _as_vectors(array) if vectors else np.moveaxis(array, 0, -1) if array.ndim == 4 else array
     image = _IMAGE[1](volume, affine)
     if vectors:
-        image.header.set_intent("vector")
+        image.header.set_intent(DISPLACEMENTS)
     image.header.set_xyzt_units("mm")
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
@@ -119,7 +121,7 @@ def write_like(
     header.set_data_dtype(volume.dtype)
     header.set_slope_inter(1, 0)
     if vectors:
-        header.set_intent("vector")
+        header.set_intent(DISPLACEMENTS)
     _write(file, _IMAGE[2 if isinstance(header, nifti2.Nifti2Header) else 1](volume, None, header))
 
 

@@ -37,7 +37,7 @@ def test_displacements_are_vectors_in_world_millimetres_whatever_the_files_axes(
     field[0], field[1], field[2] = 1.5, -2.5, np.arange(case.grid[2])
     [file] = write_prediction(tmp_path / "out", reader, case, {"fields": VectorImage(field)}, FORM)
     written: Any = nib.load(file)
-    assert written.header.get_intent()[0] == "vector"
+    assert written.header.get_intent()[0] == "displacement vector"
     assert written.shape == (*GRID, 1, 3)
     np.testing.assert_array_equal(written.affine, AFFINE)
     voxels = np.asarray(written.dataobj)[:, :, :, 0]
@@ -87,7 +87,7 @@ def test_of_pictures_intensities_are_kept_exactly_and_displacements_are_no_pictu
     assert files[0].suffix == ".tif"
     with Image.open(files[0]) as read:
         np.testing.assert_array_equal(np.asarray(read), image)
-    assert nib.load(files[1]).header.get_intent()[0] == "vector"
+    assert nib.load(files[1]).header.get_intent()[0] == "displacement vector"
 
 
 def test_a_table_has_a_line_for_each_case_and_every_column_that_any_has(tmp_path: Path) -> None:

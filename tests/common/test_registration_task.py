@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from math import isnan, nan
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,11 +18,13 @@ from fedrounds_common.errors import CaseError, UsageError
 from fedrounds_common.network import Network
 from fedrounds_common.networks.affine_net import AffineNet
 from fedrounds_common.networks.voxelmorph import VoxelMorph
-from fedrounds_common.registration import pairs, world
+from fedrounds_common.registration import fields, pairs, world
 from fedrounds_common.rng import generator, seeded, torch_generator
 from fedrounds_common.study.tables import CaseForm, Evaluation, Training
 from fedrounds_common.task import Batch, add_tallies
 from fedrounds_common.tasks.registration import Registration
+from fedrounds_common.written import LabelImage, ScalarImages, VectorImage
+from fedrounds_sites.nifti import write_nifti
 
 FLAT = CaseForm(dims=2, channels=("t1",), labels={"body": 1, "core": 2}, intensity="none")
 SOLID = replace(FLAT, dims=3)
@@ -407,7 +410,49 @@ def test_the_recovered_field_is_nearer_to_the_true_one_than_the_identity() -> No
     assert mean(task, net, test, PAIR, "inverse") < 0.05
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- files and pictures
+
+
+@pytest.mark.parametrize("affine", [np.diag([0.5, 2.0, 1.0, 1.0]), LEFTWARDS])
+def test_what_is_written_leads_there_and_back(affine: F64) -> None:
+    case = known(affine=affine)
+    draws = generator(5, "field")
+    bumps = np.stack([gaussian_filter(draws.normal(0, 1, (32, 32)), 6.0) for _ in range(2)])
+    field = world.to_mm((2.0 * bumps / np.abs(bumps).max()).astype(np.float32), affine)
+    # what the network said of the pair turned round is not what is written: the inverse of what is used is
+    made = CHANNELS.decide(np.concatenate([field, np.zeros_like(field)]), case, PAIR)
+    files = CHANNELS.files(made, case, PAIR)
+    assert list(files) == ["warped", "masks", "fields", "inverse"]
+    warped, masks, there, back = files.values()
+    assert isinstance(warped, ScalarImages)
+    assert list(warped.images) == ["moving"]
+    assert isinstance(masks, LabelImage)
+    assert isinstance(there, VectorImage)
+    assert isinstance(back, VectorImage)
+    np.testing.assert_array_equal(there.field, field)
+    forth, home = (torch.from_numpy(world.to_voxels(each.field, affine))[None] for each in (there, back))
+    missed = fields.compose(forth, home).norm(dim=1)[:, 3:-3, 3:-3]
+    assert float(missed.max()) < 0.05
+    bare = CHANNELS.files(CHANNELS.guesses(replace(case, target=None), PAIR)["identity"], case, PAIR)
+    assert list(bare) == ["warped", "fields", "inverse"]
+
+
+def test_itk_moves_an_image_by_the_written_field_as_we_do(tmp_path: Path) -> None:
+    sitk = pytest.importorskip("SimpleITK")
+    affine = np.array([[-2.0, 0, 0, 40], [0, 0, -1.5, 12], [0, 3.0, 0, -7], [0, 0, 0, 1]])
+    draws = generator(1, "itk")
+    image = gaussian_filter(draws.normal(0, 1, (18, 20, 16)), 1.5).astype(np.float32)
+    field = np.stack([gaussian_filter(draws.normal(0, 1, image.shape), 4.0) for _ in range(3)])
+    field = world.to_mm((2.0 * field / np.abs(field).max()).astype(np.float32), affine)
+    case = Case(CaseRef("v", "v"), np.stack([image, image]), None, affine)
+    ours = TASK.decide(np.concatenate([field, -field]), case, SOLID).image
+    assert ours is not None
+    write_nifti(tmp_path / "image.nii.gz", image, affine)
+    write_nifti(tmp_path / "field.nii.gz", field, affine, vectors=True)
+    moving = sitk.ReadImage(str(tmp_path / "image.nii.gz"))
+    bend = sitk.DisplacementFieldTransform(sitk.ReadImage(str(tmp_path / "field.nii.gz"), sitk.sitkVectorFloat64))
+    theirs = sitk.GetArrayFromImage(sitk.Resample(moving, moving, bend, sitk.sitkLinear, 0.0)).T
+    np.testing.assert_allclose(theirs[3:-3, 3:-3, 3:-3], ours[0, 3:-3, 3:-3, 3:-3], atol=1e-4)
 
 
 def test_a_picture_shows_both_images_the_moved_one_and_the_bent_grid() -> None:

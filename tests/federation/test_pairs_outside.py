@@ -13,6 +13,8 @@ from fedrounds.judge import evaluate
 from fedrounds.predict import predict
 from fedrounds.run import Run
 from fedrounds.series import simulate
+from fedrounds.showing import show
+from fedrounds_common.errors import UsageError
 
 DATA = Path(__file__).parents[1] / "data" / "hippocampus"
 STUDY = """
@@ -30,6 +32,8 @@ rounds = 1
 local_steps = 2
 batch = 1
 patch = [32, 32, 32]
+[cohort]
+held_out = ["site02"]
 [evaluation]
 local_validation = 0.0
 resamples = 5
@@ -78,7 +82,19 @@ def test_what_is_written_of_a_pair_lies_on_the_fixed_images_grid(run: Run, tmp_p
         assert image.shape[:3] == fixed.shape
         np.testing.assert_allclose(image.affine, fixed.affine, atol=1e-4)
     assert kinds["fields"].shape == (*fixed.shape, 1, 3)
-    assert kinds["fields"].header.get_intent()[0] == "vector"
+    assert kinds["fields"].header.get_intent()[0] == "displacement vector"
     assert set(np.unique(np.asarray(kinds["masks"].dataobj))) <= {0, 1, 2}
     # of the moving image's own intensities, not of the prepared ones that are of mean 0
     assert float(np.asarray(kinds["warped"].dataobj).min()) >= 0
+
+
+def test_a_pair_is_shown_by_the_name_it_has_among_the_scores(run: Run, tmp_path: Path) -> None:
+    held_out = (run.path / "sites" / "site02" / "cases.csv").read_text("utf-8").splitlines()
+    name = held_out[1].split(",")[4]
+    assert "--" in name
+    found = show(run, name, out=tmp_path / "a.png")
+    assert (found.site, found.role) == ("site02", "held-out")
+    assert found.path.read_bytes().startswith(b"\x89PNG")
+    assert "Folded voxels (%)" in found.text()
+    with pytest.raises(UsageError, match="FR-U55"):
+        show(run, "hippocampus_141--nobody", out=tmp_path / "a.png")

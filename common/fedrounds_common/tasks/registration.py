@@ -203,8 +203,11 @@ class Registration(Task):
         return drawing.compare(case, prediction, form)
 
     def files(self, prediction: Prediction, case: Case, form: CaseForm) -> Mapping[str, Written]:
-        """The moving image brought to the fixed one, and its labels where it has any; the displacement and back."""
-        there, back = np.split(prediction.outputs, 2)
+        """The moving image brought to the fixed one, its labels where it has any; the displacement, and its inverse."""
+        from fedrounds_common.registration import scoring
+
+        there = prediction.outputs[: len(case.grid)]
+        back = world.to_mm(scoring.inverted(world.to_voxels(there, case.affine)), case.affine)
         image = case.image[:0] if prediction.image is None else prediction.image
         names = form.channels if self.pairs == "within" else form.channels[len(form.channels) // 2 :]
         made: dict[str, Written] = {"warped": ScalarImages(dict(zip(names, image, strict=True)), "intensities")}
