@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, final
 from fedrounds.model import Model, open_model
 from fedrounds.origin import refuse_real
 from fedrounds.run import Run
+from fedrounds_client.outside import judges_cases
 from fedrounds_common.case import Case
 from fedrounds_common.disk import write_whole
 from fedrounds_common.errors import UsageError
 from fedrounds_common.pictures import overlaid, png_of, side_by_side
+from fedrounds_common.rng import derive
 from fedrounds_common.task import CaseScore, Picture
 from fedrounds_server.measures import Measures
 from fedrounds_server.tables import MISSING, shown
@@ -102,11 +104,14 @@ def show(
     folder = run.path if isinstance(run, Run) else Path(run)
     model = open_model(folder)
     assert model.run is not None  # a folder was given
-    holder, role = _holder(model.run, case, site)
-    hospital = open_hospital(model.run, holder)
-    prepared = prepare(hospital.original(case), model.study.cases)
+    if judges_cases(model.parts):
+        holder, role = _holder(model.run, case, site)
+        prepared = prepare(open_hospital(model.run, holder).original(case), model.study.cases)
+    else:
+        holder, role, prepared = _judged(model, model.run, case, site)
     picture, score = _drawn(model, prepared, why=why)
-    path = Path(out) if out is not None else hospital.folder / "pictures" / f"{'why' if why else 'show'}-{case}.png"
+    pictures = open_hospital(model.run, holder).folder / "pictures"
+    path = Path(out) if out is not None else pictures / f"{'why' if why else 'show'}-{case}.png"
     write_whole(path, png_of(side_by_side(picture)))
     return Shown(
         path, holder, case, role, picture.title, tuple(picture.panels),
@@ -116,6 +121,25 @@ def show(
 
 def _holder(run: Path, case: str, site: str | None) -> tuple[str, str]:
     """The site that holds the case, and its role."""
+    roles = _roles(run, site)
+    names = {name: [ref.name for ref in open_hospital(run, name).refs] for name in roles}
+    holder = _only(names, case, site)
+    return holder, roles[holder]
+
+
+def _judged(model: Model, run: Path, case: str, site: str | None) -> tuple[str, str, Case]:
+    """The site that judges what is called so, its role, and that: of a task that judges pairs, a pair."""
+    study, roles, found = model.study, _roles(run, site), dict[str, dict[str, Case]]()
+    for name, role in roles.items():
+        cohort = open_hospital(run, name).cohort("held-out" if role == "held-out" else "local-val")
+        judged = model.parts.task.judged(cohort, study.cases, derive(study.seed, "judged"))
+        found[name] = {each.ref.name: each for each in judged}
+    holder = _only({name: list(cases) for name, cases in found.items()}, case, site)
+    return holder, roles[holder], found[holder][case]
+
+
+def _roles(run: Path, site: str | None) -> Mapping[str, str]:
+    """The run's sites with their roles; only the one that is named, if one is."""
     refuse_real(run, "no case of it can be shown here")
     roles = read_rehearsal(run / "rehearsal.json").sites
     if site is not None and site not in roles:
@@ -123,10 +147,14 @@ def _holder(run: Path, case: str, site: str | None) -> tuple[str, str]:
         raise UsageError(
             "FR-U55", f"the run has no site {site!r}", do=f"did you mean {near[0]}?" if near else "see the run's sites/"
         )
-    names = {name: [ref.name for ref in open_hospital(run, name).refs] for name in ([site] if site else roles)}
+    return {site: roles[site]} if site else roles
+
+
+def _only(names: Mapping[str, Sequence[str]], case: str, site: str | None) -> str:
+    """The one site with such a name."""
     holders = [name for name, cases in names.items() if case in cases]
     if len(holders) == 1:
-        return holders[0], roles[holders[0]]
+        return holders[0]
     if holders:
         raise UsageError("FR-U55", f"{', '.join(holders)} each hold a case {case!r}", do="name the site")
     near = get_close_matches(case, [each for cases in names.values() for each in cases], n=1)
@@ -139,7 +167,8 @@ def _holder(run: Path, case: str, site: str | None) -> tuple[str, str]:
 def _drawn(model: Model, case: Case, *, why: bool) -> tuple[Picture, CaseScore | None]:
     parts, study, network = model.parts, model.study, model.module()
     made = parts.task.predict(network, case, study.cases, study.training, study.evaluation)
-    score = None if case.target is None else parts.task.score(made, case, study.cases, study.evaluation)
+    lacks = parts.task.lacks(case, study.cases)
+    score = None if lacks else parts.task.score(made, case, study.cases, study.evaluation)
     return explained(model, network, case) if why else parts.task.picture(case, made, study.cases), score
 
 

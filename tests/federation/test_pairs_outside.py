@@ -33,7 +33,7 @@ local_steps = 2
 batch = 1
 patch = [32, 32, 32]
 [cohort]
-held_out = ["site02"]
+held_out = ["s02"]
 [evaluation]
 local_validation = 0.0
 resamples = 5
@@ -89,11 +89,11 @@ def test_what_is_written_of_a_pair_lies_on_the_fixed_images_grid(run: Run, tmp_p
 
 
 def test_a_pair_is_shown_by_the_name_it_has_among_the_scores(run: Run, tmp_path: Path) -> None:
-    held_out = (run.path / "sites" / "site02" / "cases.csv").read_text("utf-8").splitlines()
+    held_out = (run.path / "sites" / "s02" / "cases.csv").read_text("utf-8").splitlines()
     name = held_out[1].split(",")[4]
     assert "--" in name
     found = show(run, name, out=tmp_path / "a.png")
-    assert (found.site, found.role) == ("site02", "held-out")
+    assert (found.site, found.role) == ("s02", "held-out")
     assert found.path.read_bytes().startswith(b"\x89PNG")
     assert "Folded voxels (%)" in found.text()
     with pytest.raises(UsageError, match="FR-U55"):
