@@ -28,7 +28,7 @@ from fedrounds_common.case import Case, CaseRef, Target
 from fedrounds_common.disk import write_whole
 from fedrounds_sites.prepare import VERSION
 
-FORMAT = 2
+FORMAT = 3
 _MAGIC = b"fr-case\n"
 _LEAD = struct.Struct("<8sII")  # magic, bytes of the header, CRC-32 of the header
 _ALIGN = 64
@@ -154,8 +154,9 @@ def _content_bytes(header: Mapping[str, Any]) -> int:
 
 
 def _known(target: Target) -> dict[str, NDArray[Any]]:
-    """What there is of a target, by name, each in one piece."""
-    found = {entry.name: getattr(target, entry.name) for entry in dataclasses.fields(target)}
+    """What there is of a target, by name, each in one piece; in the names' order, which is that of the header."""
+    names = sorted(entry.name for entry in dataclasses.fields(target))
+    found = {name: getattr(target, name) for name in names}
     return {name: np.ascontiguousarray(array) for name, array in found.items() if array is not None and array.size}
 
 

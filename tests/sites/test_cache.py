@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +50,45 @@ def test_a_case_comes_back_bit_for_bit(store: CaseStore, labelled: bool, grid: t
     assert back.image.dtype == np.float32
     assert back.image.flags["C_CONTIGUOUS"]
     assert back.image.ctypes.data % 64 == 0
+
+
+def test_every_part_of_a_target_comes_back(store: CaseStore) -> None:
+    rng, grid = np.random.default_rng(3), (4, 5, 6)
+    target = Target(
+        voxels=rng.integers(0, 255, grid).astype(np.uint8),
+        classes=np.array([0, 1, 0], np.float32),
+        moving=rng.integers(0, 255, grid).astype(np.uint8),
+        field=rng.normal(size=(3, *grid)).astype(np.float32),
+        landmarks=rng.normal(size=(7, 2, 3)),
+    )
+    store.put("k", replace(case(0, grid), target=target))
+    back = store.get("k")
+    assert back is not None
+    assert back.target is not None
+    for entry in fields(target):
+        expected, found = getattr(target, entry.name), getattr(back.target, entry.name)
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == expected.dtype
+
+
+def test_everything_that_is_known_of_a_case_comes_back_in_its_own_place(store: CaseStore) -> None:
+    grid, rng = (5, 6, 7), np.random.default_rng(4)
+    whole = Target(
+        voxels=rng.integers(0, 9, grid).astype(np.uint8), classes=np.array([0, 1, 0], np.float32),
+        moving=rng.integers(9, 99, grid).astype(np.uint8), field=rng.normal(size=(3, *grid)).astype(np.float32),
+        landmarks=rng.normal(size=(4, 2, 3)),
+    )  # fmt: skip
+    for kept in (whole, replace(whole, voxels=None), Target(classes=whole.classes), Target()):
+        store.put("k", replace(case(0, grid), target=kept))
+        back = store.get("k")
+        assert back is not None
+        assert back.target is not None
+        for entry in fields(Target):
+            was, found = getattr(kept, entry.name), getattr(back.target, entry.name)
+            assert (was is None) == (found is None), entry.name
+            if was is not None:
+                np.testing.assert_array_equal(found, was)
+                assert found.dtype == was.dtype
 
 
 def test_what_was_never_put_is_not_there(store: CaseStore) -> None:
