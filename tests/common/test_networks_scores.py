@@ -223,7 +223,7 @@ PUBLIC = [
     ("alexnet", {"stem": "standard", "norms": False}, {"features.0.weight": (64, 3, 11, 11), "features.10.bias": (256,)}),
     ("mobilenet", {"width": 1.0}, {"features.0.0.weight": (32, 3, 3, 3), "features.1.conv.1.weight": (16, 32, 1, 1), "features.2.conv.1.0.weight": (96, 1, 3, 3), "features.18.1.bias": (1280,)}),
     ("densenet", {"growth": 32}, {"features.conv0.weight": (64, 3, 7, 7), "features.denseblock1.denselayer2.norm1.weight": (96,), "features.denseblock1.denselayer2.conv.2.weight": (32, 128, 3, 3), "features.norm5.bias": (1024,)}),
-    ("efficientnet", {}, {"_conv_stem.weight": (32, 3, 3, 3), "_conv_head.weight": (1280, 320, 1, 1)}),
+    ("efficientnet", {}, {"_conv_stem.weight": (32, 3, 3, 3), "_conv_head.weight": (1280, 320, 1, 1), "_blocks.1._depthwise_conv.weight": (96, 1, 3, 3), "_blocks.11._bn2.bias": (192,), "_blocks.0.0._bn1.weight": (32,)}),
     ("se_resnet", {}, {"layer0.conv1.weight": (64, 3, 7, 7), "layer1.0.bn2.weight": (64,), "layer2.0.downsample.0.weight": (512, 256, 1, 1), "layer3.1.se_module.fc1.bias": (64,)}),
     ("series", {"encoder": {"name": "resnet", "depth": 18, "running_statistics": True}, "exam": "each"}, {"layer1.0.conv1.weight": (64, 64, 3, 3)}),
 ]  # fmt: skip

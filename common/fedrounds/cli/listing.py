@@ -16,6 +16,7 @@ from fedrounds.cli.frame import Answer, Plugins, table, verb
 
 if TYPE_CHECKING:
     from fedrounds_common.plugins import Shelf
+    from fedrounds_common.task import Measure
 
 # kind → the table of a study that names one
 TABLES = {
@@ -44,10 +45,15 @@ def register(app: typer.Typer) -> None:
             ),
         ],
         name: Annotated[str | None, typer.Argument(help="One of them: its settings and their defaults.")] = None,
+        parameters: Annotated[
+            bool, typer.Option("--parameters", help="Of networks: how many weights each has. Takes half a minute.")
+        ] = False,
         plugins: Plugins = None,
     ) -> Answer:
         """List what a study can name; with NAME, the settings of one."""
         folders = list(plugins or ())
+        if parameters:
+            return _counted(kind, folders)
         if kind in FILES:
             return _files(kind)
         return _all(kind, folders) if name is None else _one(kind, name, folders)
@@ -78,10 +84,28 @@ def _shelf(kind: str) -> Shelf[Any]:
 def _all(kind: str, folders: list[Path]) -> Answer:
     # the first line of each file says what it is; reading it spares importing torch for a list
     entries = [(name, _first_line(file)) for name, file in _shelf(kind).files(folders).items()]
-    data = {"kind": kind, "table": TABLES[kind], "entries": [{"name": n, "summary": s} for n, s in entries]}
+    data: dict[str, Any] = {"kind": kind, "table": TABLES[kind]}
+    data["entries"] = [{"name": n, "summary": s} for n, s in entries]
     if not entries:
         return Answer(data, f"No {kind} yet.")
-    return Answer(data, table((f"name in {TABLES[kind]}", "what it is"), entries))
+    columns = [f"name in {TABLES[kind]}", "what it is"]
+    if kind != "tasks":
+        return Answer(data, table(columns, entries))
+    measures = {name: _measures(name) for name, _ in entries}
+    data["entries"] = [{"name": n, "summary": s, "measures": list(measures[n])} for n, s in entries]
+    rows = [(n, s, ", ".join(one.word for one in _brief(measures[n]))) for n, s in entries]
+    return Answer(data, table([*columns, "measured by, among others"], rows))
+
+
+def _measures(task: str) -> Mapping[str, Measure]:
+    """Of a task of ours; a user's file is not imported for a list: with its name, `list tasks NAME` tells them."""
+    from fedrounds_common.shelves import TASKS
+
+    return TASKS.find(task).measures if task in TASKS.names() else {}
+
+
+def _brief(measures: Mapping[str, Measure]) -> list[Measure]:
+    return [one for one in measures.values() if one.brief] or list(measures.values())
 
 
 def _one(kind: str, name: str, folders: list[Path]) -> Answer:
@@ -92,11 +116,16 @@ def _one(kind: str, name: str, folders: list[Path]) -> Answer:
     rows = [(field.name, describe(hints[field.name]), _default(field)) for field in fields]
     summary = _first_line(_shelf(kind).files(folders)[name])
     settings = [{"name": row[0], "type": row[1], "default": row[2]} for row in rows]
-    data = {"kind": kind, "name": name, "table": TABLES[kind], "summary": summary, "settings": settings}
+    data: dict[str, Any] = {"kind": kind, "name": name, "table": TABLES[kind], "summary": summary, "settings": settings}
     head = f"{name}: {summary}\n"
     from rich.console import Group
 
-    return Answer(data, Group(head, table(("setting", "takes", "default"), rows) if rows else "It has no settings."))
+    parts = [table(("setting", "takes", "default"), rows) if rows else "It has no settings."]
+    if kind == "tasks":
+        data["measures"] = {name: dataclasses.asdict(one) for name, one in found.measures.items()}
+        better = [(n, one.word, "lower" if one.lower_is_better else "higher") for n, one in found.measures.items()]
+        parts += ["", table(("measure", "shown as", "better"), better)]
+    return Answer(data, Group(head, *parts))
 
 
 def describe(kind: Any) -> str:
@@ -138,6 +167,21 @@ def _default(field: dataclasses.Field[Any]) -> str:
     if field.default is not dataclasses.MISSING:
         return repr(field.default)
     return repr(field.default_factory()) if field.default_factory is not dataclasses.MISSING else "must be given"
+
+
+def _counted(kind: str, folders: list[Path]) -> Answer:
+    if kind != "networks":
+        raise typer.BadParameter("of networks only", param_hint="--parameters")
+    from fedrounds.counting import count
+
+    found = count(folders)
+    entries = [{**dataclasses.asdict(each), "weights": list(each.weights)} for each in found]
+    rows = [
+        (each.name, each.setting, each.makes, *("–" if number is None else f"{number:,}" for number in each.weights))
+        for each in found
+    ]
+    columns = ("network", "setting", "makes", "weights in 2D", "in 3D")
+    return Answer({"kind": kind, "entries": entries}, table(columns, rows))
 
 
 def _first_line(file: Path) -> str:

@@ -58,4 +58,5 @@ class EfficientNet(ScoresNetwork):
         return ("body._conv_stem.", "body._bn0.", "body._blocks.0.", "body._blocks.1.")
 
     def public_names(self) -> tuple[tuple[str, str], ...]:
-        return ((r"^(?=_)", "body."),)
+        """Melas-Kyriazi's, which number the blocks through; MONAI's are numbered within each stage too."""
+        return ((r"^_blocks\.(\d+)\.(?=_)", r"body._blocks.*.\1."), (r"^(?=_)", "body."))
