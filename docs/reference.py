@@ -25,6 +25,7 @@ import fedrounds_common
 from fedrounds_common import shelves
 from fedrounds_common.plugins import Shelf
 from fedrounds_common.study import tables
+from fedrounds_common.task import Task
 from fedrounds_sites import simulation
 from fedrounds_sites.partition import PARTITIONS
 
@@ -51,9 +52,9 @@ FIELDS = re.compile(r"^(?:Args|Attributes|Fields):\n((?:    .*\n?|\n)+)", re.MUL
 
 
 def write_reference(folder: Path) -> None:
-    """Write `study-tables.md`, `plug-ins.md` and `error-codes.md` into `folder`."""
+    """Write `study-tables.md`, `plug-ins.md`, `tasks.md` and `error-codes.md` into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    pages = {"study-tables": study_tables(), "plug-ins": plug_ins(), "error-codes": error_codes()}
+    pages = {"study-tables": study_tables(), "plug-ins": plug_ins(), "tasks": tasks(), "error-codes": error_codes()}
     for name, lines in pages.items():
         (folder / f"{name}.md").write_text("\n".join(lines) + "\n", "utf-8")
 
@@ -72,6 +73,26 @@ def plug_ins() -> Iterator[str]:
         for name in names:
             kind = shelf.find(name)
             yield from (f"### `{name}`", "", *_prose(kind), "", *_fields(kind))
+            if shelf is shelves.TASKS:
+                yield from _measures(kind)
+
+
+def tasks() -> Iterator[str]:
+    """A line for each task: what it is, what its network makes, by what it is measured."""
+    yield from ("| task | what it is | a network that makes | measured by |", "| --- | --- | --- | --- |")
+    for name in shelves.TASKS.names():
+        kind = shelves.TASKS.find(name)
+        what = (inspect.getdoc(sys.modules[kind.__module__]) or "").split("\n\n")[0].replace("\n", " ")
+        brief = [one.word for one in kind.measures.values() if one.brief] or [m.word for m in kind.measures.values()]
+        yield f"| `{name}` | {what} | {' or '.join(kind.takes)} | {', '.join(brief)} |"
+
+
+def _measures(task: type[Task]) -> Iterator[str]:
+    yield from ("| measure | shown as | better | |", "| --- | --- | --- | --- |")
+    for name, one in task.measures.items():
+        better, sums = "lower" if one.lower_is_better else "higher", "" if one.exact else "bounded, not exact"
+        yield f"| `{name}` | {one.word} | {better} | {sums} |"
+    yield ""
 
 
 def error_codes() -> Iterator[str]:

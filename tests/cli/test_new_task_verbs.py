@@ -67,6 +67,10 @@ def test_a_task_in_one_file_is_listed_with_what_it_is(fedrounds: Fedrounds, plug
     assert next(entry for entry in entries if entry["name"] == "mine")["summary"].startswith("Find one place")
     one = fedrounds("list", "tasks", "mine", "--plugins", plugins, "--format", "json").envelope["data"]
     assert [row["name"] for row in one["settings"]] == ["sharp"]
+    assert one["measures"]["distance_mm"]["word"] == "Distance (mm)"
+    ours = fedrounds("list", "tasks").out
+    assert "HD95 (mm)" in ours
+    assert "Segmentation, 2D and 3D" in ours
 
 
 def test_what_the_task_refuses_and_measures_is_checked_like_any_other(

@@ -15,7 +15,7 @@ from fedrounds.cli.steps import Steps
 from fedrounds_common.errors import StudyError, UsageError
 
 TEMPLATES = Path(__file__).parent / "templates"
-LIKE = ("phantom", "nifti", "pairs", "dicom")
+LIKE = tuple(sorted(file.stem for file in TEMPLATES.glob("*.toml")))  # a new one is one file
 
 StudyName = Annotated[
     str, typer.Argument(metavar="STUDY", help="A study file, or the name of a built-in study.", autocompletion=built_in_studies)
@@ -38,7 +38,7 @@ def _register_new(study: typer.Typer) -> None:
     def new(
         file: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("study.toml"),
         like: Annotated[
-            str, typer.Option(click_type=click.Choice(LIKE), help="Where the images come from.")
+            str, typer.Option(click_type=click.Choice(LIKE), help="Where the images come from, or what is learned of them.")
         ] = "phantom",
         force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
     ) -> Answer:
