@@ -12,7 +12,9 @@ from fedrounds_common.case import F32, U8
 from fedrounds_common.rng import generator
 from fedrounds_common.study.tables import Training
 
-NAMES = ("flip", "rotate90", "gain", "noise", "gamma", "shift")
+FIRST = ("flip", "rotate90", "gain", "noise", "gamma", "shift")  # draw one after the other
+OWN = ("rotate", "scale", "elastic", "contrast", "bias", "blur", "cutout")  # each with a generator of its own
+NAMES = (*FIRST, *OWN)
 DRAWS = 60
 
 
@@ -142,3 +144,116 @@ def test_the_order_of_the_names_does_not_matter() -> None:
     second = augment(*patch(), NAMES[::-1], generator(4))
     np.testing.assert_array_equal(first[0], second[0])
     np.testing.assert_array_equal(first[1], second[1])
+
+
+def ball(size: int = 24) -> tuple[F32, U8]:
+    """A bright ball in nothing, marked; channel 1 is a slope over the whole of it."""
+    places = np.indices((size,) * 3) - (size - 1) / 2
+    inside = (places**2).sum(axis=0) < (size / 3) ** 2
+    image = np.stack([np.where(inside, 1.0, 0.0), np.where(inside, 2.0 + places[0] / size, 0.0)]).astype(np.float32)
+    return image, inside.astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_naming_one_more_changes_no_other_draw(name: str) -> None:
+    image, labels = patch((12, 12, 12))
+    for number in range(20):
+        alone, together = generator(number), generator(number)
+        augment(image, labels, FIRST, alone)
+        augment(image, labels, (*FIRST, name), together)
+        assert alone.random() == together.random()
+        # nor of each other: where nothing but `name` and one more moved, both did as alone
+    others = [other for other in OWN if other != name]
+    for other in others[:3]:
+        for number in range(12):
+            first = augment(image, labels, (name,), generator(number))
+            both = augment(image, labels, (name, other), generator(number))
+            second = augment(image, labels, (other,), generator(number))
+            if np.array_equal(second[0], image):
+                np.testing.assert_array_equal(both[0], first[0])
+                np.testing.assert_array_equal(both[1], first[1])
+
+
+@pytest.mark.parametrize("name", ["rotate", "scale", "elastic"])
+def test_what_moves_moves_labels_too_and_makes_no_new_ones(name: str) -> None:
+    image, labels = ball()
+    moved = 0
+    for number in range(DRAWS):
+        changed, marked = augment(image, 3 * labels, (name,), generator(number))
+        assert set(np.unique(marked)) <= {0, 3}
+        moved += not np.array_equal(changed, image)
+        # the ball's edge is between 0 and 1 after linear interpolation: half of it is the label's edge
+        assert np.mean((changed[0] > 0.5) == (marked == 3)) > 0.97
+        np.testing.assert_array_equal(changed[0] > 0, changed[1] > 0)
+    assert 0.15 < moved / DRAWS < 0.45
+
+
+def test_scale_changes_the_size_by_at_most_15_percent_each_way() -> None:
+    image, labels = ball()
+    sizes = np.cbrt([augment(image, labels, ("scale",), generator(n))[1].sum() / labels.sum() for n in range(DRAWS)])
+    assert 0.8 < sizes.min() < 0.95
+    assert 1.05 < sizes.max() < 1.2
+
+
+def test_a_turn_is_small_and_keeps_the_size() -> None:
+    bar = np.zeros((33, 33), np.uint8)
+    bar[14:19] = 1
+    angles = []
+    for number in range(DRAWS):
+        _, marked = augment(bar[None].astype(np.float32), bar, ("rotate",), generator(number))
+        rows, columns = np.nonzero(marked)
+        angles.append(float(np.degrees(np.arctan(np.polyfit(columns, rows, 1)[0]))))
+    assert 5 < max(np.abs(angles)) <= 15.5
+    assert min(angles) < 0 < max(angles)
+
+
+@pytest.mark.parametrize("name", ["contrast", "bias", "blur"])
+def test_what_changes_intensities_leaves_background_and_labels(name: str) -> None:
+    image, labels = ball()
+    changes = 0
+    for number in range(DRAWS):
+        changed, marked = augment(image, labels, (name,), generator(number))
+        np.testing.assert_array_equal(marked, labels)
+        assert not changed[:, labels == 0].any()
+        changes += not np.array_equal(changed, image)
+    assert 0.08 < changes / DRAWS < 0.45
+
+
+def test_contrast_keeps_the_mean_and_bias_is_smooth() -> None:
+    image, labels = ball()
+    inside = labels == 1
+    for number in range(DRAWS):
+        stretched = augment(image, labels, ("contrast",), generator(number))[0][1][inside]
+        assert stretched.mean() == pytest.approx(image[1][inside].mean(), abs=1e-4)
+        assert 0.74 < stretched.std() / image[1][inside].std() < 1.26
+    flat = np.full((1, 24, 24), 5.0, np.float32)
+    flat[0, 0, 0] = 4.0  # what the field multiplies counts from the least value
+    for number in range(DRAWS):
+        shaded = augment(flat, np.zeros((24, 24), np.uint8), ("bias",), generator(number))[0][0] - 4
+        assert np.abs(np.diff(shaded[1:, 1:], axis=0)).max() < 0.3
+
+
+def test_cutout_empties_one_box_in_all_channels() -> None:
+    image, labels = np.ones((2, 20, 30), np.float32), np.ones((20, 30), np.uint8)
+    cut = 0
+    for number in range(DRAWS):
+        changed, marked = augment(image, labels, ("cutout",), generator(number))
+        np.testing.assert_array_equal(marked, labels)
+        np.testing.assert_array_equal(changed[0], changed[1])
+        rows, columns = np.nonzero(changed[0] == 0)
+        if not len(rows):
+            continue
+        cut += 1
+        height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
+        assert len(rows) == height * width
+        assert 3 <= height <= 7
+        assert 4 <= width <= 11
+    assert 0.15 < cut / DRAWS < 0.45
+
+
+def test_masks_move_as_labels_do_and_keep_their_values() -> None:
+    image, labels = ball()
+    both = np.concatenate([image, labels[None].astype(np.float32)])
+    for number in range(DRAWS):
+        changed, marked = augment(both, labels, NAMES, generator(number), masks=1)
+        np.testing.assert_array_equal(changed[2], marked)

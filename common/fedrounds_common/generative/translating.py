@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from fedrounds_common import sampling
-from fedrounds_common.augment import augment
+from fedrounds_common.augment import SPATIAL, augment
 from fedrounds_common.case import F32
 from fedrounds_common.study.tables import Training
 from fedrounds_common.task import Example
-
-SPACE = ("flip", "rotate90")  # of `training.augment`: what moves source and target alike
 
 
 def standard(source: F32) -> F32:
@@ -31,8 +29,8 @@ def pair(source: F32, target: F32, training: Training, rng: np.random.Generator)
         box = sampling.content_box(source)
         both = sampling.cut(both, sampling.patch_start(None, box, training.patch, both.shape[1:], rng), training.patch)
     nothing = np.zeros(both.shape[1:], np.uint8)
-    both, _ = augment(both, nothing, [name for name in training.augment if name in SPACE], rng)
-    rest = [name for name in training.augment if name not in SPACE]
+    both, _ = augment(both, nothing, [name for name in training.augment if name in SPATIAL], rng)
+    rest = [name for name in training.augment if name not in SPATIAL]
     image, _ = augment(both[: len(source)], nothing, rest, rng)
     return Example(image, np.ascontiguousarray(both[len(source) :]))
 

@@ -17,6 +17,9 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Augmentation = Literal[
+    "flip", "rotate90", "rotate", "scale", "elastic", "gain", "shift", "gamma", "contrast", "bias", "blur", "noise", "cutout"
+]
 T = TypeVar("T")
 
 
@@ -134,7 +137,7 @@ class Training:
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: Share = 0.05
     gradient_norm: OrNone[Positive] = 12.0
-    augment: tuple[Literal["flip", "rotate90", "gain", "noise", "gamma", "shift"], ...] = ("flip", "gain", "noise")
+    augment: tuple[Augmentation, ...] = ("flip", "gain", "noise")
     amp: Literal["off", "bf16"] = "off"
     threads: Count = 1
     freeze: OrNone[Literal["first", "base"] | Annotated[tuple[str, ...], Field(min_length=1)]] = None

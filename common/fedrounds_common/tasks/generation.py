@@ -207,9 +207,10 @@ class Generation(Task):
             source, target = self._ends(case, form)
             return translating.pair(source, target, training, rng)
         image, wanted = case.image, conditions.wanted_of(case, self.by, form)
-        both = np.concatenate([image, wanted]) if wanted.ndim > 1 else image
-        both, _ = augment(both, np.zeros(image.shape[1:], np.uint8), training.augment, rng)
-        return Example(both[: len(image)], both[len(image) :] if wanted.ndim > 1 else wanted)
+        maps = len(wanted) if wanted.ndim > 1 else 0
+        both = np.concatenate([image, wanted]) if maps else image
+        both, _ = augment(both, np.zeros(image.shape[1:], np.uint8), training.augment, rng, masks=maps)
+        return Example(both[: len(image)], both[len(image) :] if maps else wanted)
 
     def _ends(self, case: Case, form: CaseForm) -> tuple[F32, F32]:
         """Source and target (C, *grid) of a translation: of spread 1, and in [0, 1] of the target's range."""

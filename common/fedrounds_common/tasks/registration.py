@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from fedrounds_common import sampling
-from fedrounds_common.augment import augment
+from fedrounds_common.augment import SPATIAL, augment
 from fedrounds_common.case import F32, U8, Case, Cases
 from fedrounds_common.errors import CaseError, UsageError
 from fedrounds_common.metrics import overlap, rules, summary
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from fedrounds_common.network import Network
 
 FIELD, LANDMARKS = "field", "landmarks"  # rows beside the labels
-SPATIAL = frozenset({"flip", "rotate90"})  # augmentations that move labels as well as images
 OF_LABELS, OF_FIELD, OF_LANDMARKS = ("dice", "hd95"), ("epe", "folded", "sdlogj", "inverse"), ("tre",)
 
 
@@ -106,9 +105,10 @@ class Registration(Task):
         start = sampling.patch_start(None, sampling.content_box(case.image), patch, case.grid, rng)
         image = pairs.cut(case.image, start, patch, smooth=True)
         masks = pairs.cut(_masks(case, form), start, patch, smooth=False) if self.labels else image[:0]
-        both, _ = augment(np.concatenate([image, masks]), np.zeros(patch, np.uint8), SPATIAL & {*training.augment}, rng)
+        nothing, spatial = np.zeros(patch, np.uint8), SPATIAL & {*training.augment}
+        both, _ = augment(np.concatenate([image, masks]), nothing, spatial, rng, masks=len(masks))
         image, masks = both[: len(image)], both[len(image) :]
-        image, _ = augment(image, np.zeros(patch, np.uint8), {*training.augment} - SPATIAL, rng)
+        image, _ = augment(image, nothing, {*training.augment} - SPATIAL, rng)
         return Example(image, masks if self.labels else np.zeros(0, np.float32))
 
     def _drawn(self, cases: Cases, rng: np.random.Generator) -> Case:
