@@ -6,6 +6,7 @@ The slice is turned and lettered as every picture here is (`pictures`). Drawn at
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import nan
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from fedrounds_common.metrics.overlap import Mask
 from fedrounds_common.study.tables import CaseForm
 from fedrounds_common.task import Picture
 
+MOSTLY = 0.05  # of a plane that one value must fill to be its background
 MOST = 12  # classes that are drawn; of more the likeliest, and the true ones
 NAMES, BAR, SAID, EDGE = 110, 150, 44, 8  # pixels: of the names, of a bar of probability 1, of its number, around
 ROW, THICK = 26, 14  # pixels of a class's line, and of its bar
@@ -34,7 +36,8 @@ def beside(case: Case, probabilities: F32, truth: F32 | None, form: CaseForm) ->
     view = pictures.view_of(case, form, axis, index)
     channel = pictures.clearest(case.image, marked, view)
     crop = pictures.crop_of(case.image, view)
-    grey = pictures.greys(view.of(case.image[channel])[crop], float(case.image[channel].flat[0]), view.mm)
+    plane = view.of(case.image[channel])[crop]
+    grey = pictures.greys(plane, _background(plane, float(case.image[channel].flat[0])), view.mm)
     image = pictures.framed(grey, view, f"image: {form.channels[channel]}", {}, {})
     where = "" if axis is None or index is None else f", slice {index + 1} of {case.grid[axis]}"
     side = f"{view.left} is on the left" if view.left else "as stored, sides unknown"
@@ -78,6 +81,14 @@ def drawn_classes(probabilities: F32, truth: F32 | None) -> NDArray[np.intp]:
         return np.arange(len(probabilities))
     worth = np.asarray(probabilities, np.float64) + (0 if truth is None else truth)
     return np.sort(np.argsort(-worth, kind="stable")[:MOST])
+
+
+def _background(plane: F32, corner: float) -> float:
+    """The corner's value where it fills a good part of the plane; nan, which is nowhere, where no value does.
+
+    In a radiograph that has no background, voxels which happen to equal the corner would be holes in the lung.
+    """
+    return corner if float((plane == corner).mean()) >= MOSTLY else nan
 
 
 def _in_words(truth: F32 | None, form: CaseForm) -> str:

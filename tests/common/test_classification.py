@@ -245,6 +245,7 @@ def test_sites_are_not_ranked_on_fewer_than_ten_positives() -> None:
     task = Classification()
     assert task.rankable(Metric("ill", "auc", 0.9, 0.8, 1.0, n=60, empty=45, missed=1, spurious=5))
     assert not task.rankable(Metric("ill", "auc", 0.9, 0.8, 1.0, n=60, empty=46, missed=1, spurious=5))
+    assert not task.rankable(Metric("ill", "auc", 0.9, 0.8, 1.0, n=60, empty=5, missed=1, spurious=4))
 
 
 # ---------------------------------------------------------------- sums over sites

@@ -217,9 +217,13 @@ class Classification(Task):
         return classes.table(tally, _names(form), exclusive=_exclusive(form))
 
     def rankable(self, metric: Metric) -> bool:
-        """Ten cases of the class at least, and of "mean" ten cases: one more or less moves a smaller site too far."""
-        positives = metric.n if metric.region == "mean" else metric.n - metric.empty - metric.spurious
-        return positives >= confusion.FEW_POSITIVES
+        """Ten cases of the class at least and ten of no such class; of "mean" ten cases.
+
+        With fewer, one case more or less moves a site past others.
+        """
+        positives = metric.n - metric.empty - metric.spurious
+        least = metric.n if metric.region == "mean" else min(positives, metric.n - positives)
+        return least >= confusion.FEW_POSITIVES
 
     def picture(self, case: Case, prediction: Prediction, form: CaseForm) -> Picture:
         from fedrounds_common import bars
