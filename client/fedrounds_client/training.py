@@ -100,7 +100,9 @@ def train(
     into_module(network, start)
     network.train()
     still(network)
-    optimisers = {turn: _optimiser(task.parameters(network, turn), training) for turn in task.turns}
+    # of a turn whose weights are all frozen there is nothing to take
+    trained = {turn: [each for each in task.parameters(network, turn) if each.requires_grad] for turn in task.turns}
+    optimisers = {turn: _optimiser(parameters, training) for turn, parameters in trained.items() if parameters}
     for turn, optimiser in optimisers.items():
         _put_moments(optimiser, network, turn, moments or {})
     draws = generator(piece.seed, "draw", *piece.labels)

@@ -284,6 +284,29 @@ def test_each_turn_has_an_optimiser_of_its_own() -> None:
     }
 
 
+@final
+@dataclass(frozen=True)
+class HalfEach(Unjudged):
+    """Each turn trains one of two layers, though the loss of both runs through the whole network."""
+
+    turns = ("first", "second")
+
+    def parameters(self, network: nn.Module, turn: str) -> list[nn.Parameter]:
+        return list(network.get_submodule("0" if turn == "first" else "3").parameters())
+
+    def loss(self, network: nn.Module, batch: Batch, turn: str, rng: torch.Generator) -> Tensor:
+        return ((network(batch.image) - batch.target) ** 2).mean(1)
+
+
+def test_a_turn_whose_weights_are_all_frozen_is_passed_over() -> None:
+    network = small()
+    network.get_submodule("3").requires_grad_(False)
+    start = of_module(network)
+    result = run(network, HalfEach(), PLAIN, steps=2)
+    moved = {name for name in start if not np.array_equal(start[name], result.arrays[name])}
+    assert moved == {"0.weight", "0.bias"}
+
+
 # ---------------------------------------------------------------- what is done to a gradient, and what stops a round
 
 

@@ -137,7 +137,7 @@ def test_the_order_of_labels_and_regions_is_the_networks_and_not_the_files() -> 
         ("[" * 100_000, "text: is not canonical"),
         ('{"format": 1, "name": "x", "training": {"rounds": NaN}}', "training.rounds: nan: a finite number is wanted"),
         ('{"format": 1, "name": "../../x"}', "name"),
-        ('{"format": 1, "name": "x", "task": {"name": "os"}}', "'os' is not one of segmentation"),
+        ('{"format": 1, "name": "x", "task": {"name": "os"}}', "'os' is not one of .*segmentation"),
         ('{"format": 1, "name": "x", "task": {"name": null}}', "task.name: null: a value is wanted"),
     ],
 )
