@@ -94,8 +94,9 @@ def _settle(summing: Summing, at: Checkpoint, purpose: str) -> tuple[Checkpoint,
     seconds = plan.clock.now() - started
     line = RoundLine(at.round, seconds, digest(consensus.arrays), found.lines, STATISTICS, purpose)
     after = replace(at, consensus=consensus, states=_worst(at.states, line), settled=at.settled + 1)
+    after = _done(plan, after, line)
     plan.listen("statistics", {"purpose": purpose, "ok": len(line.ok), "seconds": seconds})
-    return _done(plan, after, line), found.sites
+    return after, found.sites
 
 
 def _done(plan: Plan, at: Checkpoint, line: RoundLine) -> Checkpoint:

@@ -184,7 +184,8 @@ class _Asked:
         if name in self.sums:  # from another node of the same site
             return True
         line = self.lines[name] = self._taken(answer, name)
-        self.plan.listen("site", {"round": self.ask.round, "site": name, "state": line.state, "loss": None})
+        facts = {"round": self.ask.round, "purpose": self.ask.purpose, "site": name, "state": line.state, "loss": None}
+        self.plan.listen("site", facts)
         if line.state == WITHHELD:
             text = f"{name} withholds its sums for {self.ask.purpose}: too few cases"
             self.plan.listen("warning", {"text": text})

@@ -24,18 +24,20 @@ from sim_hospital import (
     Hospital,
     SiteTime,
     ToyParts,
+    ToyTask,
     copy_home,
     key_of,
     make_home,
     settings_of,
+    toy_gather,
     toy_own,
     toy_train,
 )
 from sim_network import AtOnce, SimGrid, SuperLink
-from sim_oracle import Oracle, Watched
+from sim_oracle import Oracle, Watched, WatchedSums
 from sim_world import START_S, Violation, World
 
-from fedrounds_client import boundary, enrolled, home
+from fedrounds_client import boundary, enrolled, home, permit
 from fedrounds_client import rounds as site_rounds
 from fedrounds_client.settings import Policy
 from fedrounds_common.arrays import digest
@@ -64,6 +66,7 @@ CUBES = Path(__file__).parents[1] / "data" / "cubes" / "cubes.toml"
 _SHM = "/dev/shm" if os.access("/dev/shm", os.W_OK) else tempfile.gettempdir()
 MEMORY = Path(os.environ.get("FAULTSIM_MEMORY", _SHM))
 RUN = "0001-cubes"
+SUMS_EVERY = 5  # in each fifth seed the task asks for sums too: the events of the others are what they were without
 LONGEST_S = 6000.0  # after calm, within which every run must have come to its end
 PATIENT = ("cohort.deadline_s=25", "cohort.wait_s=60")
 # sites, rounds, strategy, and what else the study says
@@ -156,6 +159,8 @@ def simulated(world: World, disks: Disks) -> Iterator[None]:
             (enrolled, "show_gpu", lambda settings: None),
             (home, "read_settings", lambda file: settings_of(file.parent.name)),
             (site_rounds, "train", toy_train),
+            (site_rounds, "gather_sums", toy_gather),
+            (permit, "purposes", lambda task: (*ToyTask.before, *ToyTask.after)),
             # pure, and asked thousands of times
             (site_rounds, "version", _version),
             (greeting, "own_versions", _versions),
@@ -193,8 +198,9 @@ class Federation:
         for count, name in enumerate(sites):
             place = copy_home(template / name, self.folder / name)
             self._hospitals.append(Hospital(name, place, FaultyDisk(place.folder, self._draw(name)), 10 + count))
+        sums = self.world.seed % SUMS_EVERY == SUMS_EVERY - 1
         self.oracle = Oracle(
-            self.world, self.run_folder, self.study.cohort, self.study.seed, rounds, permitted, ready.strategy
+            self.world, self.run_folder, self.study.cohort, self.study.seed, rounds, permitted, ready.strategy, sums
         )
         self.link = SuperLink(
             self.world, self._hospitals, self.oracle.answered, self.oracle.asked, self._before, self._fallen
@@ -202,7 +208,8 @@ class Federation:
         self.skew = {hospital.name: self.world.rng.choice([0.0, -3000.0, 4000.0]) for hospital in self._hospitals}
         register = {name: Enrolled(name, key_of(name).public, CASES[name], None, False) for name in sites}
         self.plan = Plan(
-            ready.study, ready.text, digest_of_study(ready.study), self.run_folder, Segmentation(),
+            ready.study, ready.text, digest_of_study(ready.study), self.run_folder,
+            WatchedSums(self.oracle) if sums else Segmentation(),
             Watched(ready.strategy, self.oracle), Float32(), dict(START), listen=self.oracle.listen,
             keys=Keys(key_of("coordinator"), lambda: register), clock=Clock(lambda: self.world.now, self._sleep),
         )  # fmt: skip

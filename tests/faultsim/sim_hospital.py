@@ -63,6 +63,43 @@ def toy_round(site: str, round_: int, arrays: Arrays, moments: Arrays) -> tuple[
     return {"w": w, "d": arrays["d"] + 0.1 * m, "seen": arrays["seen"] + np.int64(1)}, {"m": m}
 
 
+def toy_sums(site: str, purpose: str, arrays: Arrays) -> dict[str, Array]:
+    """What this site answers when asked for sums; they depend on the model, and their last bits on the order of sites."""
+    number = sum(map(ord, site)) + len(purpose)
+    return {"d": CASES[site] * np.sin(number + arrays["d"]), "cases": np.array([float(CASES[site])])}
+
+
+def toy_settle(total: Mapping[str, Array], arrays: Arrays) -> dict[str, Array]:
+    return {**arrays, "d": arrays["d"] + total["d"] / total["cases"]}
+
+
+@final
+@dataclass(frozen=True)
+class ToyTask:
+    """In the place of the study's task, where a seed asks for sums before round 1 and after the last."""
+
+    before = ("first",)
+    after = ("last",)
+    of_validation = ()
+
+    def network(self, network: Any, form: Any) -> None:
+        return None
+
+    def at_site(self, names: Any) -> tuple[str, ...]:
+        return ()
+
+    def gather(self, purpose: str, network: Any, cases: Any, form: Any, training: Any) -> dict[str, Array]:
+        return {"d": np.zeros(40), "cases": np.zeros(1)}
+
+    def settle(self, purpose: str, total: Mapping[str, Array], arrays: Arrays, form: Any) -> dict[str, Array]:
+        return toy_settle(total, arrays)
+
+
+def toy_gather(parts: Any, purpose: str, arrays: Arrays, cases: Any) -> dict[str, Array]:
+    """In the place of `fedrounds_client.gathering.gather_sums`."""
+    return toy_sums(cases[0].ref.patient[0], purpose, arrays)
+
+
 def toy_train(
     network: Any, task: Any, cases: Any, form: Any, training: Any, piece: Piece, start: Arrays,
     moments: Arrays | None = None, correct: Any = None, pieces: int = 1,
@@ -93,7 +130,7 @@ class ToyParts:
 
     study: Study
     strategy: Any
-    task: Any = None
+    task: Any = ToyTask()
     codec: Float32 = field(default_factory=Float32)
 
     def module(self) -> None:
@@ -107,7 +144,7 @@ class ToyParts:
 def settings_of(name: str) -> SiteSettings:
     policy = Policy(
         ("segmentation",), ("tiny_unet",), minimum_cases=1, minimum_privacy="none", rounds=100,
-        outgoing=("hello", "update"),
+        outgoing=("hello", "update", "statistics"),
     )  # fmt: skip
     return SiteSettings(name, {}, policy=policy)
 

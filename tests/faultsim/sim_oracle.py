@@ -13,16 +13,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
-from sim_hospital import CASES, START, Hospital, Letter, rounds_kept, toy_round
+from sim_hospital import CASES, START, Hospital, Letter, ToyTask, rounds_kept, toy_round, toy_settle, toy_sums
 from sim_world import World
 
 from fedrounds_client import ledger, lineage
 from fedrounds_common import chain
 from fedrounds_common.arrays import Arrays, difference, digest
 from fedrounds_common.errors import FedroundsError
-from fedrounds_common.leaving import Ask, Leaving, Update, from_wire
+from fedrounds_common.leaving import Ask, Leaving, Statistics, Update, from_wire
 from fedrounds_common.strategy import Consensus, SiteUpdate, Strategy, Updates
 from fedrounds_common.study.tables import Cohort
+from fedrounds_common.task import add_tallies
 from fedrounds_server import history
 from fedrounds_server.cohort import choose
 from fedrounds_server.folder import RunFolder
@@ -41,6 +42,7 @@ class Oracle:
     rounds: int
     permitted: int
     strategy: Strategy
+    sums: bool = False  # whether sites are asked for sums, before round 1 and after the last
     committed: int = 0
     round: int = 0
     consensus: dict[int, Consensus] = field(default_factory=dict)
@@ -52,6 +54,11 @@ class Oracle:
     accepted: dict[int, set[str]] = field(default_factory=lambda: defaultdict(set))
     averaged: dict[int, dict[str, int]] = field(default_factory=dict)  # round → site → the round its update is of
     damaged: bool = False
+    settled: dict[str, Arrays] = field(default_factory=dict)  # purpose → the model with its sums in it
+    summed: dict[str, list[str]] = field(default_factory=dict)  # purpose → whose sums these are
+    told: set[str] = field(default_factory=set)  # purposes that were said to be done
+    charged: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # site → uses of sums that left
+    _sums_now: tuple[str, set[str]] = ("", set())  # nonce of the request for sums, and whose were accepted
     _before: dict[str, tuple[int, list[Arrays]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -65,8 +72,19 @@ class Oracle:
 
     def asked(self, ask: Ask) -> None:
         """A round begins with the one consensus of the round before, whoever was asked when."""
+        if ask.kind == "statistics":
+            self._asked_for_sums(ask)
         if ask.kind == "train" and digest(ask.arrays) != digest(self.consensus[ask.round - 1].arrays):
             self.world.violated(f"round {ask.round} was asked with another consensus than round {ask.round - 1} made")
+
+    def _asked_for_sums(self, ask: Ask) -> None:
+        model = START if ask.purpose == "first" else self.consensus[self.rounds].arrays
+        if digest(ask.arrays) != digest(model):
+            self.world.violated(f"sums for {ask.purpose} were asked with another model than the last that was reached")
+        if ask.purpose in self.told and not self.damaged:
+            self.world.violated(f"sums for {ask.purpose} were done, and are asked for again")
+        if ask.nonce != self._sums_now[0]:
+            self._sums_now = ask.nonce, set()
 
     def before(self, hospital: Hospital, ask: Ask | None) -> None:
         """A site is about to train: from what state it should, and what that should give."""
@@ -96,6 +114,10 @@ class Oracle:
                     self.world.violated(f"{name}'s update of round {ask.round} is not what its state and request give")
                 made.append(SiteUpdate(name, said.arrays, said.cases))
             self.left[name].append((ask.round, lineage.use_of(ask)))
+        if isinstance(said, Statistics):
+            if digest(said.tally) != digest(toy_sums(name, ask.purpose, ask.arrays)):
+                self.world.violated(f"{name}'s sums for {ask.purpose} are not what the model that came gives")
+            self.charged[name].add(lineage.use_of(ask))
         self.check_books(hospital)
 
     def check_books(self, hospital: Hospital) -> None:
@@ -104,6 +126,8 @@ class Oracle:
         outbox, charged = _text(home.outbox), _text(home.lineage)
         if not all(payload in outbox for payload in self.payloads[name]):
             self.world.violated(f"{name}: an answer left that is not in its outbox")
+        if not all(use in charged for use in self.charged[name]):
+            self.world.violated(f"{name}: sums left that were not charged against its permit")
         uses = {use for _, use in self.left[name]}
         if not all(use in charged for use in uses):
             self.world.violated(f"{name}: an update left that was not charged against its permit")
@@ -126,6 +150,11 @@ class Oracle:
             self._begun(int(facts["first"]))
         elif event == "round-start":
             self.round = int(facts["round"])
+        elif event == "site" and facts.get("purpose"):
+            if facts["state"] == "ok":
+                self._sums_now[1].add(str(facts["site"]))
+        elif event == "statistics":
+            self.told.add(str(facts["purpose"]))
         elif event == "site" and facts["state"] == "ok":
             self.accepted[facts["round"]].add(facts["site"])
         elif event == "warning" and DAMAGE.search(str(facts["text"])) and not self.damaged:
@@ -162,6 +191,34 @@ class Oracle:
             world.violated(f"the consensus of round {round_} is not the fault-free one of {sorted(sites)}")
         self.averaged[round_] = of
         self.consensus[round_] = expected
+
+    def settles(self, purpose: str, total: Arrays, arrays: Arrays, result: Arrays) -> None:
+        """Sums become a model: of enough sites, each once, added in the order of their names."""
+        names = sorted(self._sums_now[1])
+        self._check_quorum_of_sums(purpose, names)
+        expected = add_tallies([toy_sums(name, purpose, arrays) for name in names])
+        if digest(expected) != digest(total):
+            self.world.violated(f"the sums for {purpose} are not those of {names}")
+        self.settled[purpose], self.summed[purpose] = toy_settle(expected, arrays), names
+        if digest(self.settled[purpose]) != digest(result):
+            self.world.violated(f"what the sums for {purpose} amount to is another model")
+        if purpose == "first":
+            self.consensus[0] = self.strategy.begin(self.settled[purpose])
+
+    def _check_quorum_of_sums(self, purpose: str, names: Sequence[str]) -> None:
+        have, whole = sum(CASES[name] for name in names), sum(CASES[name] for name in self.sites)
+        if len(names) < self.cohort.minimum or have < self.cohort.minimum_cases_share * whole:
+            self.world.violated(f"the sums for {purpose} are those of {names}, under the quorum")
+
+    def check_sums(self, line: history.RoundLine) -> None:
+        """A purpose's line names every site, and those whose sums were added as ok."""
+        world, names = self.world, [site.site for site in line.sites]
+        if sorted(names) != sorted(self.sites) or not all(STATE.fullmatch(site.state) for site in line.sites):
+            world.violated(f"the line of {line.purpose} names {[(site.site, site.state) for site in line.sites]}")
+        if [site.site for site in line.ok] != self.summed[line.purpose]:
+            world.violated(f"the line of {line.purpose} says that others were summed than {self.summed[line.purpose]}")
+        if line.digest != digest(self.settled[line.purpose]):
+            world.violated(f"the history says another model of {line.purpose}")
 
     def _weaker(self, update: SiteUpdate) -> SiteUpdate:
         factor = self.cohort.late_factor
@@ -226,12 +283,19 @@ class Oracle:
 
     def ended(self, consensus: Arrays) -> None:
         """The run is over: every round has its one line, and the model is that of the last."""
-        lines = history.read(self.folder.history)
+        whole = history.read(self.folder.history)
+        purposes = [line.purpose for line in whole if line.kind == history.STATISTICS]
+        if purposes != ([*ToyTask.before, *ToyTask.after] if self.sums else []):
+            self.world.violated(f"the history has sums for {purposes}")
+        for line in whole:
+            if line.kind == history.STATISTICS:
+                self.check_sums(line)
+        lines = [line for line in whole if line.kind == history.ROUND]
         if [line.round for line in lines] != list(range(1, self.rounds + 1)):
             self.world.violated(f"the history has rounds {[line.round for line in lines]} of {self.rounds}")
         for line in lines:
             self.check_line(line)
-        if digest(consensus) != digest(self.consensus[self.rounds].arrays):
+        if digest(consensus) != digest(self.settled.get("last", self.consensus[self.rounds].arrays)):
             self.world.violated("the model that the run leaves is not its last consensus")
 
 
@@ -263,6 +327,38 @@ class Watched(Strategy):
         following = self.inner.aggregate(consensus, _Sorted(listed))  # in the order in which they were handed over
         self.oracle.averages(listed, following)
         return following
+
+
+@final
+@dataclass(frozen=True)
+class WatchedSums:
+    """The toy's task, with the oracle looking at what goes into each model that sums are written into."""
+
+    oracle: Oracle
+    inner: ToyTask = field(default_factory=ToyTask)
+
+    @property
+    def before(self) -> tuple[str, ...]:
+        return self.inner.before
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        return self.inner.after
+
+    @property
+    def of_validation(self) -> tuple[str, ...]:
+        return ()
+
+    def network(self, network: Any, form: Any) -> None:
+        return None
+
+    def gather(self, purpose: str, network: Any, cases: Any, form: Any, training: Any) -> Arrays:
+        return self.inner.gather(purpose, network, cases, form, training)
+
+    def settle(self, purpose: str, total: Arrays, arrays: Arrays, form: Any) -> Arrays:
+        result = self.inner.settle(purpose, total, arrays, form)
+        self.oracle.settles(purpose, total, arrays, result)
+        return result
 
 
 def _text(file: Path) -> str:
