@@ -70,7 +70,8 @@ def _mean(parts: Parts, case: Case, predictions: Sequence[Prediction]) -> Predic
 def _primary(score: CaseScore, metric: str, task: Task) -> float:
     """Higher is better; a case without a number sorts last among the good ones, so it is never called worst."""
     metric = task.by_case or metric
-    value = score.values.get("mean", {}).get(metric, math.nan)
+    of_all = score.values.get("mean") or next(iter(score.values.values()), {})
+    value = of_all.get(metric, math.nan)
     if math.isnan(value):
         return math.inf
     return -value if metric in task.measures and task.measures[metric].lower_is_better else value

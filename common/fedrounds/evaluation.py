@@ -178,7 +178,9 @@ class Evaluation:
         by_key = {(row.site, row.case, row.region, row.metric): row for row in self.cases}
         regions = regions_of(self.cases)
         # of a measure that a case alone does not have, such as an area under a curve, what there is of it
-        metrics = self._shown_of(row.metric for row in self.cases) or tuple({row.metric: 0 for row in self.cases})
+        present = tuple({row.metric: 0 for row in self.cases})
+        first = [self.measures.by_case] if self.measures.by_case in present else []
+        metrics = tuple(dict.fromkeys((*first, *self._shown_of(present)))) or present
         cases = sorted(
             dict.fromkeys((row.site, row.case) for row in self.cases),
             key=lambda c: self._badness(by_key.get((*c, regions[0], metrics[0])), c[1]),

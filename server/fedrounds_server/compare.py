@@ -4,13 +4,14 @@ A hospital is the unit. Each model's mean is over hospitals, each difference is 
 and 95 % intervals come from drawing hospitals with replacement (percentile bootstrap), because the
 question is what the next hospital may expect, not the next case of a hospital already seen.
 
-`lower`, in every function: less of the measure is better.
+`lower`, in every function: less of the measure is better. `rankable`: whether so much stands behind a line that its
+hospital may be called the worst.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -22,6 +23,12 @@ from fedrounds_server.tables import ALL, MEAN, MetricRow, final_rows, model_orde
 
 CONSENSUS, UNTRAINED = "consensus", "untrained"
 Values = Mapping[str, float]  # by site
+Rankable = Callable[[MetricRow], bool]
+
+
+def scored(row: MetricRow) -> bool:
+    """Anything at all stands behind it."""
+    return row.n > 0
 
 
 @final
@@ -29,7 +36,7 @@ Values = Mapping[str, float]  # by site
 class Standing:
     """How one model did on one cohort: means over hospitals, and what stands behind them.
 
-    `mean` weighs hospitals alike (hospitals resampled); `by_cases` weighs cases alike (interval, where
+    `worst_site` is "" where no hospital may be ranked. `mean` weighs hospitals alike (hospitals resampled); `by_cases` weighs cases alike (interval, where
     there is one, from `metrics.csv`: patients resampled). `per_run` is `mean` of each run alone.
     """
 
@@ -165,15 +172,16 @@ def _goodness(rows: Sequence[MetricRow], lower: bool) -> float:
 
 
 def standings(
-    rows: Iterable[MetricRow], metric: str, cohort: str, seed: int = 0, *, lower: bool
+    rows: Iterable[MetricRow], metric: str, cohort: str, seed: int = 0, *, lower: bool, rankable: Rankable = scored
 ) -> tuple[Standing, ...]:
     """Every model on every hospital it was judged at, by region and then in the order of tables."""
-    return standings_of_runs((tuple(rows),), metric, cohort, seed, lower=lower)
+    return standings_of_runs((tuple(rows),), metric, cohort, seed, lower=lower, rankable=rankable)
 
 
 def standings_of_runs(
-    runs: Sequence[Sequence[MetricRow]], metric: str, cohort: str, seed: int = 0, *, lower: bool
-) -> tuple[Standing, ...]:
+    runs: Sequence[Sequence[MetricRow]], metric: str, cohort: str, seed: int = 0, *, lower: bool,
+    rankable: Rankable = scored,
+) -> tuple[Standing, ...]:  # fmt: skip
     """As `standings`, for several runs of one study: a hospital's value is its mean over the runs."""
     found = [contestants(rows, metric, cohort, lower=lower) for rows in runs]
     labels = [label for label in found[0] if all(label in one for one in found)] if found else []
@@ -183,7 +191,7 @@ def standings_of_runs(
             models = [one[label] for one in found]
             sites = common_sites(models, region)
             if sites:
-                made.append(_standing(models, region, sites, seed, lower))
+                made.append(_standing(models, region, sites, seed, lower, rankable))
     return tuple(made)
 
 
@@ -257,12 +265,15 @@ def vector_of(one: Contestant, region: str, sites: Sequence[str]) -> F64:
     return np.array([one.rows[region, site].value for site in sites], np.float64)
 
 
-def _standing(models: Sequence[Contestant], region: str, sites: Sequence[str], seed: int, lower: bool) -> Standing:
+def _standing(
+    models: Sequence[Contestant], region: str, sites: Sequence[str], seed: int, lower: bool, rankable: Rankable = scored
+) -> Standing:
     """The mean over `sites` of one model, or of the same model in several runs."""
     values = mean_over(models, region, sites)
     rows = [one.rows[region, site] for one in models for site in sites]
     first = models[0]
-    worst = int(np.argmax(values) if lower else np.argmin(values))
+    ranked = [k for k, site in enumerate(sites) if all(rankable(one.rows[region, site]) for one in models)]
+    worst = max(ranked, key=lambda k: values[k] if lower else -values[k], default=None)
     places = sorted({one.trained_at for one in models})
     return Standing(
         first.label,
@@ -278,8 +289,8 @@ def _standing(models: Sequence[Contestant], region: str, sites: Sequence[str], s
         sum(row.empty for row in rows),
         sum(row.missed for row in rows),
         sum(row.spurious for row in rows),
-        sites[worst],
-        float(values[worst]),
+        "" if worst is None else sites[worst],
+        math.nan if worst is None else float(values[worst]),
     )
 
 

@@ -20,14 +20,18 @@ COUNTS = Task.counts
 @final
 @dataclass(frozen=True)
 class Measures:
-    """The measures of a task by name, in its order, and its words for the three counts of `metrics.csv`."""
+    """The measures of a task by name, in its order, and its words for the three counts of `metrics.csv`.
+
+    `by_case`: what orders single cases where the primary measure is one of many cases; "": the primary one.
+    """
 
     by_name: Mapping[str, Measure] = field(default_factory=dict)
     counts: tuple[str, str, str] = COUNTS
+    by_case: str = ""
 
     @classmethod
     def of(cls, task: Task) -> Self:
-        return cls(dict(task.measures), task.counts)
+        return cls(dict(task.measures), task.counts, task.by_case)
 
     @classmethod
     def read(cls, record: Mapping[str, Any], task: str) -> Self:
@@ -44,15 +48,16 @@ class Measures:
                 for name, says in written.items()
                 if isinstance(says, Mapping) and "word" in says
             }
-            return cls(by_name, _three(record.get("counts")))
+            return cls(by_name, _three(record.get("counts")), str(record.get("by_case", "")))
         if task in shelves.TASKS.names():
             found = shelves.TASKS.find(task)
-            return cls(dict(found.measures), found.counts)
+            return cls(dict(found.measures), found.counts, found.by_case)
         return cls()
 
     def as_dict(self) -> dict[str, Any]:
         """The entries of a `record.json` that `read` reads."""
-        return {"measures": {name: asdict(one) for name, one in self.by_name.items()}, "counts": list(self.counts)}
+        measures = {name: asdict(one) for name, one in self.by_name.items()}
+        return {"measures": measures, "counts": list(self.counts), "by_case": self.by_case}
 
     def __getitem__(self, metric: str) -> Measure:
         """A measure that nobody described is called by its name, and more of it is better."""
@@ -73,6 +78,10 @@ class Measures:
         """The primary one, and those that stand beside it in short tables."""
         beside = tuple(name for name, one in self.by_name.items() if one.brief)
         return tuple(dict.fromkeys((primary, *(beside or self.by_name))))
+
+    def inexact(self, metrics: Sequence[str]) -> tuple[str, ...]:
+        """The words of those that the sums only bound: pooling the cases would give another number."""
+        return tuple(self.word(name) for name in self.order(metrics) if not self[name].exact)
 
     def order(self, metrics: Sequence[str]) -> list[str]:
         """As the task names them; others come last, as they came."""

@@ -92,3 +92,17 @@ def test_a_report_speaks_of_the_tasks_measure_and_turns_better_and_worse_around(
     assert values == sorted(values, reverse=True)
     assert "worst" in first[-1]
     assert first[2].count(".") == 3, "one decimal for each of value, low and high"
+
+
+def test_no_hospital_is_called_the_worst_by_few_cases_and_those_stand_last(fake_run: Write) -> None:
+    path = fake_run()
+    study = (path / "study.resolved.toml").read_text("utf-8")
+    (path / "study.resolved.toml").write_text(f'{study}[task]\nname = "classification"\n', "utf-8")
+    run = read_run(path, False)
+    # 4, 7, 10 or 13 cases a hospital; of "mean" a classification asks for ten
+    local = hospital_tables(run)[-1]
+    ranked = [int(row[1]) >= 10 for row in local.rows]
+    assert ranked == sorted(ranked, reverse=True)
+    assert 0 < sum(ranked) < len(ranked)
+    assert all(("not ranked" in row[-1]) == (int(row[1]) < 10) for row in local.rows)
+    assert "worst" in local.rows[0][-1]

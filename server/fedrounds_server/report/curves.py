@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -88,7 +88,7 @@ def draw_curves(run: RunView) -> Drawing | None:
         figure = sheet(title, 2.9 if len(panels) > 1 else 2.6, 7.2 if len(panels) > 1 else 4.4)
         grid = figure.subplots(1, len(panels), squeeze=False)[0]
         for axes, (text, lines, lower_is_better, colour) in zip(grid, panels, strict=True):
-            _panel(axes, lines, colour, lower_is_better)
+            _panel(axes, lines, colour, lower_is_better, _may_be_worst(run, lines is trained))
             panel_title(axes, text)
         _one_scale([axes for axes, (_, lines, _, _) in zip(grid, panels, strict=True) if lines is not trained])
         grid[0].legend(loc="upper right", handlelength=1.6)
@@ -112,7 +112,7 @@ def _one_scale(panels: Sequence[Axes]) -> None:
         axes.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
 
 
-def _panel(axes: Axes, lines: Lines, colour: str, lower_is_better: bool) -> None:
+def _panel(axes: Axes, lines: Lines, colour: str, lower_is_better: bool, ranked: Collection[str] | None) -> None:
     for values in lines.values():
         rounds = sorted(values)
         axes.plot(rounds, [values[round] for round in rounds], color=GREY, linewidth=0.5, alpha=0.45)
@@ -122,7 +122,7 @@ def _panel(axes: Axes, lines: Lines, colour: str, lower_is_better: bool) -> None
     )
     style = "o-" if len(over.rounds) <= 12 else "-"
     axes.plot(over.rounds, over.median, style, color=colour, linewidth=2, markersize=3.5, label="median")
-    _name_worst(axes, lines, over.rounds[-1], lower_is_better)
+    _name_worst(axes, lines, over.rounds[-1], lower_is_better, ranked)
     axes.set_xlabel("Round")
     axes.set_xlim(left=over.rounds[0] - 0.03 * max(over.rounds[-1] - over.rounds[0], 1))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -130,8 +130,19 @@ def _panel(axes: Axes, lines: Lines, colour: str, lower_is_better: bool) -> None
     axes.set_axisbelow(True)
 
 
-def _name_worst(axes: Axes, lines: Lines, last: int, lower_is_better: bool) -> None:
-    ends = {site: values[last] for site, values in lines.items() if last in values}
+def _may_be_worst(run: RunView, of_loss: bool) -> Collection[str] | None:
+    """Sites with enough behind their score to be called the worst; None: all."""
+    if of_loss:
+        return None
+    region = main_region(run)
+    about = [row for row in run.rows if (row.model, row.region, row.metric) == ("consensus", region, run.metric)]
+    return {row.site for row in about if run.rankable(row)}
+
+
+def _name_worst(axes: Axes, lines: Lines, last: int, lower_is_better: bool, ranked: Collection[str] | None) -> None:
+    ends = {
+        site: values[last] for site, values in lines.items() if last in values and (ranked is None or site in ranked)
+    }
     if len(ends) < 2:
         return
     worst = (max if lower_is_better else min)(sorted(ends), key=lambda site: ends[site])

@@ -10,12 +10,14 @@ import csv
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
+from fedrounds_common import shelves
 from fedrounds_common.errors import RunFileError
+from fedrounds_common.task import Metric, Task
 from fedrounds_server.folder import RunFolder, read_json
 from fedrounds_server.history import ROUND, RoundLine
 from fedrounds_server.history import read as read_history
@@ -104,6 +106,23 @@ class RunView:
         """Whether less of the primary measure is better."""
         return self.measures.lower_is_better(self.metric)
 
+    @property
+    def case_metric(self) -> str:
+        """The measure by which single cases are ordered."""
+        return self.measures.by_case or self.metric
+
+    @cached_property
+    def _task(self) -> Task | None:
+        """The study's task where it is one of ours: code of a user's folder is not run for a report."""
+        table = table_of(self.study, "task")
+        return shelves.TASKS.build(table, "task")[0] if table.get("name") in shelves.TASKS.names() else None
+
+    def rankable(self, row: MetricRow) -> bool:
+        """Whether so much stands behind a line that its hospital may be ranked by it against another."""
+        if self._task is None:
+            return row.n > 0
+        return self._task.rankable(Metric(**{entry.name: getattr(row, entry.name) for entry in fields(Metric)}))
+
     @cached_property
     def floor(self) -> Mapping[str, str]:
         """Region → the rule that learns nothing and does best there; under "" one that does for all regions."""
@@ -169,7 +188,7 @@ def read_run(path: Path, with_sites: bool = True) -> RunView:
     return RunView(
         run.path, run.record, run.status, run.study, run.rows, run.history,
         tuple(value for folder in folders for value in read_cases(folder / "cases.csv", run.metric)),
-        tuple(drawn for folder in folders for drawn in read_pictures(folder, run.metric)), run.sums,
+        tuple(drawn for folder in folders for drawn in read_pictures(folder, run.case_metric)), run.sums,
     )  # fmt: skip
 
 

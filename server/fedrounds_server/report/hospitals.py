@@ -40,10 +40,11 @@ class Place:
     low: float
     high: float
     values: tuple[float, ...]
+    ranked: bool = True
 
 
 def places(run: RunView) -> tuple[Place, ...]:
-    """Each hospital in the most telling cohort it was judged in, lowest first."""
+    """Each hospital in the most telling cohort it was judged in, lowest first; those that may not be ranked last."""
     rows = _consensus_rows(run)
     by_case: dict[tuple[str, str], list[float]] = {}
     region = main_region(run)
@@ -56,8 +57,8 @@ def places(run: RunView) -> tuple[Place, ...]:
         middle = median(values) if values else row.value
         if not math.isnan(middle):
             cases = len(values) if values else row.n
-            found.append(Place(site, row.cohort, cases, middle, row.low, row.high, values))
-    return tuple(sorted(found, key=lambda place: (place.middle, place.site)))
+            found.append(Place(site, row.cohort, cases, middle, row.low, row.high, values, run.rankable(row)))
+    return tuple(sorted(found, key=lambda place: (not place.ranked, place.middle if place.ranked else 0.0, place.site)))
 
 
 def _consensus_rows(run: RunView) -> Mapping[str, MetricRow]:
@@ -178,9 +179,13 @@ def _stated(run: RunView, found: Sequence[Place]) -> str:
     parts = [f"{count_of(len(found), 'hospital')}, {count_of(sum(place.cases for place in found), 'case')}"]
     region = main_region(run)
     parts.append("mean of the regions" if region == MEAN else f"region {region}")
-    worst = found[-1] if run.lower else found[0]
-    middle = "median" if worst.values else "mean"
-    parts.append(f"worst {middle}: {worst.site} at {shown(worst.middle, run.digits)}")
+    ranked = [place for place in found if place.ranked]
+    if ranked:
+        worst = ranked[-1] if run.lower else ranked[0]
+        middle = "median" if worst.values else "mean"
+        parts.append(f"worst {middle}: {worst.site} at {shown(worst.middle, run.digits)}")
+    if len(ranked) < len(found):
+        parts.append(f"the last {len(found) - len(ranked)} by name: too few cases to rank")
     return " · ".join(parts)
 
 

@@ -40,7 +40,11 @@ def difference_of(one: Comparison, digits: int) -> str:
 def draw_models(run: RunView) -> Drawing | None:
     """Means with intervals on the left, differences to the consensus on the right; None without another model."""
     cohort, region = judged_cohort(run), main_region(run)
-    every = [one for one in standings(run.rows, run.metric, cohort, run.seed, lower=run.lower) if one.region == region]
+    every = [
+        one
+        for one in standings(run.rows, run.metric, cohort, run.seed, lower=run.lower, rankable=run.rankable)
+        if one.region == region
+    ]
     every_pair = compare(run.rows, run.metric, cohort, run.seed, lower=run.lower)
     pairs = {one.other.label: one for one in every_pair if one.other.region == region}
     if not pairs:

@@ -43,7 +43,11 @@ def text_of(interval: Interval, digits: int) -> str:
 def models_table(run: RunView) -> Table | None:
     """Each model on the hospitals it was judged at, with the consensus's paired difference to it."""
     cohort, region = judged_cohort(run), main_region(run)
-    every = [one for one in standings(run.rows, run.metric, cohort, run.seed, lower=run.lower) if one.region == region]
+    every = [
+        one
+        for one in standings(run.rows, run.metric, cohort, run.seed, lower=run.lower, rankable=run.rankable)
+        if one.region == region
+    ]
     if not every:
         return None
     pairs = {one.other.label: one for one in comparisons(run) if one.other.region == region}
@@ -92,7 +96,7 @@ def _model_row(one: Standing, pair: Comparison | None, run: RunView, counted: bo
         text_of(one.by_cases, digits),
         str(one.cases),
         *beside,
-        f"{one.worst_site}: {one.worst:.{digits}f}",
+        f"{one.worst_site}: {one.worst:.{digits}f}" if one.worst_site else MISSING,
         *((f"{one.empty} / {one.missed} / {one.spurious}",) if counted else ()),
     )
 

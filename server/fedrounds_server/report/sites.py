@@ -24,6 +24,7 @@ from fedrounds_server.tables import (
     shown_seconds,
 )
 
+MOST_COLUMNS = 7  # measures beside each other; more of them stand below each other
 FEW_CASES = 10  # below this a hospital's mean says little, and the table says so
 
 
@@ -45,8 +46,10 @@ def _hospital_table(run: RunView, cohort: str, rows: Sequence[MetricRow]) -> Tab
     by_place = {(row.site, row.region): row for row in rows}
     sign = -1.0 if run.lower else 1.0
     mains = [row for row in rows if row.region == main]
-    ordered = sorted(mains, key=lambda row: (math.inf if math.isnan(row.value) else sign * row.value, row.site))
-    worst = next((row.site for row in ordered if not math.isnan(row.value)), "")
+    ranked = {row.site for row in mains if not math.isnan(row.value) and run.rankable(row)}
+    # those that may not be ranked stand last, by name
+    ordered = sorted(mains, key=lambda row: (sign * row.value if row.site in ranked else math.inf, row.site))
+    worst = next((row.site for row in ordered if row.site in ranked), "")
     counts = run.counts
     lines = tuple(
         (
@@ -55,7 +58,7 @@ def _hospital_table(run: RunView, cohort: str, rows: Sequence[MetricRow]) -> Tab
             shown_interval(row.value, row.low, row.high, run.digits),
             *(_value(by_place.get((row.site, region)), run.digits) for region in regions),
             *counts.cells(row),
-            _remark(row, worst),
+            _remark(row, worst, row.site in ranked),
         )
         for row in ordered
     )
@@ -78,8 +81,9 @@ def _value(row: MetricRow | None, digits: int) -> str:
     return MISSING if row is None else shown_interval(row.value, math.nan, math.nan, digits)
 
 
-def _remark(row: MetricRow, worst: str) -> str:
+def _remark(row: MetricRow, worst: str, ranked: bool) -> str:
     remarks = ["worst"] if row.site == worst else []
+    remarks += ["not ranked"] if not ranked and not math.isnan(row.value) else []
     remarks += [f"fewer than {FEW_CASES} cases"] if row.n < FEW_CASES else []
     return ", ".join(remarks)
 
@@ -93,24 +97,36 @@ def measures_table(run: RunView) -> Table | None:
     metrics = tuple(dict.fromkeys(row.metric for row in rows))
     if not metrics:
         return None
-    order = run.measures.order(metrics)
+    order, regions = run.measures.order(metrics), regions_of(rows)
     by_place = {(row.region, row.metric): row for row in rows}
-    counts, lines = run.counts, []
-    for region in regions_of(rows):
-        cells = [by_place.get((region, metric)) for metric in order]
-        first = next(row for row in cells if row is not None)
-        values = ["" if row is None else _with_count(row, first.n, run.measures.digits(row.metric)) for row in cells]
-        lines.append((_heading(region), str(first.n), *values, *counts.cells(first)))
+    first = {region: next(by_place[region, name] for name in order if (region, name) in by_place) for region in regions}
+    cells = {(region, name): _with_count(by_place.get((region, name)), first[region].n, run) for region in regions
+             for name in order}  # fmt: skip
+    inexact = run.measures.inexact(order)
+    bounded = f" Sums of all hospitals' histograms, not exact: {', '.join(inexact)}." if inexact else ""
+    caption = f"The consensus by every measure, {where(cohort)}, all cases alike{phantom_mark(run)}"
+    note = f"95 % intervals: {run.unit}s resampled. n stands where a measure is defined for fewer cases.{bounded}"
+    if len(order) > MOST_COLUMNS:
+        lines = [("Cases", *(str(first[region].n) for region in regions))]
+        lines += [(run.measures.word(name), *(cells[region, name] for region in regions)) for name in order]
+        counted = zip(run.counts.columns(), *(run.counts.cells(first[region]) for region in regions), strict=True)
+        return Table(caption, ("Measure", *map(_heading, regions)), (*lines, *counted), note=note)
     return Table(
-        f"The consensus by every measure, {where(cohort)}, all cases alike{phantom_mark(run)}",
-        ("Region", "Cases", *(run.measures.word(metric) for metric in order), *counts.columns()),
-        tuple(lines),
-        note=f"95 % intervals: {run.unit}s resampled. n stands where a measure is defined for fewer cases.",
-    )
+        caption,
+        ("Region", "Cases", *(run.measures.word(name) for name in order), *run.counts.columns()),
+        tuple(
+            (_heading(region), str(first[region].n), *(cells[region, name] for name in order),
+             *run.counts.cells(first[region]))
+            for region in regions
+        ),
+        note=note,
+    )  # fmt: skip
 
 
-def _with_count(row: MetricRow, usual: int, digits: int) -> str:
-    text = shown_interval(row.value, row.low, row.high, digits)
+def _with_count(row: MetricRow | None, usual: int, run: RunView) -> str:
+    if row is None:
+        return ""
+    text = shown_interval(row.value, row.low, row.high, run.measures.digits(row.metric))
     return text if row.n == usual else f"{text} (n={row.n})"
 
 

@@ -17,7 +17,7 @@ from fedrounds_server.tables import MEAN, MISSING, regions_of, shown
 def end_table(run: RunView) -> Table | None:
     """Models by regions on the hospitals that say most: held-out, else the training hospitals' validation."""
     cohort, main = judged_cohort(run), main_region(run)
-    every = standings(run.rows, run.metric, cohort, run.seed, lower=run.lower)
+    every = standings(run.rows, run.metric, cohort, run.seed, lower=run.lower, rankable=run.rankable)
     if not every:
         return None
     by_place = {(one.label, one.region): one for one in every}

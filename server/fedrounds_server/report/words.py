@@ -102,7 +102,10 @@ def in_short(run: RunView) -> tuple[str, ...]:
     way = gap_of(run)
     if way is not None:
         sentences.append(gap_sentence(way, digits))
-    sentences.append(f"The worst hospital is {ours.worst_site} at {ours.worst:.{digits}f}.")
+    if ours.worst_site:
+        sentences.append(f"The worst hospital is {ours.worst_site} at {ours.worst:.{digits}f}.")
+    else:
+        sentences.append("No hospital is called the worst: too few cases stand behind each.")
     failed = run.status.get("failed")
     if isinstance(failed, Mapping) and failed:
         sentences.append(
@@ -121,7 +124,7 @@ def _place(ours: Standing, run: RunView) -> str:
 
 
 def judged_consensus(run: RunView) -> Standing | None:
-    every = standings(run.rows, run.metric, judged_cohort(run), run.seed, lower=run.lower)
+    every = standings(run.rows, run.metric, judged_cohort(run), run.seed, lower=run.lower, rankable=run.rankable)
     region = main_region(run)
     return next((one for one in every if one.label == "consensus" and one.region == region), None)
 

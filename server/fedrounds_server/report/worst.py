@@ -19,7 +19,7 @@ MOST = 12
 def worst_pictures(run: RunView, most: int = MOST) -> tuple[DrawnCase, ...]:
     """The worst of the drawn cases, worst first; a case without a score is not called worst."""
     scored = [drawn for drawn in run.pictures if not math.isnan(drawn.value)]
-    sign = -1 if run.lower else 1
+    sign = -1 if run.measures.lower_is_better(run.case_metric) else 1
     return tuple(sorted(scored, key=lambda drawn: (sign * drawn.value, drawn.site, drawn.case))[:most])
 
 
@@ -32,16 +32,16 @@ def draw_worst(run: RunView) -> Drawing | None:
     shape = max((picture.shape for picture in pictures), key=lambda shape: shape[1] / shape[0])
     columns = 2 if shape[1] / shape[0] > 1.4 else 4
     lines = math.ceil(len(worst) / columns)
-    word = run.word
+    word, digits = run.measures.word(run.case_metric), run.measures.digits(run.case_metric)
     title = marked(f"The worst cases by {word}", run.phantom)
     with styled():
         figure = sheet(title, 0.45 + lines * (WIDTH_IN / columns * shape[0] / shape[1] + 0.3))
         grid = figure.subplots(lines, columns, squeeze=False).ravel()
         for axes, drawn, picture in zip(grid, worst, pictures, strict=False):
-            _show(axes, drawn, picture, f"{word} {shown(drawn.value, run.digits)}")
+            _show(axes, drawn, picture, f"{word} {shown(drawn.value, digits)}")
         for axes in grid[len(worst) :]:
             axes.axis("off")
-    return Drawing("worst", title, _caption(worst, run), _alt(worst, word, run.digits), figure)
+    return Drawing("worst", title, _caption(worst, run), _alt(worst, word, digits), figure)
 
 
 def _pixels(drawn: DrawnCase) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
