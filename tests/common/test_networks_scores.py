@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -476,3 +477,15 @@ def test_settings_that_do_not_fit_together_are_faults(name: str, fields: dict[st
     built, faults = SHELF.build({"name": name, **fields}, "model")
     assert built is None
     assert message in str(faults[0])
+
+
+def test_the_network_of_ones_own_that_the_docs_show_works_as_they_say(repo: Path, tmp_path: Path) -> None:
+    page = (repo / "docs" / "networks.md").read_text(encoding="utf-8")
+    (tmp_path / "networks").mkdir()
+    (tmp_path / "networks" / "mine.py").write_text(page.partition("```python\n")[2].partition("```")[0])
+    network = SHELF.load({"name": "mine", "head": "mlp", "hidden": 5}, [tmp_path])
+    for dims in (2, 3):
+        module = network.build(dims, 2, 3)
+        assert module(images(dims, 8)).shape == (2, 3)
+        with pytest.raises(UsageError, match="FR-U47 .*for mine; at least 4"):
+            module(images(dims, 3))
