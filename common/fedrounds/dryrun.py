@@ -20,6 +20,7 @@ from fedrounds_client.state import KEPT_FILES
 from fedrounds_client.training import steps_per_round
 from fedrounds_common.errors import DataError
 from fedrounds_common.leaving import Hello
+from fedrounds_common.settling import purposes
 from fedrounds_common.strategy import Consensus
 from fedrounds_common.study.study import Study
 from fedrounds_server.checkpoint import KEPT
@@ -143,6 +144,7 @@ def _estimate(
     update_store = min(drawn * one.up_bytes, Plan.update_budget_bytes)
     memory = one.process_bytes * max(simulation.workers, 1) + update_store + 4 * one.model_bytes
     training_sites = sum(plan.steps > 0 for plan in plans)
+    asked_for_sums = training_sites * len(purposes(prepared.parts.task))  # the model goes with each request
     left = one.state_bytes * KEPT_FILES * training_sites + one.model_bytes * (KEPT + 2 + len(alone))
     return DryRun(
         sites=plans,
@@ -154,7 +156,7 @@ def _estimate(
         measured=one,
         down_bytes=drawn * one.down_bytes,
         up_bytes=drawn * one.up_bytes,
-        judging_bytes=sum(len(each.cases) for each in judgings if each.sent) * one.down_bytes,
+        judging_bytes=(sum(len(each.cases) for each in judgings if each.sent) + asked_for_sums) * one.down_bytes,
         memory_bytes=memory + (one.base_bytes if simulation.workers else 0),
         free_memory_bytes=free_memory_bytes(),
         disk_bytes=left + one.case_bytes * sum(plan.cases for plan in plans),

@@ -56,7 +56,8 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     }
     write_whole(_file(folder, checkpoint.round), save_arrays(flat, says))
     for old in _rounds(folder)[:-KEPT]:
-        remove_file(_file(folder, old))
+        if old != checkpoint.round:  # those after it are damaged, where a run is begun anew
+            remove_file(_file(folder, old))
 
 
 def newest_checkpoint(folder: Path, study: str) -> tuple[Checkpoint | None, list[str]]:

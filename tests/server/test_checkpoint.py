@@ -31,13 +31,13 @@ def checkpoint(round_: int, study: str = STUDY) -> Checkpoint:
     moved = {name: array + np.asarray(round_, array.dtype) for name, array in ARRAYS.items()}
     kept = {name: np.asarray(array * 0.5, array.dtype) for name, array in moved.items() if array.dtype.kind == "f"}
     shared = {"control": np.full(3, round_, np.float64)}
-    return Checkpoint(round_, study, Consensus(moved, shared, kept), {"A": "ok", "B": "error:FR-D12"})
+    return Checkpoint(round_, study, Consensus(moved, shared, kept), {"A": "ok", "B": "error:FR-D12"}, settled=2)
 
 
 def same(one: Checkpoint, other: Checkpoint) -> bool:
     parts = [(c.consensus.arrays, c.consensus.shared, c.consensus.kept) for c in (one, other)]
     return (
-        (one.round, one.study, one.states) == (other.round, other.study, other.states)
+        (one.round, one.study, one.states, one.settled) == (other.round, other.study, other.states, other.settled)
         and [digest(part) for part in parts[0]] == [digest(part) for part in parts[1]]
         and [manifest(part) for part in parts[0]] == [manifest(part) for part in parts[1]]  # in the model's order too
     )
@@ -55,6 +55,16 @@ def test_a_checkpoint_comes_back_bit_for_bit_and_in_order(tmp_path: Path) -> Non
     assert found is not None
     assert same(found, checkpoint(4))
     assert damaged == []
+
+
+def test_one_written_where_damaged_ones_of_later_rounds_lie_is_kept(tmp_path: Path) -> None:
+    for file in written(tmp_path, 2, 3, 4):
+        file.write_bytes(b"cut short")
+    written(tmp_path, 0)  # begun anew
+    found, damaged = newest_checkpoint(tmp_path, STUDY)
+    assert found is not None
+    assert same(found, checkpoint(0))
+    assert len(damaged) == 3
 
 
 def test_before_the_first_there_is_none(tmp_path: Path) -> None:
