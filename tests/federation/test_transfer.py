@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from fedrounds.run import Run
 from fedrounds.series import simulate
+from fedrounds.verify import run_again
 from fedrounds_common.arrays import Arrays
 from fedrounds_common.errors import RunFileError, UsageError
 from fedrounds_server.report.summary import summary
@@ -35,7 +36,9 @@ def start_and_end(run: Run) -> tuple[Arrays, Arrays]:
     return load_file(run.path / "initial.safetensors"), load_file(run.folder.consensus)
 
 
-@pytest.mark.parametrize("strategy", ["fedavg", "fedavgm", "fedprox"])
+@pytest.mark.parametrize(
+    "strategy", ["fedavg", *(pytest.param(name, marks=pytest.mark.slow) for name in ("fedavgm", "fedprox"))]
+)
 @pytest.mark.parametrize("freeze", ['"base"', '"first"', '["down.", "*.bias"]'])
 def test_frozen_weights_are_bit_for_bit_what_they_were_and_the_others_moved(
     freeze: str, strategy: str, tmp_path: Path, cubes: Cubes
@@ -63,6 +66,7 @@ def test_what_the_network_has_not_is_told_before_a_site_is_asked(tmp_path: Path,
         run_of(cubes(tmp_path), 'training.freeze=["layer1."]')
 
 
+@pytest.mark.slow
 def test_another_programs_weights_are_the_start_and_the_record_says_which(tmp_path: Path, cubes: Cubes) -> None:
     first = run_of(cubes(tmp_path, rounds=1))
     theirs = {f"net.{name}": 2 * array for name, array in load_file(first.folder.consensus).items()}
@@ -81,6 +85,10 @@ def test_another_programs_weights_are_the_start_and_the_record_says_which(tmp_pa
     assert record["fresh"] == ["head.weight"]
     assert set(record["taken"]) == set(start) - {"head.weight"}
     assert [line for line in heard if "round 1 starts from" in line and "drawn anew: head.weight" in line]
+    # the same run again, when the file may be gone, comes to the same consensus
+    (tmp_path / "theirs.safetensors").rename(tmp_path / "gone.safetensors")
+    assert run_again(run.path).ok
+    (tmp_path / "gone.safetensors").rename(tmp_path / "theirs.safetensors")
     # a run that goes on keeps what its record says
     again = run_of(tmp_path / "cubes.toml", *given, 'training.freeze="base"', resume=run.path)
     assert json.loads(again.folder.record.read_text())["initial"] == record
