@@ -125,6 +125,7 @@ def _answered_before(ask: Ask, home: SiteHome) -> Letter | None:
 def _done(ask: Ask, home: SiteHome, pieces: int) -> Leaving:
     """The answer, allowed to leave; which patients' images it was made with is written down before it can."""
     from fedrounds_client.enrolled import check_again, open_enrolled
+    from fedrounds_client.rounds import beside_judged
 
     site, permit = open_enrolled(home, ask, pieces=pieces)
     message = _do(ask, site, permit)
@@ -132,7 +133,8 @@ def _done(ask: Ask, home: SiteHome, pieces: int) -> Leaving:
     with locked(home.lineage):
         check_again(home, ask)
         if ask.kind != "hello":
-            lineage.see(home, ask, {case.ref.patient for case in site.cases_behind(ask)}, datetime.now(UTC))
+            seen = (*site.cases_behind(ask), *beside_judged(ask, site))
+            lineage.see(home, ask, {case.ref.patient for case in seen}, datetime.now(UTC))
     return message
 
 

@@ -101,7 +101,7 @@ def _correction(site: Site, consensus: Arrays, kept: Arrays) -> Correct:
 
 def judge(ask: Ask, site: Site) -> Scores:
     """Score the model that came on one cohort of this site; the single scores stay here."""
-    cases, beside = site.hospital.cohort(ask.cohort), _beside(ask, site)
+    cases, beside = site.hospital.cohort(ask.cohort), beside_judged(ask, site)
     scores, pictures = score_cases([ask.arrays], cases, site.parts, site.hospital.pictures, beside)
     write_scores(site.folder, ask, scores, pictures)
     study = site.parts.study
@@ -112,7 +112,7 @@ def judge(ask: Ask, site: Site) -> Scores:
     return Scores(site.name, ask.run, ask.round, ask.nonce, ask.model, ask.cohort, behind, tally, ask.digest)
 
 
-def _beside(ask: Ask, site: Site) -> Cases:
+def beside_judged(ask: Ask, site: Site) -> Cases:
     """The training cases that are looked at beside the judged ones: of a model that was trained on them."""
     if ask.trained_at not in ("all", site.name) or ask.cohort != "local-val":
         return ()

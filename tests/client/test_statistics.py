@@ -169,6 +169,15 @@ def test_sums_that_depend_on_the_cases_in_shape_or_are_not_finite_do_not_leave(s
     assert "statistics" not in [line["kind"] for line in entries(site.home.outbox)]
 
 
+def test_training_cases_looked_at_when_a_model_is_judged_are_in_the_lineage(site: Any, asks: MakeAsk) -> None:
+    ask = asks(kind="score", round_=1, overrides=["task.looks_at=1"], cohort="local-val")
+    site.allow(ask)
+    assert isinstance(site.answer(ask), Scores)
+    first, second, *_ = training_cases(site, ask)
+    assert [sight.event for sight in sights(site.home, first.ref.patient)] == ["judged"]
+    assert sights(site.home, second.ref.patient) == ()
+
+
 # ---------------------------------------------------------------- consent
 
 

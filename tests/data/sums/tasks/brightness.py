@@ -18,7 +18,8 @@ class Brightness(Task):
     """The mean voxel before round 1; after the last round the standard deviation about that mean.
 
     `goes_wrong`: "shape" of the sums by the cases, "nan" in them, "settle" to another model.
-    `validates`: what is summed over the cases that sites validate on.
+    `validates`: what is summed over the cases that sites validate on. `looks_at`: so many training cases beside the
+    judged ones.
     """
 
     measures: ClassVar = Segmentation.measures
@@ -27,6 +28,7 @@ class Brightness(Task):
 
     goes_wrong: Literal["", "shape", "nan", "settle"] = ""
     validates: tuple[str, ...] = ()
+    looks_at: int = 0
     inner: ClassVar[Segmentation] = Segmentation()
 
     @property
@@ -38,6 +40,9 @@ class Brightness(Task):
         for name in KEPT:
             module.register_buffer(name, torch.zeros((), dtype=torch.float64))
         return module
+
+    def beside(self, training, form, seed):
+        return training[: self.looks_at]
 
     def draw(self, cases, form, training, rng):
         return self.inner.draw(cases, form, training, rng)
