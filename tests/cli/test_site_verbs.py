@@ -252,6 +252,26 @@ def test_lineage_names_the_first_consensus_that_holds_a_trace(fedrounds: Fedroun
     assert "no round here" in fedrounds("lineage", "nobody").out
 
 
+def test_lineage_names_the_sums_that_a_patient_is_in(fedrounds: Fedrounds, ask: Callable[..., Any], site: Path) -> None:
+    from datetime import UTC, datetime
+
+    from fedrounds_client.home import SiteHome
+    from fedrounds_client.lineage import see
+    from fedrounds_common.leaving import Ask
+
+    for purpose, round_ in (("classes", 0), ("temperature", 2)):
+        see(
+            SiteHome(site),
+            Ask("statistics", "0001-small", round_, "n", "", "d", purpose=purpose),
+            ["p1"],
+            datetime.now(UTC),
+        )
+    said = fedrounds("lineage", "p1").out
+    assert "0001-small: in what sums over all sites settled before round 1, and so in all" in said
+    assert "0001-small: in what sums over all sites settled after round 2" in said
+    assert "sums" not in fedrounds("lineage", "p2").out
+
+
 def test_the_screen_of_a_second_study_shows_what_is_new(fedrounds: Fedrounds, ask: Callable[..., Any]) -> None:
     ask("hello")
     fedrounds("site", "allow", "--all")

@@ -243,8 +243,9 @@ def _register_lineage(app: typer.Typer) -> None:
         text = "\n".join(lines) or "no round here has trained on this patient's images"
         judged = sum(each.event == "judged" for each in found)
         more = f"\n{judged} judgings used them, which changes no model" if judged else ""
-        summed = {each.run: each.round for each in found if each.event == "summed"}
-        more += "".join(
-            f"\nrun {run}: sums after round {round_} hold a trace of them" for run, round_ in summed.items()
-        )
+        for run, round_ in sorted({(each.run, each.round) for each in found if each.event == "summed"}):
+            into = (
+                f"after round {round_}, and so in the model of its end" if round_ else "before round 1, and so in all"
+            )
+            more += f"\nrun {run}: in what sums over all sites settled {into}"
         return Answer({"sights": [asdict(each) for each in found], "first_round": trained}, text + more)
