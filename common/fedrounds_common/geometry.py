@@ -100,6 +100,20 @@ def labels_onto(labels: U8, affine: F64, grid: Sequence[int], target: F64) -> U8
     return result
 
 
+def beyond(old: Sequence[int], affine: F64, grid: Sequence[int], target: F64) -> NDArray[np.bool_]:
+    """(*grid): True where the new grid reaches beyond the old one's field of view, which `respaced` may have rounded."""
+    axes, positions = _lines(tuple(old), affine, grid, target)
+    outside: NDArray[np.bool_] = np.zeros(tuple(grid), bool)
+    for new, (axis, line) in enumerate(zip(axes, positions, strict=True)):
+        shape = [1] * len(grid)
+        shape[new] = len(line)
+        step = abs(float(line[1] - line[0])) if len(line) > 1 else 1.0
+        # in old voxels: half of one to its edge, a quarter of rounding, less half a new one from its edge to its centre
+        reach = max(0.0, 0.75 - 0.5 * step) + _WHOLE
+        outside |= ((line < -reach) | (line > old[axis] - 1 + reach)).reshape(shape)
+    return outside
+
+
 def corners(grid: Sequence[int]) -> F64:
     """The corner voxels of a grid of three axes, (4, 8), homogeneous."""
     ends = np.meshgrid(*((0, size - 1) for size in grid), [1], indexing="ij")

@@ -11,12 +11,15 @@ from scipy import ndimage
 from fedrounds_common.case import F32, F64, U8
 
 KNOT = 12.0  # voxels between the knots of an elastic displacement
+BACKGROUND = 0.01  # share of a patch: fewer zeros are chance
 
 
 def moved(
     image: F32, labels: U8, names: Collection[str], own: Callable[[str], np.random.Generator], masks: int
 ) -> tuple[F32, U8]:
-    """Image (C, *patch) linearly, labels (*patch) and the last `masks` channels by the nearest; edges go on outside.
+    """Image (C, *patch) linearly, labels (*patch) and the last `masks` channels by the nearest.
+
+    What comes in from outside is background, 0, where the image has such; else its edges go on.
 
     Args:
         own: name → its generator.
@@ -31,12 +34,14 @@ def moved(
     places += middle
     if displacement is not None:
         places += displacement
+    empty = (image[: len(image) - masks] == 0).all(axis=0).mean() >= BACKGROUND
+    mode = "constant" if empty else "nearest"
     orders = [1] * (len(image) - masks) + [0] * masks
     channels = [
-        ndimage.map_coordinates(channel, places, order=order, mode="nearest")
+        ndimage.map_coordinates(channel, places, order=order, mode=mode)
         for channel, order in zip(image, orders, strict=True)
     ]
-    return np.stack(channels), ndimage.map_coordinates(labels, places, order=0, mode="nearest")
+    return np.stack(channels), ndimage.map_coordinates(labels, places, order=0, mode=mode)
 
 
 def smooth_field(shape: Sequence[int], knot: float, draws: np.random.Generator) -> F32:

@@ -8,14 +8,18 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrounds_common.case import F32, F64, U8, Case
+from fedrounds_common.case import F32, F64, U8, Case, spacing_of
 from fedrounds_common.errors import CaseError, DataError
-from fedrounds_common.geometry import labels_onto, onto, respaced, turned
+from fedrounds_common.geometry import beyond, labels_onto, onto, respaced, turned
+from fedrounds_common.metrics.surface import bounding_box
 from fedrounds_common.study.tables import CaseForm
+from fedrounds_sites.filtering import filtered
+from fedrounds_sites.histogram import standardised
 from fedrounds_sites.targets import target_onto
 
 VERSION = 1  # of the arithmetic below: part of a cache key, so that a change voids what was prepared before
 LIMIT_VOXELS = 2**29  # of a prepared grid: 2 GiB a channel
+CONTENT = 0.05  # share of a channel's range by which content differs from the corner
 
 
 def prepare(case: Case, form: CaseForm) -> Case:
@@ -23,7 +27,8 @@ def prepare(case: Case, form: CaseForm) -> Case:
 
     A 3D case is turned to `form.orientation` and resampled to `form.spacing_mm`: the image linearly,
     blurred first where voxels grow; labels to the label of most weight. In a 2D study the reader has
-    laid out rows and columns, so nothing is turned, and `spacing_mm` is that of rows and columns.
+    laid out rows and columns, so nothing is turned, and `spacing_mm` is that of rows and columns. Before, it is
+    cropped, where the study says so; after, filtered.
     Then each channel's intensities are normalised over the whole case (all slices of a patient).
 
     Returns:
@@ -37,7 +42,7 @@ def prepare(case: Case, form: CaseForm) -> Case:
     grid, affine = prepared_grid(case, form)
     image = np.empty((len(form.channels), *grid), np.float32)
     for index, channel in enumerate(case.image):
-        image[index] = _normalised(_brought(channel, case.affine, grid, affine, form), form.intensity)
+        image[index] = _scale_of(_brought(channel, case.affine, grid, affine, form), form, form.channels[index])
         if not math.isfinite(float(image[index].sum(dtype=np.float64))):
             raise CaseError(
                 "FR-D14",
@@ -69,18 +74,23 @@ def refuse_blank(case: Case, form: CaseForm) -> Case:
 
 
 def prepared_grid(case: Case, form: CaseForm) -> tuple[tuple[int, ...], F64]:
-    """Numbers of voxels and affine that `prepare` would give; reads no voxel.
+    """Numbers of voxels and affine that `prepare` would give; reads no voxel, unless the study crops.
 
     Raises:
         CaseError: FR-D19 more than `LIMIT_VOXELS`.
     """
-    grid, affine = case.grid, case.affine
+    grid, affine = _cropped(case, form) if form.crop == "content" else (case.grid, case.affine)
     if form.dims == 3 and form.orientation is not None:
         grid, affine = turned(grid, affine, form.orientation)
     if form.spacing_mm is not None:
         # between the slices of a 2D stack nothing is resampled
         spacing = (None,) * (len(grid) - form.dims) + form.spacing_mm
         grid, affine = respaced(grid, affine, spacing)
+    elif form.size is not None:
+        lead = len(grid) - form.dims
+        found = spacing_of(affine, len(grid))
+        wanted = [found[axis] * grid[axis] / size for axis, size in enumerate(form.size, lead)]
+        grid, affine = respaced(grid, affine, (*(None,) * lead, *wanted))
     if math.prod(grid) > LIMIT_VOXELS:
         raise CaseError(
             "FR-D19",
@@ -116,10 +126,16 @@ def restore(array: U8 | F32, prepared: Case, original: Case) -> U8 | F32:
             wanted=f"the prepared grid {prepared.grid}",
             do="restore a prediction onto the case it was made from",
         )
+    # where the prepared grid was cropped nothing was predicted, and the nearest voxel's value means nothing
+    cut = beyond(prepared.grid, prepared.affine, original.grid, original.affine)
     if array.dtype == np.uint8:
         labels: NDArray[np.uint8] = array.astype(np.uint8, copy=False)
-        return labels_onto(labels, prepared.affine, original.grid, original.affine)
-    return onto(array, prepared.affine, original.grid, original.affine, smooth=False)
+        restored = labels_onto(labels, prepared.affine, original.grid, original.affine)
+        restored[cut] = 0
+        return restored
+    brought = onto(array, prepared.affine, original.grid, original.affine, smooth=False)
+    brought[..., cut] = 0
+    return brought
 
 
 def _check(case: Case, form: CaseForm) -> None:
@@ -142,7 +158,41 @@ def _check(case: Case, form: CaseForm) -> None:
         )
 
 
+def _cropped(case: Case, form: CaseForm) -> tuple[tuple[int, ...], F64]:
+    """The box of what differs from the corner in some channel; of a stack all slices. Slight noise is no content."""
+    content = np.zeros(case.grid, bool)
+    for channel in case.image:
+        low, high = np.percentile(channel, (0.5, 99.5))
+        content |= np.abs(channel - channel.flat[0]) > CONTENT * max(float(high - low), 1e-12)
+    lead = len(case.grid) - form.dims
+    if not content.any():
+        return case.grid, case.affine
+    box = bounding_box(content)
+    box = (*(slice(0, size) for size in case.grid[:lead]), *box[lead:])
+    shift = np.eye(4)
+    shift[: len(box), 3] = [span.start for span in box]
+    return tuple(span.stop - span.start for span in box), case.affine @ shift
+
+
+def _scale_of(channel: F32, form: CaseForm, name: str) -> F32:
+    """One channel (*grid) filtered, and brought to the scale that the study says."""
+    if name in form.window:
+        low, high = form.window[name]
+        return np.clip(_scaled(channel, low, high - low), 0, 1)
+    if form.intensity == "histogram":
+        return standardised(channel, form.landmarks[name])
+    return _normalised(channel, form.intensity)
+
+
 def _brought(channel: F32, affine: F64, grid: tuple[int, ...], target: F64, form: CaseForm) -> F32:
+    moved = _moved(channel, affine, grid, target, form)
+    if not form.filters:
+        return moved
+    inside = moved != 0 if form.intensity == "zscore-nonzero" else None
+    return filtered(moved, spacing_of(target, len(grid)), form.filters, inside)
+
+
+def _moved(channel: F32, affine: F64, grid: tuple[int, ...], target: F64, form: CaseForm) -> F32:
     moved = onto(channel, affine, grid, target)
     if form.intensity != "zscore-nonzero":
         return moved

@@ -177,3 +177,32 @@ def test_a_folder_that_is_not_there_is_exit_4(fedrounds: Any, study: Write, pict
     said = fedrounds("study", "check", study(picture_study), "--data")
     assert said.status == 4
     assert "FR-D01" in said.err
+
+
+def test_landmarks_are_learned_and_fit_into_the_study(fedrounds: Any, tmp_path: Path) -> None:
+    text = """format = 1
+name = "landmarks"
+
+[cases]
+channels = ["t1", "ct"]
+labels = { tumour = 1 }
+window = { ct = [0, 80] }
+
+[cohort]
+held_out = ["s8"]
+
+[simulation.reader]
+name = "phantom_glioma"
+profile = "eight"
+scale = 0.03
+spacing_mm = 10.0
+"""
+    file = tmp_path / "learn.toml"
+    file.write_text(text)
+    said = fedrounds("study", "landmarks", file)
+    assert said.status == 0
+    first, *lines = said.out.splitlines()
+    assert first == "# learned from 14 cases of 7 sites"
+    assert lines[1].startswith("landmarks = { t1 = [0.0, ")  # the window of CT needs none
+    file.write_text(text.replace("[cohort]", "\n".join([*lines, "", "[cohort]"])))
+    assert fedrounds("study", "check", file).status == 0

@@ -1,4 +1,4 @@
-"""`fedrounds study new | check | show`: write a study, find its faults, see every value it has."""
+"""`fedrounds study new | check | show | landmarks`: write a study, find its faults, see every value it has."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
     _register_new(study)
     _register_check(study)
     _register_show(study)
+    _register_landmarks(study)
 
 
 def _register_new(study: typer.Typer) -> None:
@@ -110,3 +111,17 @@ def _register_show(study: typer.Typer) -> None:
         text = resolved_toml(read.study, rehearsal, read.origins)
         values = agreed_tables(read.study) | {"simulation": rehearsal}
         return Answer({"study": values, "origins": dict(read.origins), "digest": digest(read.study)}, text)
+
+
+def _register_landmarks(study: typer.Typer) -> None:
+    @verb(study, "landmarks")
+    def landmarks(file: StudyName, settings: Settings = None, plugins: Plugins = None) -> Answer:
+        """Learn a histogram standard (Nyúl and Udupa) from the cases that train, as lines for [cases]."""
+        from fedrounds.simulation import prepare
+        from fedrounds.standard import learn_landmarks
+
+        found = learn_landmarks(prepare(study_path(file), settings or (), plugins or ()))
+        bad = f"; {found.bad} could not be read: `fedrounds study check {file} --data`" if found.bad else ""
+        said = f"# learned from {found.cases} cases of {found.sites} sites{bad}\n{found.as_toml()}"
+        answer = {"landmarks": {name: list(values) for name, values in found.landmarks.items()}, "cases": found.cases}
+        return Answer(answer | {"sites": found.sites, "bad": found.bad}, said, found.exit)

@@ -7,6 +7,7 @@ its files is not (that is `[simulation]`, read by `fedrounds_sites.simulation`).
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, final
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
@@ -20,6 +21,8 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Augmentation = Literal[
     "flip", "rotate90", "rotate", "scale", "elastic", "gain", "shift", "gamma", "contrast", "bias", "blur", "noise", "cutout"
 ]
+Filter = Literal["median", "bilateral", "gaussian"]
+LANDMARKS = 11  # of a histogram: its 1st, 10th, 20th … 90th and 99th percentile
 T = TypeVar("T")
 
 
@@ -52,6 +55,11 @@ class CaseForm:
     named sets of labels that may overlap (one sigmoid each); without regions each label is a class
     of one softmax. `classes`: what a whole case may be, in the order of the network's outputs; it is exactly one
     of them (of two: the second is the finding), or with `multi_label` any number. `spacing_mm` omitted: as acquired. `orientation = "none"`: as stored.
+    `crop = "content"` cuts away what looks like the corner; `size` then gives every case as many voxels, whatever their
+    size (instead of `spacing_mm`). `filters` smooths, in this order: `median` (width), `bilateral`, `gaussian`
+    (standard deviation), in mm. `window`: channel → the values that become 0 and 1 (HU of a CT); such a channel
+    takes nothing else. `intensity`: what becomes of the others; "histogram" maps each channel's percentiles to its
+    `landmarks` (Nyúl & Udupa), which `fedrounds study landmarks` learns.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -64,7 +72,12 @@ class CaseForm:
     multi_label: bool = False
     spacing_mm: OrNone[tuple[Positive, ...]] = None
     orientation: OrNone[Literal["RAS", "LPS", "LAS"]] = "RAS"
-    intensity: Literal["zscore-nonzero", "zscore", "percentile", "unit", "none"] = "zscore-nonzero"
+    crop: Literal["none", "content"] = "none"
+    size: OrNone[tuple[Count, ...]] = None
+    filters: dict[Filter, Positive] = field(default_factory=dict)
+    window: dict[Name, tuple[float, float]] = field(default_factory=dict)
+    intensity: Literal["zscore-nonzero", "zscore", "percentile", "unit", "histogram", "none"] = "zscore-nonzero"
+    landmarks: dict[Name, tuple[float, ...]] = field(default_factory=dict)
 
     @model_validator(mode="after")
     def _agree(self) -> CaseForm:
@@ -90,8 +103,30 @@ class CaseForm:
         if self.spacing_mm is not None and len(self.spacing_mm) != self.dims:
             wanted = f"{self.dims} numbers wanted, one a dimension"
             rules.append((("spacing_mm", "dims"), f"{list(self.spacing_mm)}: {wanted}"))
-        _refuse(rules)
+        _refuse(rules + self._prepared_rules())
         return self
+
+    def _prepared_rules(self) -> list[Rule]:
+        rules: list[Rule] = []
+        if self.size is not None and len(self.size) != self.dims:
+            rules.append((("size", "dims"), f"{list(self.size)}: {self.dims} numbers wanted, one a dimension"))
+        if self.size is not None and self.spacing_mm is not None:
+            rules.append((("size", "spacing_mm"), "spacing_mm is given too: keep one of the two"))
+        for key, table in (("window", self.window), ("landmarks", self.landmarks)):
+            if strange := sorted(set(table) - set(self.channels)):
+                rules.append(((key, "channels"), f"{', '.join(strange)}: no channel ({', '.join(self.channels)})"))
+        for name, (low, high) in self.window.items():
+            if not low < high:
+                rules.append(((f"window.{name}", "window"), f"[{low:g}, {high:g}]: the second must be above the first"))
+        for name, values in self.landmarks.items():
+            if len(values) != LANDMARKS or any(b <= a for a, b in pairwise(values)):
+                wanted = f"{LANDMARKS} numbers, each above the one before"
+                rules.append(((f"landmarks.{name}", "landmarks"), f"{list(values)}: {wanted}"))
+        lacking = [name for name in self.channels if name not in self.landmarks and name not in self.window]
+        if self.intensity == "histogram" and lacking:
+            said = f"{', '.join(lacking)}: no landmarks; `fedrounds study landmarks` learns them"
+            rules.append((("landmarks", "intensity", "channels", "window"), said))
+        return rules
 
     @property
     def scored(self) -> dict[str, tuple[int, ...]]:
