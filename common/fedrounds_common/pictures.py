@@ -145,12 +145,15 @@ def side_by_side(picture: Picture) -> U8:
     return np.concatenate(filled, axis=1)
 
 
-def png_of(pixels: NDArray[Any]) -> bytes:
-    """(H, W) of 8 or 16 bits, or (H, W, 3), as a file's bytes."""
+def png_of(pixels: NDArray[Any], says: Mapping[str, str] | None = None) -> bytes:
+    """(H, W) of 8 or 16 bits, or (H, W, 3), as a file's bytes; `says`: key and text each, written into its header."""
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
-    stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, format="PNG")
+    stream, header = io.BytesIO(), PngInfo()
+    for key, text in (says or {}).items():
+        header.add_text(key, text)
+    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, format="PNG", pnginfo=header)
     return stream.getvalue()
 
 

@@ -167,10 +167,12 @@ def mean_of(rows: Iterable[MetricRow], over: Over = "hospitals") -> float:
     """One number of one model on one cohort, in one region and measure; `rows` are these lines of every site and all.
 
     Over hospitals each of them weighs the same, and one where nothing could be averaged is left out:
-    the mean that every headline, table and comparison prints. Over cases each case does. nan of nothing.
+    the mean that every headline, table and comparison prints. Over cases each case does. Where no hospital by
+    itself has enough cases for a number and all together have (a Fréchet distance), it is theirs together.
+    nan of nothing.
     """
-    kept = sorted(rows, key=_order)
-    wanted = [row.value for row in kept if (row.site == ALL) == (over == "cases") and not math.isnan(row.value)]
+    kept = [row for row in sorted(rows, key=_order) if not math.isnan(row.value)]
+    wanted = [row.value for row in kept if (row.site == ALL) == (over == "cases")] or [row.value for row in kept]
     return float(np.mean(wanted)) if wanted else math.nan
 
 

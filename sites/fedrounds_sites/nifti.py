@@ -66,19 +66,21 @@ def read_volume(file: Path, *, case: str = "", limit_voxels: int = LIMIT_VOXELS,
     return Volume(voxels, geometry.affine)
 
 
-def write_nifti(file: Path, array: U8 | F32, affine: F64, *, vectors: bool = False) -> None:
+def write_nifti(file: Path, array: U8 | F32, affine: F64, *, vectors: bool = False, says: str = "") -> None:
     """Write labels (*grid) uint8, or probabilities (K, *grid) float32 with K as fourth axis; whole or not at all.
 
     Equal arrays give equal bytes. The folder is made if need be.
 
     Args:
         vectors: the array is (A, *grid), displacements in mm along the world's axes.
+        says: stands in the header's description, at most 79 letters, e.g. that nobody was scanned.
     """
     volume = _as_vectors(array) if vectors else np.moveaxis(array, 0, -1) if array.ndim == 4 else array
     image = _IMAGE[1](volume, affine)
     if vectors:
         image.header.set_intent(DISPLACEMENTS)
     image.header.set_xyzt_units("mm")
+    image.header["descrip"] = says.encode("ascii", "replace")[:79]
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
     if not np.allclose(image.get_qform(), affine, atol=1e-3):

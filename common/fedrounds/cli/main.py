@@ -28,6 +28,7 @@ from fedrounds.cli import (
     predict,
     report,
     runs,
+    sample,
     show,
     simulate,
     site,
@@ -39,7 +40,8 @@ from fedrounds_common.errors import INTERRUPTED, FedroundsError, MachineError, S
 
 app = group("Train medical-image models across hospitals that keep their images.")
 PARTS = (
-    simulate, coordinator, site, demo, evaluate, predict, study, listing, runs, report, show, explain, doctor, phantom,
+    simulate, coordinator, site, demo, evaluate, predict, sample, study, listing, runs, report, show, explain, doctor,
+    phantom,
 )  # fmt: skip
 for part in PARTS:
     part.register(app)

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrounds_common import sampling
-from fedrounds_common.case import F32, Case
+from fedrounds_common.case import F32, F64, Case
 from fedrounds_common.errors import UsageError
+from fedrounds_common.study.tables import CaseForm
 
 USUAL = 32  # voxels on each axis, where a network's table says nothing
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -43,6 +44,22 @@ def framed(array: NDArray[Scalar], grid: Sequence[int]) -> NDArray[Scalar]:
         for size, have in zip(grid, array.shape[1:], strict=True)
     ]
     return sampling.cut(array, start, grid)
+
+
+def affine_of(form: CaseForm, grid: Sequence[int]) -> F64:
+    """Voxel → RAS mm of an image that was never anywhere: its axes as the study turns them, its middle at 0.
+
+    A picture has spacing and no place.
+    """
+    spacing = np.array(form.spacing_mm or (1.0,) * form.dims)
+    if form.dims == 2:
+        return np.diag([*spacing, 1.0, 1.0])
+    affine = np.eye(4)
+    for axis, (code, size) in enumerate(zip(form.orientation or "RAS", spacing, strict=True)):
+        affine[:3, axis] = 0
+        affine["RAS".index(code) if code in "RAS" else "LPI".index(code), axis] = size if code in "RAS" else -size
+    affine[:3, 3] = -affine[:3, :3] @ (np.array(grid) - 1) / 2
+    return affine
 
 
 def is_stack(case: Case, dims: int) -> bool:

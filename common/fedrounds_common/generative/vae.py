@@ -88,8 +88,8 @@ def gathered(vae: Vae, images: Sequence[F32], wanted: Sequence[F32]) -> dict[str
     codes, widths = np.zeros((len(images), vae.latent)), np.zeros((len(images), vae.latent))
     device = next(vae.parameters()).device
     for place, (image, of) in enumerate(zip(images, wanted, strict=True)):
-        x = torch.from_numpy(grids.framed(image, vae.grid))[None].to(device)
-        q = torch.from_numpy(grids.framed(of, vae.grid) if of.ndim > 1 else of)[None].to(device)
+        x = torch.from_numpy(np.array(grids.framed(image, vae.grid)))[None].to(device)
+        q = torch.from_numpy(np.array(grids.framed(of, vae.grid) if of.ndim > 1 else of))[None].to(device)
         with torch.no_grad():
             mean, log_variance = vae.coded(2 * x - 1, over_grid(q, vae.grid))
         codes[place], widths[place] = mean[0].double().cpu(), log_variance[0].double().exp().cpu()

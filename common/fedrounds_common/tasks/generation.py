@@ -75,6 +75,7 @@ class Generation(Task):
         "psnr": Measure("PSNR (dB)", digits=1, brief=True),
         "ssim": Measure("SSIM", brief=True),
     }
+    parts: ClassVar[tuple[str, str]] = ("image", "images")
     counts: ClassVar[tuple[str, str, str]] = ("untrained", "trained", "memorised")
     takes: ClassVar[tuple[Makes, ...]] = ("images", "maps")
 
@@ -369,7 +370,7 @@ class Generation(Task):
         else:
             wanted = conditions.of_class(kind, number, form)[:, : conditions.channels(self.by, form)]
         images = synthesis.made(network, wanted, self._settings, derive(seed, "sample"))
-        affine = np.diag([*(form.spacing_mm or (1.0,) * form.dims), *(1.0,) * (4 - form.dims)])
+        affine = grids.affine_of(form, maker.grid)
         return [
             Case(CaseRef(f"synthetic-{place:04d}", f"synthetic-{place:04d}"), image,
                  conditions.target_of(each, self.by, form), affine)
