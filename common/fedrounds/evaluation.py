@@ -149,7 +149,7 @@ class Evaluation:
                     lines.append((name, region, str(first.n), *map(self._interval, mine), *counts.cells(first)))
         return Table(
             f"{'phantom cases, ' if self.phantom else ''}{cohort}: mean [95 % interval, patients resampled]",
-            ("site", "region", "n", *map(self.measures.word, metrics), *counts.words),
+            ("site", self.measures.parts[0], "n", *map(self.measures.word, metrics), *counts.words),
             tuple(lines),
             frozenset({0, 1}),
         )
@@ -198,7 +198,7 @@ class Evaluation:
         more = len(cases) - MOST_CASES
         note = f"{more} better cases are in cases.csv" if more > 0 else ""
         return Table(
-            "cases, the worst first", ("site", "case", "region", *map(self.measures.word, metrics), "state"),
+            "cases, the worst first", ("site", "case", self.measures.parts[0], *map(self.measures.word, metrics), "state"),
             tuple(lines), frozenset({0, 1, 2, 3 + len(metrics)}), note=note,
         )  # fmt: skip
 

@@ -55,7 +55,7 @@ class Shown:
         )
 
     def columns(self) -> tuple[str, ...]:
-        return ("region", *map(self.measures.word, self._metrics()), "state")
+        return (self.measures.parts[0], *map(self.measures.word, self._metrics()), "state")
 
     def _metrics(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(metric for values in self.values.values() for metric in values))

@@ -134,6 +134,7 @@ class Task(ABC):
 
     measures: ClassVar[Mapping[str, Measure]]  # name of each metric of `table`, as in metrics.csv, → how it is shown
     counts: ClassVar[tuple[str, str, str]] = ("empty", "missed", "spurious")  # what these columns count, in its words
+    parts: ClassVar[tuple[str, str]] = ("region", "regions")  # what the rows of `table` are about, one and several
     takes: ClassVar[tuple[Makes, ...]] = ("maps",)  # what its network must make: another head is refused
     by_case: ClassVar[str] = ""  # what orders single cases, where the primary measure may be one of many cases (an AUC)
 

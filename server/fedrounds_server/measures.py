@@ -12,9 +12,9 @@ from typing import Any, Self, final
 
 from fedrounds_common import shelves
 from fedrounds_common.task import Measure, Task
-from fedrounds_server.tables import MetricRow
+from fedrounds_server.tables import MEAN, MetricRow
 
-COUNTS = Task.counts
+COUNTS, PARTS = Task.counts, Task.parts
 
 
 @final
@@ -23,15 +23,17 @@ class Measures:
     """The measures of a task by name, in its order, and its words for the three counts of `metrics.csv`.
 
     `by_case`: what orders single cases where the primary measure is one of many cases; "": the primary one.
+    `parts`: what the lines of a table are about besides the mean, one and several: "region", "regions".
     """
 
     by_name: Mapping[str, Measure] = field(default_factory=dict)
     counts: tuple[str, str, str] = COUNTS
     by_case: str = ""
+    parts: tuple[str, str] = PARTS
 
     @classmethod
     def of(cls, task: Task) -> Self:
-        return cls(dict(task.measures), task.counts, task.by_case)
+        return cls(dict(task.measures), task.counts, task.by_case, task.parts)
 
     @classmethod
     def read(cls, record: Mapping[str, Any], task: str) -> Self:
@@ -41,23 +43,28 @@ class Measures:
             task: the name of the task, for files that were written before they held the measures.
         """
         written = record.get("measures")
-        if isinstance(written, Mapping):
+        if isinstance(written, list):
             known = {entry.name for entry in fields(Measure)}
             by_name = {
-                str(name): Measure(**{key: value for key, value in says.items() if key in known})
-                for name, says in written.items()
-                if isinstance(says, Mapping) and "word" in says
+                str(says["name"]): Measure(**{key: value for key, value in says.items() if key in known})
+                for says in written
+                if isinstance(says, Mapping) and {"name", "word"} <= says.keys()
             }
-            return cls(by_name, _three(record.get("counts")), str(record.get("by_case", "")))
+            empty, missed, spurious = _words(record.get("counts"), COUNTS)
+            one, several = _words(record.get("parts"), PARTS)
+            return cls(by_name, (empty, missed, spurious), str(record.get("by_case", "")), (one, several))
         if task in shelves.TASKS.names():
             found = shelves.TASKS.find(task)
-            return cls(dict(found.measures), found.counts, found.by_case)
+            return cls(dict(found.measures), found.counts, found.by_case, found.parts)
         return cls()
 
     def as_dict(self) -> dict[str, Any]:
         """The entries of a `record.json` that `read` reads."""
-        measures = {name: asdict(one) for name, one in self.by_name.items()}
-        return {"measures": measures, "counts": list(self.counts), "by_case": self.by_case}
+        # a list: the order of a table's keys is lost in the file
+        measures = [{"name": name, **asdict(one)} for name, one in self.by_name.items()]
+        return {
+            "measures": measures, "counts": list(self.counts), "by_case": self.by_case, "parts": list(self.parts),
+        }  # fmt: skip
 
     def __getitem__(self, metric: str) -> Measure:
         """A measure that nobody described is called by its name, and more of it is better."""
@@ -66,6 +73,10 @@ class Measures:
     def word(self, metric: str) -> str:
         """The measure's name as a person reads it."""
         return self[metric].word
+
+    def heading(self, region: str) -> str:
+        """A line of a table: "Mean of regions", or what the region is called."""
+        return f"Mean of {self.parts[1]}" if region == MEAN else region
 
     def digits(self, metric: str) -> int:
         """Decimals it is printed with: millimetres one, shares two."""
@@ -113,8 +124,6 @@ def counts_of(measures: Measures, rows: Iterable[MetricRow]) -> Counts:
     return Counts(measures.counts if any(row.empty or row.missed or row.spurious for row in rows) else ())
 
 
-def _three(words: object) -> tuple[str, str, str]:
-    if isinstance(words, list) and len(words) == len(COUNTS):
-        empty, missed, spurious = map(str, words)
-        return empty, missed, spurious
-    return COUNTS
+def _words(found: object, like: tuple[str, ...]) -> tuple[str, ...]:
+    """As many words as in `like`, or those."""
+    return tuple(map(str, found)) if isinstance(found, list) and len(found) == len(like) else like

@@ -22,6 +22,7 @@ Write = Callable[..., Path]
 OURS = Measures(
     {"tre": Measure("TRE (mm)", lower_is_better=True, digits=1, brief=True), "folds": Measure("Folds (%)", True, 3)},
     ("no landmark", "lost", "invented"),
+    parts=("place", "places"),
 )
 
 
@@ -41,7 +42,9 @@ def test_a_measure_that_nobody_described_is_called_by_its_name() -> None:
     assert Measures()["flow"] == Measure("flow")
 
 
-@pytest.mark.parametrize("written", [{"measures": 3}, {"measures": {"a": 3}, "counts": "x"}, {"measures": {"a": {}}}])
+@pytest.mark.parametrize(
+    "written", [{"measures": [3]}, {"measures": [], "counts": "x", "parts": ["one"]}, {"measures": [{"name": "a"}]}]
+)
 def test_a_record_written_by_somebody_else_breaks_nothing(written: dict[str, object]) -> None:
     assert Measures.read(written, "nobody's") == Measures()
 
@@ -86,6 +89,8 @@ def test_a_report_speaks_of_the_tasks_measure_and_turns_better_and_worse_around(
     text = page(run, ())
     assert "Dice" not in text
     assert "No landmark" in text
+    assert "Mean of places" in text
+    assert "regions" not in text
     # the largest distance is the worst hospital
     first = hospital_tables(run)[-1].rows[0]
     values = [float(row[2].split(" ")[0]) for row in hospital_tables(run)[-1].rows]

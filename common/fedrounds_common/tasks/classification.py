@@ -51,6 +51,7 @@ class Classification(Task):
 
     measures: ClassVar[Mapping[str, Measure]] = classes.MEASURES
     counts: ClassVar[tuple[str, str, str]] = ("TN", "FN", "FP")
+    parts: ClassVar[tuple[str, str]] = ("class", "classes")
     takes: ClassVar[tuple[Makes, ...]] = ("scores",)
     by_case: ClassVar[str] = "log_loss"
 

@@ -178,7 +178,8 @@ def _legend(figure: Figure, found: Sequence[Place], by_case: bool) -> None:
 def _stated(run: RunView, found: Sequence[Place]) -> str:
     parts = [f"{count_of(len(found), 'hospital')}, {count_of(sum(place.cases for place in found), 'case')}"]
     region = main_region(run)
-    parts.append("mean of the regions" if region == MEAN else f"region {region}")
+    one, several = run.measures.parts
+    parts.append(f"mean of the {several}" if region == MEAN else f"{one} {region}")
     ranked = [place for place in found if place.ranked]
     if ranked:
         worst = ranked[-1] if run.lower else ranked[0]

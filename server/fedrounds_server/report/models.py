@@ -157,7 +157,9 @@ def draw_regions(run: RunView) -> Drawing | None:
     if len(regions) < 2:
         return None
     labels = list(dict.fromkeys(one.other.label for one in pairs))
-    title = marked(f"The same, region by region: difference in {run.word}", run.phantom)
+    title = marked(
+        f"The same, {run.measures.parts[0]} by {run.measures.parts[0]}: difference in {run.word}", run.phantom
+    )
     with styled():
         figure = sheet(title, 1.15 + 0.26 * len(labels))
         grid = figure.subplots(1, len(regions), sharex=True, sharey=True, squeeze=False)[0]
@@ -175,4 +177,4 @@ def draw_regions(run: RunView) -> Drawing | None:
         figure.supxlabel("Consensus minus the other model, 95 % interval", fontsize=8)
     caption = "Black squares: the interval excludes 0 on at least five hospitals. Grey dots: not shown."
     told = "; ".join(f"{one.other.region}, {one.other.label}: {one.verdict}" for one in pairs)
-    return Drawing("regions", title, caption, f"Differences by region. {told}.", figure)
+    return Drawing("regions", title, caption, f"Differences by {run.measures.parts[0]}. {told}.", figure)

@@ -146,7 +146,7 @@ def regions_table(run: RunView) -> Table | None:
     for label in labels:
         cells = [by_place.get((label, region)) for region in regions]
         rows.append((run.called(label), *(MISSING if one is None else _with_verdict(one, run.digits) for one in cells)))
-    caption = f"Consensus minus the other model, {run.word} by region{phantom_mark(run)}"
+    caption = f"Consensus minus the other model, {run.word} by {run.measures.parts[0]}{phantom_mark(run)}"
     return Table(caption, ("Model", *regions), tuple(rows), frozenset(range(len(regions) + 1)))
 
 

@@ -62,19 +62,17 @@ def _hospital_table(run: RunView, cohort: str, rows: Sequence[MetricRow]) -> Tab
         )
         for row in ordered
     )
-    counted = f" {counts.listed()} are counted over all regions." if main == MEAN and counts.words else ""
+    counted = (
+        f" {counts.listed()} are counted over all {run.measures.parts[1]}." if main == MEAN and counts.words else ""
+    )
     return Table(
         f"The consensus at {where(cohort)}: {run.word}{phantom_mark(run)}",
-        ("Hospital", "Cases", _heading(main), *regions, *counts.columns(), "Remark"),
+        ("Hospital", "Cases", run.measures.heading(main), *regions, *counts.columns(), "Remark"),
         lines,
         frozenset({0, 3 + len(regions) + len(counts.words)}),
         frozenset(index for index, row in enumerate(ordered) if row.site == worst),
         f"Worst first. 95 % intervals: {run.unit}s resampled.{counted}",
     )
-
-
-def _heading(region: str) -> str:
-    return "Mean of regions" if region == MEAN else region
 
 
 def _value(row: MetricRow | None, digits: int) -> str:
@@ -110,12 +108,14 @@ def measures_table(run: RunView) -> Table | None:
         lines = [("Cases", *(str(first[region].n) for region in regions))]
         lines += [(run.measures.word(name), *(cells[region, name] for region in regions)) for name in order]
         counted = zip(run.counts.columns(), *(run.counts.cells(first[region]) for region in regions), strict=True)
-        return Table(caption, ("Measure", *map(_heading, regions)), (*lines, *counted), note=note)
+        said = {line[0] for line in lines}  # a task may count the same in measures of its own
+        lines += [line for line in counted if line[0] not in said]
+        return Table(caption, ("Measure", *map(run.measures.heading, regions)), tuple(lines), note=note)
     return Table(
         caption,
-        ("Region", "Cases", *(run.measures.word(name) for name in order), *run.counts.columns()),
+        (run.measures.parts[0].capitalize(), "Cases", *(run.measures.word(name) for name in order), *run.counts.columns()),
         tuple(
-            (_heading(region), str(first[region].n), *(cells[region, name] for name in order),
+            (run.measures.heading(region), str(first[region].n), *(cells[region, name] for name in order),
              *run.counts.cells(first[region]))
             for region in regions
         ),

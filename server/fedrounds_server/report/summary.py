@@ -34,7 +34,13 @@ def end_table(run: RunView) -> Table | None:
     hospitals, cases = (max(getattr(one, name) for one in every) for name in ("hospitals", "cases"))
     return Table(
         f"mean {run.word} at {where(cohort)}: {hospitals} hospitals, {cases} cases{phantom}",
-        ("model", "mean of regions" if main == MEAN else main, *others, "consensus minus it", "verdict"),
+        (
+            "model",
+            f"mean of {run.measures.parts[1]}" if main == MEAN else main,
+            *others,
+            "consensus minus it",
+            "verdict",
+        ),
         tuple(rows),
         frozenset({0, len(others) + 3}),
         frozenset(index for index, row in enumerate(rows) if row[0] == "consensus"),

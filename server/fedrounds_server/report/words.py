@@ -207,7 +207,8 @@ def _judged(run: RunView) -> str:
 
 def _region_words(run: RunView) -> str:
     region = main_region(run)
-    return "mean over the regions of a case" if region == MEAN else f"region {region}"
+    one, several = run.measures.parts
+    return f"mean over the {several} of a case" if region == MEAN else f"{one} {region}"
 
 
 def versions(run: RunView) -> tuple[tuple[str, str], ...]:
