@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from fedrounds.judge import evaluate
+from fedrounds.predict import predict
 from fedrounds.run import Run
 
 DATA = Path(__file__).parents[1] / "data"
@@ -84,6 +87,16 @@ def test_what_the_task_refuses_and_measures_is_checked_like_any_other(
     assert "the place is looked for in volumes" in said.err + said.out
 
 
+def test_what_a_run_would_be_is_counted_and_every_case_read(fedrounds: Fedrounds, plugins: Path, study: Path) -> None:
+    said = fedrounds("simulate", study, "--plugins", plugins, "--dry-run", "--format", "json")
+    assert said.status == 0, said.err
+    assert said.envelope["data"]["models"] == ["untrained", "consensus of round 2", "floor"]
+    assert said.envelope["data"]["measured"]["floor_s"] > 0
+    checked = fedrounds("study", "check", study, "--plugins", plugins, "--data", "--format", "json")
+    assert checked.status == 0, checked.err
+    assert [site["usable"] for site in checked.envelope["data"]["sites"]] == [8, 8, 8, 8]
+
+
 def test_the_task_is_learned_judged_and_told_in_its_own_words(fedrounds: Fedrounds, plugins: Path, study: Path) -> None:
     said = fedrounds("simulate", study, "--plugins", plugins)
     assert said.status == 0, said.err
@@ -104,3 +117,16 @@ def test_the_task_is_learned_judged_and_told_in_its_own_words(fedrounds: Fedroun
     assert "Distance (mm)" in shown.out
     listed = fedrounds("runs", "list").out
     assert "Distance" in listed
+
+    found = evaluate(run, reader="cubes", out=Path("judged"))
+    assert "Distance (mm)" in found.text()
+    assert json.loads(Path("judged/evaluation.json").read_text("utf-8"))["measures"][0]["word"] == "Distance (mm)"
+    written = predict(run, None, Path("places"), reader="cubes")
+    assert [file.name for file in written.tables] == ["places.csv"]
+    header, *lines = Path("places/places.csv").read_text("utf-8").splitlines()
+    assert header == "case,x_mm,y_mm,z_mm"
+    assert len(lines) == len({row.case for row in found.cases})
+    assert not Path("places/labels.txt").exists(), "there is no label image that it could describe"
+    drawn = fedrounds("show", run.path, "--case", "D0")
+    assert drawn.status == 0, drawn.err
+    assert "Distance (mm)" in drawn.out
