@@ -85,19 +85,20 @@ def occlusion(network: nn.Module, image: F32, output: int) -> F32:
 
 
 def integrated_gradients(network: nn.Module, image: F32, output: int) -> F32:
-    """Gradients summed along the way from an image of zeros (Sundararajan et al. 2017, arXiv:1703.01365).
+    """Gradients averaged along the way from an image of zeros (Sundararajan et al. 2017, arXiv:1703.01365).
 
-    The map is the size of the sum over channels; single voxels are noisy, so look at regions.
+    Without the paper's last step, the product with the image: with it, networks with random weights point at bright
+    places too. The map is the sum of sizes over channels; single voxels are noisy, so look at regions.
     """
     import torch
     from captum.attr import IntegratedGradients
 
     x = torch.from_numpy(np.array(image))[None]
     with _at_rest(network):
-        found = IntegratedGradients(network).attribute(
+        found = IntegratedGradients(network, multiply_by_inputs=False).attribute(
             x, baselines=torch.zeros_like(x), target=output, n_steps=STEPS, internal_batch_size=4
         )
-    size: F32 = found[0].detach().float().sum(0).abs().numpy()
+    size: F32 = found[0].detach().float().abs().sum(0).numpy()
     return size
 
 
