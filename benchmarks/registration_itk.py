@@ -129,20 +129,18 @@ def by_field(start: Any, fixed: Any, moving: Any, *, metric: str, update: float,
 
 def by_bspline(start: Any, fixed: Any, moving: Any, *, metric: str, mm: float) -> Any:
     sizes = [size * step for size, step in zip(fixed.GetSize(), fixed.GetSpacing(), strict=True)]
-    bend = sitk.BSplineTransformInitializer(fixed, [max(round(size / mm / 2), 1) for size in sizes], order=3)
+    bend = sitk.BSplineTransformInitializer(fixed, [max(round(size / mm), 1) for size in sizes], order=3)
     run = sitk.ImageRegistrationMethod()
     run.SetInterpolator(sitk.sitkLinear)
     run.SetShrinkFactorsPerLevel([2, 1])
     run.SetSmoothingSigmasPerLevel([1.0, 0.0])
-    if metric == "cc":
-        run.SetMetricAsANTSNeighborhoodCorrelation(3)
-    elif metric == "mi":
+    if metric == "mi":
         run.SetMetricAsMattesMutualInformation(32)
     else:
         run.SetMetricAsCorrelation()
-    run.SetOptimizerAsLBFGSB(1e-5, 60, 5, 500, 1e7)
+    run.SetOptimizerAsLBFGSB(1e-5, 40, 5, 200, 1e7)
     run.SetMovingInitialTransform(start)
-    run.SetInitialTransformAsBSpline(bend, inPlace=True, scaleFactors=[1, 2])
+    run.SetInitialTransform(bend, inPlace=True)
     run.Execute(fixed, moving)
     return sitk.CompositeTransform([start, bend])
 
@@ -212,6 +210,11 @@ def registered(model: Model, names: list[str], most: int) -> tuple[dict[str, lis
         def note(name: str, begun: float, score: CaseScore) -> None:
             scores.setdefault(name, []).append(score)
             seconds[name] = seconds.get(name, 0.0) + time.process_time() - begun
+            print(
+                f"pair {number} of {len(chosen)}: {name}, {time.process_time() - begun:.1f} s",
+                file=sys.stderr,
+                flush=True,
+            )
 
         begun = time.process_time()
         note("identity", begun, scored(model, case, np.zeros((len(case.grid), *case.grid), np.float32)))
@@ -232,7 +235,6 @@ def registered(model: Model, names: list[str], most: int) -> tuple[dict[str, lis
                 print(f"{name} on pair {number}: {str(error).splitlines()[-1]}", file=sys.stderr)
                 transform = starts["mi"]
             note(name, begun, scored(model, case, displacement_of(transform, fixed, case)))
-        print(f"pair {number} of {len(chosen)}", file=sys.stderr, flush=True)
     return scores, seconds
 
 

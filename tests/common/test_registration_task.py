@@ -317,7 +317,9 @@ def test_an_untrained_network_moves_nothing(plan: Network) -> None:
     assert made.outputs.shape == (4, 32, 32)
 
 
-@pytest.mark.parametrize("similarity", ["lncc", "mse", "mi", "mind"])
+@pytest.mark.parametrize(
+    "similarity", ["mse", *(pytest.param(name, marks=pytest.mark.slow) for name in ("lncc", "mi", "mind"))]
+)
 def test_unlabelled_pairs_teach_to_beat_the_identity(similarity: str) -> None:
     task = Registration(similarity=similarity, smooth=0.1)  # type: ignore[arg-type]
     train, test = [single(number) for number in range(12)], [single(number) for number in range(20, 26)]
@@ -328,6 +330,7 @@ def test_unlabelled_pairs_teach_to_beat_the_identity(similarity: str) -> None:
     assert mean(task, net, judged, FLAT, "folded") < 1
 
 
+@pytest.mark.slow
 def test_labels_teach_where_images_do_not_tell() -> None:
     # noise for an image, so that only the labels can say what belongs together in training
     def veiled(number: int) -> Case:
@@ -355,6 +358,7 @@ def test_an_affine_network_turns_scales_and_shifts_the_whole_and_bends_nothing()
     assert mean(task, net, judged, FLAT, "dice") > mean(task, None, judged, FLAT, "dice") + 0.05
 
 
+@pytest.mark.slow
 def test_of_the_pair_turned_round_it_says_the_inverse() -> None:
     train = [single(number) for number in range(8)]
     judged = TASK.judged([single(number) for number in range(20, 24)], FLAT, 1)
@@ -377,6 +381,7 @@ def test_grids_of_any_size_are_filled_up_to_what_the_network_halves() -> None:
     assert made.image.shape == (1, 29, 35)
 
 
+@pytest.mark.slow
 def test_a_volume_is_registered_too() -> None:
     task = Registration(similarity="mse", smooth=0.05)
     cases = [single(number, (20, 24, 20)) for number in range(6)]
@@ -400,6 +405,7 @@ def bent(number: int) -> Case:
     return Case(CaseRef(f"b{number}", f"b{number}"), np.stack([fixed, moving]), Target(field=field), np.eye(4))
 
 
+@pytest.mark.slow
 def test_the_recovered_field_is_nearer_to_the_true_one_than_the_identity() -> None:
     train, test = [bent(number) for number in range(100)], [bent(number) for number in range(200, 206)]
     task = Registration(pairs="channels", similarity="mse", smooth=0.2)

@@ -102,7 +102,8 @@ def filled(values: Mapping[str, Mapping[str, float]], metrics: tuple[str, ...]) 
 
 
 def _torch(array: F32) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array, np.float32))[None]
+    # a copy: what comes from a store of cases must not be written to, and torch cannot promise that
+    return torch.from_numpy(np.array(array, np.float32, order="C"))[None]
 
 
 def _numpy(tensor: torch.Tensor) -> F32:
