@@ -20,6 +20,7 @@ cases or models, 10 stopped by a limit, 130 interrupted with a checkpoint writte
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -58,8 +59,16 @@ class FedroundsError(Exception):
 
 
 def code_of(error: BaseException) -> str:
-    """The code that may be told of an error: its own, or FR-R01 of what is not ours or has made one up."""
+    """The code that may be told of an error: its own, FR-E01 of a full disk, or FR-R01 of what is not ours or has made
+    one up."""
+    if disk_is_full(error):
+        return "FR-E01"
     return error.code if isinstance(error, FedroundsError) and CODE.fullmatch(error.code) else "FR-R01"
+
+
+def disk_is_full(error: BaseException) -> bool:
+    """Whether the system had no more room for a file, or this account has used up its own."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _rebuild(kind: type[FedroundsError], fields: dict[str, object]) -> FedroundsError:

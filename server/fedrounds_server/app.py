@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -17,7 +16,16 @@ from flwr.serverapp import Grid, ServerApp
 
 from fedrounds_common.arrays import Arrays, digest, of_module
 from fedrounds_common.disk import write_json
-from fedrounds_common.errors import DONE, INTERRUPTED, PARTIAL, FedroundsError, MachineError, RoundError, UsageError
+from fedrounds_common.errors import (
+    DONE,
+    INTERRUPTED,
+    PARTIAL,
+    FedroundsError,
+    MachineError,
+    RoundError,
+    UsageError,
+    disk_is_full,
+)
 from fedrounds_common.freezing import freeze
 from fedrounds_common.network import Network
 from fedrounds_common.rng import derive, seeded
@@ -234,7 +242,7 @@ def ended_by(error: BaseException) -> dict[str, Any]:
         return {"state": "interrupted", "exit": INTERRUPTED}
     if isinstance(error, FedroundsError):
         return {"state": "failed", "exit": error.exit_status, "code": error.code, "message": str(error)}
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if disk_is_full(error):
         full = "FR-E01 the disk is full; make room, then go on with the run: what had come of its round is kept"
         return {"state": "failed", "exit": MachineError.exit_status, "code": "FR-E01", "message": full}
     return {"state": "failed", "exit": 1, "code": "FR-R01", "message": type(error).__name__}

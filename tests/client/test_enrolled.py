@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from fedrounds_client.lineage import sights, uses
 from fedrounds_client.permit import Permit
 from fedrounds_client.verifying import verify_books
 from fedrounds_common.arrays import digest
+from fedrounds_common.disk import SystemSteps, through
 from fedrounds_common.errors import MachineError
 from fedrounds_common.leaving import Ask, Hello, Leaving, Refusal, Scores, Update, from_wire, signed_bytes, to_wire
 from fedrounds_common.wire import from_record, parts_of, record_of, signature_of
@@ -209,6 +211,30 @@ def test_a_site_that_cannot_keep_its_journal_sends_nothing(enrolled: MakeSite, s
     site.home.journal.write_text(text.replace('"ada"', '"eve"'))
     with pytest.raises(RunFileError, match="FR-F40"):
         site.answer(ask)
+
+
+class NoRoom:
+    """The system's own steps, but for the files of a site's state, for which there is no room."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(SystemSteps(), name)
+
+    def open(self, file: Path, flags: int, mode: int) -> int:
+        if file.parent.name == "state":
+            raise OSError(errno.ENOSPC, "No space left on device", str(file))
+        return SystemSteps().open(file, flags, mode)
+
+
+def test_a_full_disk_is_named_as_one_and_the_round_is_made_once_there_is_room(
+    enrolled: MakeSite, study_ask: MakeAsk
+) -> None:
+    site, ask = enrolled(), study_ask()
+    site.allow(ask)
+    with through(NoRoom()):
+        said = site.answer(ask)
+    assert isinstance(said, Refusal)
+    assert (said.code, said.refused) == ("FR-E01", False)
+    assert isinstance(site.answer(ask), Update)
 
 
 def test_an_answer_that_was_stopped_from_outside_is_refused_with_its_code(

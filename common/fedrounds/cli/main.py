@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import sys
@@ -36,7 +35,7 @@ from fedrounds.cli import (
 )
 from fedrounds.cli.frame import Answer, group, print_answer, print_envelope, say
 from fedrounds.environment import quiet
-from fedrounds_common.errors import INTERRUPTED, FedroundsError, MachineError, StudyError
+from fedrounds_common.errors import INTERRUPTED, FedroundsError, MachineError, StudyError, disk_is_full
 
 app = group("Train medical-image models across hospitals that keep their images.")
 PARTS = (
@@ -138,8 +137,8 @@ def _plainly(error: click.ClickException) -> str:
 def _failure(error: BaseException, style: str) -> int:
     if isinstance(error, FedroundsError):
         return _print_error(error.exit_status, _fields(error), _with_hint(error), style)
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)):
-        found = "the disk is full" if isinstance(error, OSError) else "there is not enough memory"
+    if isinstance(error, MemoryError) or disk_is_full(error):
+        found = "the disk is full" if disk_is_full(error) else "there is not enough memory"
         lacking = MachineError("FR-E01", found, do="free some, or see `fedrounds doctor`")
         return _print_error(lacking.exit_status, _fields(lacking), _with_hint(lacking), style)
     trace = _write_trace(error)
