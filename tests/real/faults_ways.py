@@ -121,7 +121,7 @@ def disk_coordinator(bench: Bench) -> Made:
         said = bench.world.status(run)
     bench.resume(run)
     bench.ended(run)
-    return run, settings, f"the run ended: {said.get('state')} {said.get('code', '')} {said.get('message', '')}"
+    return run, settings, f"the run {said.get('state')}: {said.get('message', said)}"
 
 
 @fault("disk-site", "disk full at a site in mid-training; room made later", before=_own_disk("s2"))
