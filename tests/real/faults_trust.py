@@ -135,7 +135,11 @@ def replayed(bench: Bench) -> Made:
     return run, settings, f"s2 was {', '.join(states)}"
 
 
-@fault("not-enrolled", "a site whose key nobody enrolled dials in past its launcher", sites=("s1", "s2", "s3"))
+def alone(world: World) -> None:
+    """Nothing is prepared, and no other row wants this world after a site is shut out of it for good."""
+
+
+@fault("not-enrolled", "a site whose key nobody enrolled dials in past its launcher", ("s1", "s2", "s3"), alone)
 def not_enrolled(bench: Bench) -> Made:
     settings, world = study(rounds=1), bench.world
     where = ("--folder", str(world.coordinator))
