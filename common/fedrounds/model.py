@@ -15,9 +15,10 @@ from fedrounds_common.errors import RunFileError, UsageError
 from fedrounds_common.network import Network
 from fedrounds_common.study.canonical import agreed_tables, study_from_canonical
 from fedrounds_common.study.canonical import digest as study_digest
+from fedrounds_common.study.check import plain
 from fedrounds_common.study.parse import read_study
 from fedrounds_common.study.study import Study
-from fedrounds_common.study.tables import Table
+from fedrounds_common.study.tables import CaseForm, Table
 from fedrounds_common.task import Task
 from fedrounds_server.checkpoint import load_arrays
 from fedrounds_server.folder import RunFolder, read_json
@@ -141,6 +142,8 @@ def _refuse_other_cases(file: Path, says: Mapping[str, Any], study: Study) -> No
     ours, theirs = agreed_tables(study)["cases"], says.get("cases")
     if not isinstance(theirs, Mapping):
         raise RunFileError("FR-F15", f"{file.name} does not say what cases it is for", wanted="a model file of a run")
+    # what a file does not speak of was not yet there when it was written: then its default is what was done
+    theirs = {**plain(CaseForm()), **theirs}
     other = sorted(key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key))
     if other:
         found = ", ".join(f"{key} = {theirs.get(key)!r}" for key in other)

@@ -120,11 +120,11 @@ def overlaid(case: Case, maps: Mapping[str, F32], form: CaseForm, note: str = ""
     grey = greys(view.of(case.image[channel])[crop], float(case.image[channel].flat[0]), view.mm)
     legend = {"reference": COLOURS[1]} if marked.any() else {}
     outline = {"reference": view.of(marked)[crop]} if legend else {}
-    plain = painted(grey, outline, legend, view.mm)
+    plain = painted(grey, outline, legend, view.mm, fill=0.0)
     panels = {"image": framed(plain, view, f"image: {form.channels[channel]}", legend, legend)}
     for (name, _), heat in zip(maps.items(), peaks, strict=True):
         tinted = _warmed(grey, resized((view.of(heat)[crop] * 255).astype(np.uint8), view.mm, smooth=True))
-        panels[name] = framed(painted(tinted, outline, legend, view.mm, 0.0), view, name, {}, legend)
+        panels[name] = framed(painted(tinted, outline, legend, view.mm, fill=0.0), view, name, {}, legend)
     where = "" if axis is None or index is None else f", slice {index + 1} of {case.grid[axis]}"
     side = f"{view.left} is on the left" if view.left else "as stored, sides unknown"
     return Picture(f"{case.ref.name}: {note or 'what the answer rests on'}{where}, {side}", panels)
