@@ -93,6 +93,10 @@ class SiteHome:
         return self.folder / "runs"
 
     @property
+    def locks(self) -> Path:
+        return self.folder / "locks"
+
+    @property
     def tries(self) -> Path:
         return self.folder / "tries"
 

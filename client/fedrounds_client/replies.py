@@ -34,7 +34,7 @@ def alone(home: SiteHome, ask: Ask) -> Iterator[None]:
     if ask.kind == "hello":
         yield
         return
-    with locked(home.runs / ask.run):
+    with locked(home.locks / ask.run):
         yield
 
 
