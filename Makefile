@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-full offline-demo quick test check lint format types arrows check-deep attacks faults faultsim docs studies bench clean
+.PHONY: help setup demo demo-full offline-demo quick test check lint format types arrows check-deep attacks faults faultsim docs studies check-studies bench clean
 
 PYTHON ?= python3.11
 VENV ?= .venv
@@ -91,11 +91,14 @@ docs: $(STAMP) ## the pages in docs/_build/html; a warning is an error
 	@$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-studies: $(STAMP) ## check every built-in study file
+studies: $(STAMP) ## the studies on real images with all baselines, three seeds each; goes on where it stopped
+	@$(BIN)/python benchmarks/real_studies.py
+
+check-studies: $(STAMP) ## check every built-in study file
 	@for study in studies/*.toml; do $(BIN)/fedrounds study check "$$study"; done
 
 bench: $(STAMP) ## the programs behind every speed claim
-	@shopt -s nullglob; for program in benchmarks/*.py; do echo "== $$program"; $(BIN)/python "$$program"; done
+	@shopt -s nullglob; for program in benchmarks/{allocator,from_nothing}.py; do echo "== $$program"; $(BIN)/python "$$program"; done
 
 clean: ## remove what was built; runs and the environment stay
 	@rm -rf build dist mutants htmlcov .coverage .coverage.* coverage.xml docs/_build
