@@ -8,13 +8,14 @@ from math import ceil
 import numpy as np
 
 from fedrounds_common.case import F32, U8, Case, Cases
-from fedrounds_common.pictures import crop_of, framed, fullest, greys, slice_axis, view_of
+from fedrounds_common.pictures import crop_of, framed, fullest, resized, slice_axis, view_of
 from fedrounds_common.study.tables import CaseForm
 from fedrounds_common.task import Picture, Prediction
 
 TILE = 96  # pixels of a made image's longer side on a contact sheet
 LINE = 16  # pixels of a line of text
 MOST = 8  # images a row
+GREYS = (0.5, 99.5)  # percentiles of what is black and white
 NOTE = "SYNTHETIC - for research only"
 
 
@@ -23,26 +24,34 @@ def compared(case: Case, prediction: Prediction, form: CaseForm) -> Picture:
     shown = {"real": case.image[0], "made for the same": prediction.outputs[0]}
     if len(prediction.outputs) > len(case.image):
         shown["the nearest made"] = prediction.outputs[len(case.image)]
-    return Picture(f"{case.ref.name}: {form.channels[0]}, real and synthetic", _panels(case, shown, form))
+    return Picture(f"{case.ref.name}: {form.channels[0]}, real and synthetic", _panels(case, [shown], form))
 
 
 def translated(case: Case, made: F32, source: Sequence[str], target: Sequence[str], form: CaseForm) -> Picture:
-    """The first source channel, the true target and the made one, in the same greys."""
+    """The first source channel, the true target and the made one, the last two in the same greys."""
     given, true = (case.image[form.channels.index(names[0])] for names in (source, target))
-    shown = {f"source: {source[0]}": given, f"true {target[0]}": true, f"made {target[0]} (synthetic)": made[0]}
+    shown = [
+        {f"source: {source[0]}": given},
+        {f"true {target[0]}": true, f"made {target[0]} (synthetic)": made[0]},
+    ]
     return Picture(f"{case.ref.name}: {target[0]} from {', '.join(source)}", _panels(case, shown, form))
 
 
-def _panels(case: Case, shown: Mapping[str, F32], form: CaseForm) -> dict[str, U8]:
-    """One slice of each, turned as radiologists look at it."""
+def _panels(case: Case, groups: Sequence[Mapping[str, F32]], form: CaseForm) -> dict[str, U8]:
+    """One slice of each, turned as radiologists look at it; a group has the greys of its first image."""
     axis = slice_axis(case, form)
     index = None if axis is None else fullest(np.zeros(case.grid, np.bool_), case.image, axis)
     view = view_of(case, form, axis, index)
     crop = crop_of(case.image, view)
-    return {
-        name: framed(greys(view.of(image)[crop], float(image.flat[0]), view.mm), view, name, {}, {})
-        for name, image in shown.items()
-    }
+    found: dict[str, U8] = {}
+    for group in groups:
+        planes = {name: view.of(image)[crop] for name, image in group.items()}
+        low, high = np.percentile(next(iter(planes.values())), GREYS)
+        for name, plane in planes.items():
+            scaled = eight_bits((plane - np.float32(low)) / np.float32(max(high - low, 1e-6)))
+            grey = np.repeat(resized(scaled, view.mm, smooth=True)[:, :, np.newaxis], 3, axis=2)
+            found[name] = framed(grey, view, name, {}, {})
+    return found
 
 
 def contact_sheet(cases: Cases, form: CaseForm) -> U8:

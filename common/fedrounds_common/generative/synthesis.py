@@ -71,6 +71,11 @@ def pool_of(network: nn.Module, wanted: F32, settings: Settings, seed: int) -> P
     return _pools[key]
 
 
+def forget() -> None:
+    """Let go of every pool."""
+    _pools.clear()
+
+
 def framed(x: Tensor, grid: Sequence[int]) -> Tensor:
     """(B, C, *any) → (B, C, *grid), as `grids.framed`."""
     lacking = [size - have for size, have in zip(grid, x.shape[2:], strict=True)]

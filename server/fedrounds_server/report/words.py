@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,8 +14,11 @@ from fedrounds_server.report.models import judged_cohort, where
 from fedrounds_server.report.results import comparisons, gap_of, gap_sentence, text_of
 from fedrounds_server.report.style import count_of
 from fedrounds_server.tables import (
+    ALL,
     COHORTS,
     MEAN,
+    final_rows,
+    shown,
     shown_seconds,
 )
 
@@ -88,7 +92,7 @@ def in_short(run: RunView) -> tuple[str, ...]:
     """The result in a few sentences; says so where there is none."""
     ours = judged_consensus(run)
     if ours is None:
-        return (f"No consensus was judged. {ended(run)}", *withheld(run))
+        return (_of_all_together(run) or f"No consensus was judged. {ended(run)}", *withheld(run))
     word, digits = run.word, run.digits
     mean = f"{text_of(ours.mean, digits)}" + (
         " (95 % interval, hospitals resampled)" if ours.mean.low == ours.mean.low else ""
@@ -116,6 +120,24 @@ def in_short(run: RunView) -> tuple[str, ...]:
     if ours.hospitals < 20 and worth(ours.hospitals):
         sentences.append(worth(ours.hospitals))
     return tuple(sentences)
+
+
+def _of_all_together(run: RunView) -> str:
+    """The result where no hospital by itself has enough cases for the number, and all together have; "" of none."""
+    cohort, region = judged_cohort(run), main_region(run)
+    found = [
+        row
+        for row in final_rows(run.rows)
+        if (row.model, row.site, row.cohort, row.region, row.metric) == ("consensus", ALL, cohort, region, run.metric)
+        and not math.isnan(row.value)
+    ]
+    if not found:
+        return ""
+    cases = count_of(found[0].n, "phantom case" if run.phantom else "case")
+    return (
+        f"On {cases}, all those of {where(cohort)}, the consensus reached a {run.word} of "
+        f"{shown(found[0].value, run.digits)}; no hospital by itself has enough cases for this number."
+    )
 
 
 def _place(ours: Standing, run: RunView) -> str:
