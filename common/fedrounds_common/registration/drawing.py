@@ -18,6 +18,7 @@ SQUARES = 8  # along the longer side
 LINES = 16  # of the grid along the longer side, before it is bent
 LINE = (255, 196, 0)
 DIM = 0.55  # of the image under the grid
+FILL = 0.08  # of a label's colour inside its outline: what lies under it is what must fit
 
 
 def compare(case: Case, prediction: Prediction, form: CaseForm) -> Picture:
@@ -31,7 +32,7 @@ def compare(case: Case, prediction: Prediction, form: CaseForm) -> Picture:
     axis = pictures.slice_axis(case, form)
     index = None if axis is None else pictures.fullest(marked, fixed, axis)
     view = pictures.view_of(case, form, axis, index)
-    crop = pictures.crop_of(fixed, view)
+    crop = pictures.crop_of(case.image, view)  # of both: what the moving image has beyond the fixed one is seen too
     images = {"fixed": fixed, "moving": moving, "moved": moving if prediction.image is None else prediction.image}
     planes = {
         name: pictures.greys(view.of(image[0])[crop], float(image[0].flat[0]), view.mm)
@@ -43,7 +44,9 @@ def compare(case: Case, prediction: Prediction, form: CaseForm) -> Picture:
     for name, plane in planes.items():
         known = labels[name]
         masks = {} if known is None or not known.size or not legend else _masks(known, view, crop, form)
-        panels[name] = pictures.framed(pictures.painted(plane, masks, legend, view.mm), view, name, legend, legend)
+        panels[name] = pictures.framed(
+            pictures.painted(plane, masks, legend, view.mm, FILL), view, name, legend, legend
+        )
     squares = _squares(planes["fixed"], planes["moved"])
     panels["squares"] = pictures.framed(squares, view, "fixed and moved in squares", {}, legend)
     there = world.to_voxels(prediction.outputs[: len(case.grid)], case.affine)
