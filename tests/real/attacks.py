@@ -124,11 +124,12 @@ def paths() -> Mapping[str, Path]:
 
 
 def nodes(*, live: bool) -> list[str]:
-    """What pytest is asked to run, each once."""
+    """What pytest is asked to run, each once, and those of a file together: its federation is built anew after others."""
     named = dict.fromkeys(test for row in ROWS for test in row.tests)
     where = paths()
-    chosen = [test for test in named if live or test.partition("::")[0] not in (LIVE, "test_no_name_leaves.py")]
-    return [f"{where[file]}::{test}" for file, _, test in (each.partition("::") for each in chosen)]
+    chosen = [test.partition("::") for test in named]
+    files = dict.fromkeys(file for file, _, _ in chosen if live or file not in (LIVE, "test_no_name_leaves.py"))
+    return [f"{where[file]}::{test}" for wanted in files for file, _, test in chosen if file == wanted]
 
 
 def verdict(row: Row, results: Results) -> tuple[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+
 import attacks
 import pytest
 from attacks import ROWS, Results, Row, verdict
@@ -13,6 +15,12 @@ def test_every_row_names_tests_that_are_there() -> None:
     assert len(named) > 30
     missing = [each for each in named if f"def {each[1]}(" not in where[each[0]].read_text("utf-8")]
     assert missing == []
+
+
+def test_tests_of_one_file_follow_each_other_so_that_its_federation_is_built_once() -> None:
+    files = [node.partition("::")[0] for node in attacks.nodes(live=True)]
+    assert [file for file, _ in groupby(files)] == list(dict.fromkeys(files))
+    assert len(files) == len({test for row in ROWS for test in row.tests})
 
 
 @pytest.mark.parametrize(
