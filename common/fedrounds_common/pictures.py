@@ -172,8 +172,7 @@ def view_of(case: Case, form: CaseForm, axis: int | None, index: int | None) -> 
     spots = [slice(None) if other != axis else index for other in range(len(case.grid))]
     take = tuple(spot for spot in spots if spot is not None)
     spacing = [case.spacing_mm[other] for other in axes]
-    # identity is what a picture without geometry has (see case.py): its "R" and "A" would be invented
-    if (form.dims == 2 or form.orientation is None) and np.array_equal(case.affine, np.eye(4)):
+    if _lies_nowhere(case, form):
         return View(take, False, (False, False), "", "", (spacing[0], spacing[1]))
     codes = [case.orientation[other] for other in axes]
     start = [code if code in "RAS" else OPPOSITE[code] for code in codes]
@@ -183,6 +182,15 @@ def view_of(case: Case, form: CaseForm, axis: int | None, index: int | None) -> 
     flip = (codes[row] in "RAS", codes[column] in "RAS")
     left = start[column]
     return View(take, column == 0, flip, left, OPPOSITE[left], (spacing[row], spacing[column]))
+
+
+def _lies_nowhere(case: Case, form: CaseForm) -> bool:
+    """The identity's directions are what a picture without geometry has, at whatever spacing (see case.py): its "R" and
+    "A" would be invented, and it would be turned on its side."""
+    if form.dims == 2:
+        directions = case.affine[:3, :3]
+        return np.array_equal(directions, np.diag(np.diag(directions))) and bool((np.diag(directions) > 0).all())
+    return form.orientation is None and np.array_equal(case.affine, np.eye(4))
 
 
 def crop_of(image: F32, view: View) -> tuple[slice, ...]:

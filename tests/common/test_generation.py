@@ -138,12 +138,34 @@ def test_the_codes_of_all_sites_together_are_where_a_vae_draws_from() -> None:
         np.testing.assert_allclose(total[name], array, rtol=1e-9, atol=1e-9)
     assert task.after == ("codes",)
     settled = task.settle("codes", total, of_module(network), CLASSES)
-    np.testing.assert_allclose(settled["centre"], whole["sum"] / 9, rtol=1e-5)
-    codes = whole["product"] / 9 - np.outer(whole["sum"], whole["sum"]) / 81 + np.diag(whole["variance"] / 9)
-    np.testing.assert_allclose(settled["spread"] @ settled["spread"].T, codes, atol=1e-5)
+    np.testing.assert_allclose(settled["centre"][0], whole["sum"][0] / 9, rtol=1e-5)
+    mean = whole["sum"][0] / 9
+    codes = whole["product"][0] / 9 - np.outer(mean, mean) + np.diag(whole["variance"][0] / 9)
+    np.testing.assert_allclose(settled["spread"][0] @ settled["spread"][0].T, codes, atol=1e-5)
     # of no case at all nothing is known, and the model stays as it was
     nobody = task.settle("codes", parts[2], of_module(network), CLASSES)
-    np.testing.assert_array_equal(nobody["spread"], np.eye(8, dtype=np.float32))
+    np.testing.assert_array_equal(nobody["spread"], np.stack([np.eye(8, dtype=np.float32)] * 3))
+
+
+def test_a_class_is_drawn_from_its_own_codes_where_ten_cases_tell_of_them() -> None:
+    import torch
+
+    from fedrounds_common.generative.vae import kinds_of
+
+    task = Generation(method="vae", by="classes")
+    network = module_of(task, networks()["vae"])
+    # twelve small discs, and three large ones
+    cases = [disc(2 * number) for number in range(12)] + [disc(2 * number + 1) for number in range(3)]
+    total = task.gather("codes", network, cases, CLASSES, TRAINING)
+    assert total["codes"].tolist() == [15, 12, 3]
+    settled = task.settle("codes", total, of_module(network), CLASSES)
+    np.testing.assert_allclose(settled["centre"][1], total["sum"][1] / 12, rtol=1e-5)
+    np.testing.assert_array_equal(settled["centre"][2], settled["centre"][0])
+    # one class is a kind of its own; none, two at once, and a label map are not
+    wanted = torch.tensor([[1.0, 0], [0, 1], [0, 0], [1, 1]])[:, :, None, None].expand(4, 2, 4, 4)
+    assert kinds_of(wanted).tolist() == [1, 2, 0, 0]
+    assert kinds_of((torch.arange(16.0).reshape(1, 1, 4, 4) > 7).float().expand(1, 2, 4, 4)).tolist() == [0]
+    assert kinds_of(wanted[:, :0]).tolist() == [0] * 4
 
 
 def test_the_same_seed_gives_the_same_images_and_another_one_others() -> None:

@@ -25,6 +25,7 @@ from fedrounds_common.generative.conditions import over_grid
 from fedrounds_common.generative.layers import Down, Patches, Up, noise
 from fedrounds_common.generative.maker import Maker, Method, Settings
 
+FEWEST = 10  # cases of a class below which its images are drawn like all
 WIDEST, NARROWEST = 4.0, -10.0  # of a code's log variance: beyond these its exponential is of no use
 
 
@@ -38,9 +39,9 @@ class Vae(Maker):
         self.encoder = Down(grid, channels, wanted, 2 * latent, widths[::-1])
         self.generator = Up(grid, latent, wanted, channels, widths)
         self.discriminator: nn.Module | None = Patches(len(grid), channels + wanted)
-        # where codes lie, as `settle` found it; until then the standard normal distribution
-        self.register_buffer("centre", torch.zeros(latent))
-        self.register_buffer("spread", torch.eye(latent))
+        # where codes lie, of all images and of each class's, as `settle` found it; until then the standard normal
+        self.register_buffer("centre", torch.zeros(wanted + 1, latent))
+        self.register_buffer("spread", torch.eye(latent).repeat(wanted + 1, 1, 1))
 
     def loss(self, image: Tensor, wanted: Tensor, turn: str, rng: torch.Generator, settings: Settings) -> Tensor:
         mean, log_variance = self.coded(image, wanted)
@@ -61,7 +62,9 @@ class Vae(Maker):
     def make(self, wanted: Tensor, rng: torch.Generator, settings: Settings) -> Tensor:
         centre, spread = self.get_buffer("centre"), self.get_buffer("spread")
         with torch.no_grad():
-            z = centre + noise(wanted, (len(wanted), self.latent), rng) @ spread.T
+            kinds = kinds_of(wanted)
+            drawn = noise(wanted, (len(wanted), self.latent), rng)
+            z = centre[kinds] + (spread[kinds] @ drawn[:, :, None])[:, :, 0]
             made: Tensor = self.generator(z, wanted).tanh()
             return made
 
@@ -84,30 +87,61 @@ def prior(module: nn.Module) -> Vae:
 
 
 def gathered(vae: Vae, images: Sequence[F32], wanted: Sequence[F32]) -> dict[str, F64]:
-    """What a site says of the codes (N, Z) of its images: how many, their sum, products, and their variances' sum."""
-    codes, widths = np.zeros((len(images), vae.latent)), np.zeros((len(images), vae.latent))
+    """What a site says of its images' codes, of all and of each class's: how many, sums, products, variances' sums."""
+    groups = len(vae.get_buffer("centre"))
+    total = {
+        "codes": np.zeros(groups), "sum": np.zeros((groups, vae.latent)),
+        "product": np.zeros((groups, vae.latent, vae.latent)), "variance": np.zeros((groups, vae.latent)),
+    }  # fmt: skip
     device = next(vae.parameters()).device
-    for place, (image, of) in enumerate(zip(images, wanted, strict=True)):
+    for image, of in zip(images, wanted, strict=True):
         x = torch.from_numpy(np.array(grids.framed(image, vae.grid)))[None].to(device)
         q = torch.from_numpy(np.array(grids.framed(of, vae.grid) if of.ndim > 1 else of))[None].to(device)
+        everywhere = over_grid(q, vae.grid)
         with torch.no_grad():
-            mean, log_variance = vae.coded(2 * x - 1, over_grid(q, vae.grid))
-        codes[place], widths[place] = mean[0].double().cpu(), log_variance[0].double().exp().cpu()
-    return {
-        "codes": np.array([len(codes)], np.float64),
-        "sum": codes.sum(axis=0),
-        "product": codes.T @ codes,
-        "variance": widths.sum(axis=0),
-    }
+            mean, log_variance = vae.coded(2 * x - 1, everywhere)
+        code, width = mean[0].double().cpu().numpy(), log_variance[0].double().exp().cpu().numpy()
+        for group in {0, int(kinds_of(everywhere)[0])}:
+            total["codes"][group] += 1
+            total["sum"][group] += code
+            total["product"][group] += np.outer(code, code)
+            total["variance"][group] += width
+    return total
 
 
 def settled(total: Mapping[str, F64], arrays: Arrays) -> Arrays:
-    """The model with the centre of all codes in it, and a factor F of their spread, F Fᵀ, each code's own width counted."""
-    cases = float(total["codes"][0])
-    if cases < 2:
+    """The model with the centres of all codes in it, and factors F of their spread, F Fᵀ, each code's own width counted.
+
+    A class of which there are fewer than 10 cases is drawn like all.
+    """
+    if total["codes"][0] < 2:
         return arrays
-    centre = total["sum"] / cases
+    found = [_centre_and_factor({name: array[group] for name, array in total.items()}) for group in _told(total)]
+    return {
+        **arrays,
+        "centre": np.stack([centre for centre, _ in found]).astype(np.float32),
+        "spread": np.stack([factor for _, factor in found]).astype(np.float32),
+    }
+
+
+def _told(total: Mapping[str, F64]) -> list[int]:
+    """The group whose codes speak for each group."""
+    return [group if cases >= FEWEST else 0 for group, cases in enumerate(total["codes"])]
+
+
+def _centre_and_factor(total: Mapping[str, F64]) -> tuple[F64, F64]:
+    cases = float(total["codes"])
+    centre: F64 = total["sum"] / cases
     covariance = total["product"] / cases - np.outer(centre, centre) + np.diag(total["variance"] / cases)
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-    spread = vectors * np.sqrt(np.maximum(values, 0.0))
-    return {**arrays, "centre": centre.astype(np.float32), "spread": spread.astype(np.float32)}
+    return centre, vectors * np.sqrt(np.maximum(values, 0.0))
+
+
+def kinds_of(wanted: Tensor) -> Tensor:
+    """wanted (B, Q, *grid) → (B,): 1 + its class, where exactly one class is asked for; 0 of label maps and all else."""
+    if not wanted.shape[1]:
+        return torch.zeros(len(wanted), dtype=torch.long, device=wanted.device)
+    flat = wanted.flatten(2)
+    first = flat[:, :, 0]
+    one = (flat == first[:, :, None]).flatten(1).all(1) & (first.sum(1) == 1) & (first.amax(1) == 1)
+    return torch.where(one, first.argmax(1) + 1, 0)
