@@ -39,8 +39,8 @@ STATES = {
     "announced and never uploaded": "late",
 }
 SMALL = {
-    "training.rounds": str(len(STATES)), "training.local_steps": "2", "cohort.minimum": "1", "cohort.deadline_s": "45",
-    "cohort.wait_s": "60", "evaluation.every": "0", "simulation.pictures": "0",
+    "training.rounds": str(len(STATES)), "training.local_steps": "2", "cohort.minimum": "1", "cohort.deadline_s": "90",
+    "cohort.wait_s": "300", "evaluation.every": "0", "simulation.pictures": "0",
 }  # fmt: skip
 
 
