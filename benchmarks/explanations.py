@@ -11,7 +11,8 @@ share of the head); and again with random weights, other ones for each image: a 
 what is bright in the image, whatever the network knows (Adebayo et al. 2018, arXiv:1810.03292).
 
 Twins: how the predicted probability of a tumour changes when the same patient is scanned elsewhere, has a smaller
-tumour, or none. Intervals are 95 %, patients resampled.
+tumour, or none. Intervals are 95 %, patients resampled. The last column is how much another scanner changes the
+answer, as a share of how much the tumour itself does.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ OTHER = 1_000  # added to the phantom's seed: other hospitals, other patients
 TIMES = 3.0  # as often as chance is asked of a method
 RESAMPLES = 2000
 SMALLER = 0.6
+REMOVED = "no tumour"
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,7 @@ def _changes(known: Twins, reader: PhantomGlioma, model: Model) -> Mapping[str, 
     return {
         "another scanner": elsewhere,
         f"tumour × {SMALLER:g}": lambda ref: known.resized(ref, SMALLER),
-        "no tumour": known.without_tumour,
+        REMOVED: known.without_tumour,
     }
 
 
@@ -224,11 +226,12 @@ def table(found: Mapping[str, Any]) -> str:
             f"| {name} | {learned['share']:.3f} | {learned['chance']:.3f} | {one['times_chance']:.1f} "
             f"| {blind['share']:.3f} ± {2 * blind['error']:.3f} | {'yes' if one['passes'] else 'no'} |"
         )
-    lines += ["", "| model | change | mean change of P(tumour) | 95 % | mean size |", "| --- | --- | --- | --- | --- |"]
+    lines += ["", "| model | change | mean change of P(tumour) | 95 % | mean size | of the tumour's |"]
+    lines.append("| --- | --- | --- | --- | --- | --- |")
     for name, changes in found["twins"].items():
         for what, one in changes.items():
-            spread = f"[{one['low']:+.3f}, {one['high']:+.3f}]"
-            lines.append(f"| {name} | {what} | {one['mean']:+.3f} | {spread} | {one['mean_size']:.3f} |")
+            spread, share = f"[{one['low']:+.3f}, {one['high']:+.3f}]", one["mean_size"] / changes[REMOVED]["mean_size"]
+            lines.append(f"| {name} | {what} | {one['mean']:+.3f} | {spread} | {one['mean_size']:.3f} | {share:.2f} |")
     return "\n".join(lines) + "\n"
 
 

@@ -88,7 +88,9 @@ class Guard:
         if answer.cases < 1:
             raise UpdateError("FR-R14", f"cases = {answer.cases!r}", wanted="a whole number of 1 or more")
         if answer.cases > most:
-            raise UpdateError("FR-R19", f"{site} claims {answer.cases} cases", wanted=f"at most the {most} it agreed to")
+            raise UpdateError(
+                "FR-R19", f"{site} claims {answer.cases} cases", wanted=f"at most the {most} it agreed to"
+            )
         self._see(site, ask)
         return answer
 

@@ -39,7 +39,8 @@ def _register_new(study: typer.Typer) -> None:
     def new(
         file: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("study.toml"),
         like: Annotated[
-            str, typer.Option(click_type=click.Choice(LIKE), help="Where the images come from, or what is learned of them.")
+            str,
+            typer.Option(click_type=click.Choice(LIKE), help="Where the images come from, or what is learned of them."),
         ] = "phantom",
         force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
     ) -> Answer:

@@ -60,9 +60,7 @@ def judge(
     return {metric: values[metric] for metric in METRICS}, state
 
 
-def mean_over_regions(
-    values: Mapping[str, Mapping[str, float]], metrics: Sequence[str] = METRICS
-) -> dict[str, float]:
+def mean_over_regions(values: Mapping[str, Mapping[str, float]], metrics: Sequence[str] = METRICS) -> dict[str, float]:
     """One case's mean over its regions, each metric by itself; regions without a value are left out."""
     means = {}
     for metric in metrics:
