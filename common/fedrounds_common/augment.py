@@ -31,7 +31,6 @@ from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from fedrounds_common import rng as labelled
 from fedrounds_common.case import F32, U8
@@ -92,6 +91,8 @@ def _own_draws(rng: np.random.Generator) -> Draws:
 
 
 def _contrast_bias_blur(image: F32, tissue: NDArray[np.bool_], names: Collection[str], own: Draws) -> None:
+    from scipy import ndimage
+
     if "contrast" in names and (draws := own("contrast")).random() < 0.3:
         factors = draws.uniform(0.75, 1.25, len(image)).astype(np.float32)
         for channel, inside, factor in zip(image, tissue, factors, strict=True):

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Sequence
 from itertools import combinations
 
 import numpy as np
-from scipy import ndimage
 
 from fedrounds_common.case import F32, F64, U8
 
@@ -24,6 +23,8 @@ def moved(
     Args:
         own: name → its generator.
     """
+    from scipy import ndimage
+
     matrix, displacement = _drawn(labels.shape, names, own)
     if matrix is None and displacement is None:
         return image, labels
@@ -46,6 +47,8 @@ def moved(
 
 def smooth_field(shape: Sequence[int], knot: float, draws: np.random.Generator) -> F32:
     """(*shape) with mean 0 and standard deviation about 1, smooth over `knot` voxels: cubic between random knots."""
+    from scipy import ndimage
+
     counts = [int(np.ceil(size / knot)) + 1 for size in shape]
     knots = draws.standard_normal(counts)
     axes = [np.linspace(0, count - 1, size) for count, size in zip(counts, shape, strict=True)]

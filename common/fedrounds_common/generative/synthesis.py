@@ -25,14 +25,14 @@ AT_ONCE = 64  # images made in one go
 
 @final
 @dataclass(frozen=True)
-class Pool:
+class MadeImages:
     """Images (N, C, *grid) in [0, 1] that anybody who has the model can make, and their looks (N, D)."""
 
     images: F32
     looks: F32
 
 
-_pools: dict[str, Pool] = {}
+_pools: dict[str, MadeImages] = {}
 _digests: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
 
 
@@ -57,7 +57,7 @@ def made(network: nn.Module, wanted: F32, settings: Settings, seed: int) -> F32:
     return np.asarray((np.concatenate(found) + 1) / 2, np.float32).clip(0, 1)
 
 
-def pool_of(network: nn.Module, wanted: F32, settings: Settings, seed: int) -> Pool:
+def pool_of(network: nn.Module, wanted: F32, settings: Settings, seed: int) -> MadeImages:
     """The same for every site that judges these weights; made once a process for each of the last few models."""
     # of one network the weights do not change while it judges: its digest is taken once
     if network not in _digests:
@@ -67,7 +67,7 @@ def pool_of(network: nn.Module, wanted: F32, settings: Settings, seed: int) -> P
         images = made(network, wanted, settings, seed)
         while len(_pools) >= 4:
             _pools.pop(next(iter(_pools)))
-        _pools[key] = Pool(images, np.stack([copies.look(image) for image in images]))
+        _pools[key] = MadeImages(images, np.stack([copies.look(image) for image in images]))
     return _pools[key]
 
 
