@@ -19,7 +19,7 @@ from fedworld import World, may_be_apart, wait_until
 import fedrounds
 from fedrounds_common.chain import verify
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(4000)]
 HERE = Path(__file__).parent
 STUDY = HERE.parents[1] / "studies" / "three-hospitals.toml"
 HONEST, EVIL = "s1", "s2"
@@ -115,11 +115,11 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Outcome]:
         run = world.submit(str(STUDY), *settings(cohort__sites='["s1", "s2"]'))
         for site in world.sites:
             world.allow(site)
-        wait_until(lambda: history_of(run), "the first round", 240)
+        wait_until(lambda: history_of(run), "the first round", 600)
         before = memory_mb(world, "VmRSS")
         strange = come_as_a_stranger(world)
         grown = memory_mb(world, "VmRSS") - before
-        status = world.ended(run, 900)
+        status = world.ended(run, 2400)
         yield Outcome(world, run, status, history_of(run), strange, grown)
 
 
