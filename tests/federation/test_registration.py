@@ -15,15 +15,13 @@ from fedrounds.series import simulate
 
 STUDIES = Path(__file__).parents[2] / "studies"
 SHORTER = [
-    "training.rounds=3",
-    "training.local_steps=12",
-    "training.batch=4",
-    "model.channels=[8, 16]",
+    "training.rounds=5",
+    "training.local_steps=16",
+    "model.channels=[16, 32]",
     "simulation.workers=0",
     "simulation.report=false",
     "simulation.reader.scale=0.1",
-    "simulation.reader.spacing_mm=6.0",
-    'cohort.held_out=["s09", "s10", "s11", "s12"]',
+    "simulation.reader.spacing_mm=5.0",
 ]
 
 
