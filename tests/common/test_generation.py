@@ -377,3 +377,20 @@ def test_training_cases_are_looked_at_beside_the_others_and_marked() -> None:
     for name in tally:
         if name not in ("hits", "asked"):  # neighbours are sought within a site
             np.testing.assert_allclose(parts[name], tally[name], rtol=1e-9, atol=1e-9)
+
+
+def test_the_pool_is_that_of_the_weights_and_is_made_anew_when_they_change() -> None:
+    from fedrounds_common.arrays import into_module
+    from fedrounds_common.generative import synthesis
+
+    task = Generation(method="gan", pool=3)
+    network = module_of(task, networks()["gan"]).eval()
+    first = task.predict(network, disc(1), CLASSES, TRAINING, RULE)
+    again = task.predict(network, disc(1), CLASSES, TRAINING, RULE)
+    np.testing.assert_array_equal(first.outputs, again.outputs)
+    into_module(network, {name: array * 1.5 for name, array in of_module(network).items()})
+    changed = task.predict(network, disc(1), CLASSES, TRAINING, RULE)
+    # the nearest of the pool is the second half of the outputs
+    assert not np.array_equal(first.outputs[1:], changed.outputs[1:])
+    pools = len(synthesis._pools)
+    assert 2 <= pools <= 4

@@ -33,7 +33,7 @@ class MadeImages:
 
 
 _pools: dict[str, MadeImages] = {}
-_digests: weakref.WeakKeyDictionary[nn.Module, str] = weakref.WeakKeyDictionary()
+_digests: weakref.WeakKeyDictionary[nn.Module, tuple[list[int], str]] = weakref.WeakKeyDictionary()
 
 
 def maker_of(network: nn.Module) -> Maker:
@@ -59,16 +59,21 @@ def made(network: nn.Module, wanted: F32, settings: Settings, seed: int) -> F32:
 
 def pool_of(network: nn.Module, wanted: F32, settings: Settings, seed: int) -> MadeImages:
     """The same for every site that judges these weights; made once a process for each of the last few models."""
-    # of one network the weights do not change while it judges: its digest is taken once
-    if network not in _digests:
-        _digests[network] = digest(of_module(network))
-    key = f"{_digests[network]} {settings} {seed} {wanted.shape} {wanted.sum(axis=0).tolist()}"
+    key = f"{_digest_of(network)} {settings} {seed} {wanted.shape} {wanted.sum(axis=0).tolist()}"
     if key not in _pools:
         images = made(network, wanted, settings, seed)
         while len(_pools) >= 4:
             _pools.pop(next(iter(_pools)))
         _pools[key] = MadeImages(images, np.stack([copies.look(image) for image in images]))
     return _pools[key]
+
+
+def _digest_of(network: nn.Module) -> str:
+    """Taken anew only where some weight was written to since."""
+    versions = [tensor._version for tensor in network.state_dict().values()]
+    if network not in _digests or _digests[network][0] != versions:
+        _digests[network] = versions, digest(of_module(network))
+    return _digests[network][1]
 
 
 def forget() -> None:
