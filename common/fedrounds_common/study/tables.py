@@ -19,7 +19,19 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Augmentation = Literal[
-    "flip", "rotate90", "rotate", "scale", "elastic", "gain", "shift", "gamma", "contrast", "bias", "blur", "noise", "cutout"
+    "flip",
+    "rotate90",
+    "rotate",
+    "scale",
+    "elastic",
+    "gain",
+    "shift",
+    "gamma",
+    "contrast",
+    "bias",
+    "blur",
+    "noise",
+    "cutout",
 ]
 Filter = Literal["median", "bilateral", "gaussian"]
 LANDMARKS = 11  # of a histogram: its 1st, 10th, 20th … 90th and 99th percentile
