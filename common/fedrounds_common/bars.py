@@ -19,7 +19,7 @@ from fedrounds_common.task import Picture
 
 MOSTLY = 0.05  # of a plane that one value must fill to be its background
 MOST = 12  # classes that are drawn; of more the likeliest, and the true ones
-NAMES, BAR, SAID, EDGE = 110, 150, 44, 8  # pixels: of the names, of a bar of probability 1, of its number, around
+NAMES, BAR, SAID, EDGE = 240, 150, 44, 8  # pixels: of names at most, of a bar of probability 1, of its number, around
 ROW, THICK = 26, 14  # pixels of a class's line, and of its bar
 TRUE, FALSE, FRAME = pictures.COLOURS[3], pictures.COLOURS[1], (90, 90, 90)
 
@@ -49,17 +49,18 @@ def panel(probabilities: F32, truth: F32 | None, names: Sequence[str], height: i
     """(H, W, 3), at least so high: a line for each class in the study's order, as long as it is probable."""
     from PIL import Image, ImageDraw
 
-    chosen = drawn_classes(probabilities, truth)
+    chosen, font = drawn_classes(probabilities, truth), pictures.font()
     height = max(height, ROW * len(chosen) + 2 * pictures.LINE)
-    canvas = Image.new("RGB", (NAMES + BAR + SAID + 2 * EDGE, height), (0, 0, 0))
+    longest = max(ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(names[int(place)], font=font) for place in chosen)
+    left = EDGE + min(round(longest) + 2 * EDGE, NAMES)
+    canvas = Image.new("RGB", (left + BAR + SAID + EDGE, height), (0, 0, 0))
     draw = ImageDraw.Draw(canvas)
-    font, left = pictures.font(), EDGE + NAMES
     top = (height - pictures.LINE - ROW * len(chosen)) / 2
     for line, place in enumerate(chosen):
         y = top + ROW * line + ROW / 2
         true = truth is not None and bool(truth[place] > 0)
         name = names[int(place)]
-        while name and draw.textlength(name + " ◂", font=font) > NAMES - EDGE:
+        while name and draw.textlength(name, font=font) > NAMES - 2 * EDGE:
             name = name[:-1]
         draw.text((left - EDGE, y), name, fill=TRUE if true else pictures.WHITE, font=font, anchor="rm")
         if true:  # not by colour alone
