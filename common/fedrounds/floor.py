@@ -70,14 +70,16 @@ def choose(
     found: Mapping[Where, Guessed], task: Task, study: Study
 ) -> tuple[dict[Where, Sequence[CaseScore]], Mapping[str, str]]:
     """Every case's score by the best rule, in hindsight over all of them; and which rule that is, as `best_guess`."""
-    rules = [rule for rule in next(iter(found.values()), {}) if all(rule in guessed for guessed in found.values())]
+    # a site where nothing is judged (a single case of a task that judges pairs) has no rule, and none of them misses it
+    known = [guessed for guessed in found.values() if guessed]
+    rules = [rule for rule in next(iter(known), {}) if all(rule in guessed for guessed in known)]
     if not rules:
         return {}, {}
-    together = {rule: [score for guessed in found.values() for score in guessed[rule]] for rule in rules}
+    together = {rule: [score for guessed in known for score in guessed[rule]] for rule in rules}
     best, names = task.best_guess(together, study.cases, study.evaluation)
     scores, first = {}, 0
     for where, guessed in found.items():
-        count = len(guessed[rules[0]])
+        count = len(guessed.get(rules[0], ()))
         scores[where] = best[first : first + count]
         first += count
     return scores, names
