@@ -197,7 +197,7 @@ def patiently(found: Callable[[], Any], otherwise: str) -> Any:
 
 def one_waits(site: Any, run: str) -> None:
     """Return once a process waits for the lock that another of this run holds, by the system's own word."""
-    file = site.home.runs / f".{run}.lock"
+    file = site.home.locks / f".{run}.lock"
 
     def waits() -> bool:
         node = f":{file.stat().st_ino} "
