@@ -48,6 +48,7 @@ OUTLINE = 2  # pixels
 LINE = 20  # pixels of a line of text
 SQUARE = 8  # pixels of a colour's sample in the legend
 FILL = 0.3  # of the colour inside an outline
+BACKGROUND = 0.05  # the least share of a plane that one value fills if it is background
 
 
 @final
@@ -226,8 +227,11 @@ def clearest(image: F32, marked: Mask, view: View) -> int:
 
 def greys(plane: F32, background: float, mm: Sequence[float]) -> U8:
     """(rows, columns) → (H, W, 3): the content's 1st to 99th percentile from black to white, pixels made square."""
-    # after z-scoring, background is 0, in the middle of the brain's greys
+    # after z-scoring, background is 0, in the middle of the brain's greys; in a crop of whole numbers the corner's value
+    # is some tissue's too, and black dots would be drawn into it
     content = plane != background
+    if 1 - content.mean() < BACKGROUND:
+        content = np.ones_like(content)
     low, high = np.percentile(plane[content] if content.any() else plane, (1, 99))
     scaled = np.clip((plane - low) / max(float(high - low), 1e-6), 0, 1) * 255 * content
     grey = resized(scaled.astype(np.uint8), mm, smooth=True)

@@ -216,3 +216,15 @@ def test_a_real_lesion_is_drawn_on_its_side(shared_data: Path) -> None:
     picture = pictures.compare(case, right, CaseForm(channels=("flair",), labels={"lesion": 1}))
     assert coloured(picture.panels["prediction"])[1] < 0.5
     assert coloured(picture.panels["prediction"])[1] < coloured(picture.panels["reference"])[1]
+
+
+def test_a_value_that_tissue_shares_with_the_corner_is_not_drawn_black() -> None:
+    draws = np.random.default_rng(0)
+    tissue = draws.integers(50, 150, (60, 60)).astype(np.float32)
+    corner = float(tissue[0, 0])
+    assert 0 < (tissue == corner).mean() < 0.05
+    # as if nothing were background
+    np.testing.assert_array_equal(pictures.greys(tissue, corner, (1.0, 1.0)), pictures.greys(tissue, -1.0, (1.0, 1.0)))
+    brain = np.zeros((60, 60), np.float32)
+    brain[20:40, 20:40] = draws.normal(0, 1, (20, 20))
+    assert pictures.greys(brain, 0.0, (1.0, 1.0))[:60].max() == 0, "around a brain it is background"
