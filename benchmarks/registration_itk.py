@@ -209,7 +209,7 @@ def registered(model: Model, names: list[str], most: int) -> tuple[dict[str, lis
         chosen = [chosen[int(place)] for place in sorted(generator(1, "benchmark").permutation(len(chosen))[:most])]
     for number, case in enumerate(chosen, start=1):
 
-        def note(name: str, begun: float, score: CaseScore) -> None:
+        def note(name: str, begun: float, score: CaseScore, number: int = number) -> None:
             scores.setdefault(name, []).append(score)
             seconds[name] = seconds.get(name, 0.0) + time.process_time() - begun
             print(
