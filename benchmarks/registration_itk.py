@@ -198,9 +198,12 @@ def scored(model: Model, case: Case, displacement: np.ndarray) -> CaseScore:
     return task.score(made, case, study.cases, study.evaluation)
 
 
-def registered(model: Model, names: list[str], most: int) -> tuple[dict[str, list[CaseScore]], dict[str, float]]:
+def registered(
+    model: Model, others: list[Model], names: list[str], most: int
+) -> tuple[dict[str, list[CaseScore]], dict[str, float]]:
     """Method → the score of each pair; and its seconds in all, the affine map's not counted again."""
-    known, network = deformables(), model.module()
+    known = deformables()
+    networks = {"consensus": model.module(), **{other.run.name: other.module() for other in others if other.run}}
     study, task = model.study, model.parts.task
     scores: dict[str, list[CaseScore]] = {}
     seconds: dict[str, float] = {}
@@ -220,9 +223,10 @@ def registered(model: Model, names: list[str], most: int) -> tuple[dict[str, lis
 
         begun = time.process_time()
         note("identity", begun, scored(model, case, np.zeros((len(case.grid), *case.grid), np.float32)))
-        begun = time.process_time()
-        made = task.predict(network, case, study.cases, study.training, study.evaluation)
-        note("consensus", begun, task.score(made, case, study.cases, study.evaluation))
+        for name, network in networks.items():
+            begun = time.process_time()
+            made = task.predict(network, case, study.cases, study.training, study.evaluation)
+            note(name, begun, task.score(made, case, study.cases, study.evaluation))
         fixed, moving = (image_of(image[0], case) for image in np.split(case.image, 2))
         starts = {}
         for metric in ("mi", "cor"):
@@ -265,12 +269,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--methods", default=",".join(deformables()))
+    parser.add_argument("--beside", type=Path, nargs="*", default=[], help="other runs of the same study and seed")
     parser.add_argument("--pairs", type=int, default=0, help="so many of them by lot; 0: all")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
     names = [name for name in given.methods.split(",") if name]
-    scores, seconds = registered(open_model(given.run), names, given.pairs)
+    scores, seconds = registered(open_model(given.run), [open_model(run) for run in given.beside], names, given.pairs)
     pairs = len(scores["identity"])
     print(f"{pairs} pairs, SimpleITK {sitk.Version().VersionString()}")
     print("\n".join(table(scores, seconds)))
@@ -278,11 +283,12 @@ def main() -> None:
     def dice(name: str) -> float:
         return float(np.nanmean([score.values["mean"]["dice"] for score in scores[name]]))
 
-    for kind, names_of in (("affine", ["affine-mi", "affine-cor"]), ("deformable", names)):
+    kinds = [("another run", [run.name]) for run in given.beside]
+    for kind, names_of in (*kinds, ("best affine", ["affine-mi", "affine-cor"]), ("best deformable", names)):
         if names_of:
             best = max(names_of, key=dice)
             value, low, high = paired(scores["consensus"], scores[best])
-            print(f"consensus − best {kind} ({best}): {value:+.4f} [{low:+.4f}, {high:+.4f}] Dice")
+            print(f"consensus − {kind} ({best}): {value:+.4f} [{low:+.4f}, {high:+.4f}] Dice")
     if given.json:
         says = {name: {score.case: dict(score.values["mean"]) for score in found} for name, found in scores.items()}
         given.json.write_text(json.dumps(says, indent=1), encoding="utf-8")
