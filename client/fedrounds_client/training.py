@@ -7,7 +7,7 @@ the seed they draw from, the moments they start with, and the strategy's correct
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
@@ -22,6 +22,7 @@ from fedrounds_common.errors import RoundError, no_exit
 from fedrounds_common.freezing import still
 from fedrounds_common.rng import derive, generator, seeded, torch_generator
 from fedrounds_common.study.tables import CaseForm, Training
+from fedrounds_common.tail import Tail
 from fedrounds_common.task import Batch, Task
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def train(
     moments: Arrays | None = None,
     correct: Correct | None = None,
     pieces: int = 1,
+    averaged: Set[int] = frozenset(),
 ) -> Result:
     """Train `network` from `start` on `cases`.
 
@@ -90,6 +92,7 @@ def train(
         pieces: each batch goes through the network in so many pieces, where memory is short: the same examples
             in the same order and the same steps, with gradients added up. Only layers that look at a whole
             batch (BatchNorm) see fewer cases at once.
+        averaged: after which steps, from 1, the weights count for the mean that is returned; empty: only the last.
 
     Returns:
         The weights reached; the moments; the mean loss. Nothing is kept anywhere else.
@@ -108,6 +111,7 @@ def train(
     draws = generator(piece.seed, "draw", *piece.labels)
     noise = torch_generator(piece.seed, "loss", *piece.labels)
     losses: list[float] = []
+    tail = Tail()
     # dropout draws from torch's global generator: it must not know what ran before in this process
     with seeded(derive(piece.seed, "dropout", *piece.labels)), threads(training.threads):
         for step in range(piece.steps):
@@ -117,10 +121,13 @@ def train(
                 losses.append(
                     _step(network, task, _split(batch, pieces), turn, optimiser, rate, training, noise, correct)
                 )
+            if step + 1 in averaged:
+                tail = tail.plus(of_module(network))
     kept: dict[str, Array] = {}
     for turn, optimiser in optimisers.items():
         kept |= _take_moments(optimiser, network, turn)
-    return Result(of_module(network), kept, float(np.mean(losses)))
+    reached = of_module(network)
+    return Result(tail.mean(reached) if tail.models else reached, kept, float(np.mean(losses)))
 
 
 def _batch(

@@ -29,6 +29,7 @@ from fedrounds_common.errors import DataError, RunFileError, code_of
 from fedrounds_common.leaving import Ask
 from fedrounds_common.rng import derive
 from fedrounds_common.settling import settled
+from fedrounds_common.tail import marks
 from fedrounds_common.task import Tally
 from fedrounds_server import history
 from fedrounds_server.app import Afterwards
@@ -270,7 +271,8 @@ def train_job(run: Path, parts: Parts, job: Job) -> Done:
     piece = Piece(steps, 0, steps, study.seed, ("baseline", str(scalars["name"])))
     result = Result(_settled(parts, parts.task.before, start, opened))
     if steps:
-        result = train(network, parts.task, cases, study.cases, study.training, piece, result.arrays)
+        averaged = marks(study.training.rounds, study.training.average_last, steps)
+        result = train(network, parts.task, cases, study.cases, study.training, piece, result.arrays, averaged=averaged)
     arrays = _settled(parts, parts.task.after, result.arrays, opened)
     write_model(Path(scalars["file"]), arrays, study, "", 0, scalars.get("made_of"))
     return Done({"loss": result.loss, "steps": steps, "cases": len(cases)})

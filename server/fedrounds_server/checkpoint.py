@@ -17,6 +17,7 @@ from fedrounds_common.arrays import Array, Arrays, digest
 from fedrounds_common.disk import remove_file, settle, write_whole
 from fedrounds_common.errors import RunFileError
 from fedrounds_common.strategy import Consensus
+from fedrounds_common.tail import Tail
 
 FORMAT = 1
 KEPT = 3
@@ -33,6 +34,7 @@ class Checkpoint:
     consensus: Consensus
     states: Mapping[str, str] = field(default_factory=dict)  # site → its worst state so far
     settled: int = 0
+    tail: Tail = field(default_factory=Tail)  # of the rounds so far whose weights are averaged
 
 
 def _file(folder: Path, round_: int) -> Path:
@@ -44,6 +46,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "arrays": checkpoint.consensus.arrays,
         "shared": checkpoint.consensus.shared,
         "kept": checkpoint.consensus.kept,
+        "tail": checkpoint.tail.sums,
     }
     flat = {f"{part}|{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
     says = {
@@ -52,6 +55,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "study": checkpoint.study,
         "states": dict(checkpoint.states),
         "settled": checkpoint.settled,
+        "averaged": checkpoint.tail.models,
         "order": {part: list(arrays) for part, arrays in parts.items()},
     }
     write_whole(_file(folder, checkpoint.round), save_arrays(flat, says))
@@ -87,7 +91,8 @@ def _read(file: Path) -> Checkpoint:
     flat, says = load_arrays(file)
     order: dict[str, list[str]] = says["order"]
     parts = {part: {name: flat[f"{part}|{name}"] for name in names} for part, names in order.items()}
-    return Checkpoint(says["round"], says["study"], Consensus(**parts), says["states"], says.get("settled", 0))
+    tail = Tail(parts.pop("tail", {}), says.get("averaged", 0))
+    return Checkpoint(says["round"], says["study"], Consensus(**parts), says["states"], says.get("settled", 0), tail)
 
 
 def save_arrays(arrays: Arrays, says: Mapping[str, Any]) -> bytes:

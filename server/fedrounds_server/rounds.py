@@ -19,6 +19,7 @@ from fedrounds_common.disk import remove_folder
 from fedrounds_common.errors import RunFileError
 from fedrounds_common.leaving import MAX_NORM
 from fedrounds_common.strategy import Consensus
+from fedrounds_common.tail import Tail, counted
 from fedrounds_server import history
 from fedrounds_server.checkpoint import Checkpoint, newest_checkpoint, write_checkpoint
 from fedrounds_server.cohort import Roster
@@ -74,7 +75,8 @@ def run(grid: Grid, plan: Plan) -> Outcome:
         at, sites = _settle(summing, at, purpose)
     for round_ in range(first, rounds + 1):
         consensus, line, sites = conduct.one_round(at.consensus, round_)
-        at = _done(plan, replace(at, round=round_, consensus=consensus, states=_worst(at.states, line)), line)
+        at = replace(at, round=round_, consensus=consensus, states=_worst(at.states, line))
+        at = _done(plan, *_averaged(plan, at, line))
         remove_folder(plan.folder.round(round_))  # not before: until then a crash needs what is in it
         plan.listen("round", {"round": round_, "ok": len(line.ok), "seconds": line.seconds, "loss": _loss(line)})
         if round_ < rounds and _is_judged(plan, round_):
@@ -83,6 +85,20 @@ def run(grid: Grid, plan: Plan) -> Outcome:
         at, sites = _settle(summing, at, purpose)
     at = _judged(grid, plan, sites, at, post)
     return Outcome(at.consensus, rounds, sites, at.states, dict(reception.unlike))
+
+
+def _averaged(plan: Plan, at: Checkpoint, line: RoundLine) -> tuple[Checkpoint, RoundLine]:
+    """With this round in the mean of the last ones, where the study wants it; after the last, that is the consensus."""
+    training = plan.study.training
+    if at.round not in counted(training.rounds, training.average_last):
+        return at, line
+    at = replace(at, tail=at.tail.plus(at.consensus.arrays))
+    if at.round < training.rounds:
+        return at, line
+    arrays = at.tail.mean(at.consensus.arrays)
+    return replace(at, consensus=replace(at.consensus, arrays=arrays), tail=Tail()), replace(
+        line, digest=digest(arrays)
+    )
 
 
 def _settle(summing: Summing, at: Checkpoint, purpose: str) -> tuple[Checkpoint, Roster]:

@@ -235,6 +235,14 @@ def test_fresh_moments_go_another_way(optimiser: str) -> None:
     assert digest(twice(training, keep=False)) != digest(twice(training, keep=True))
 
 
+def test_weights_are_averaged_after_the_steps_that_are_named_and_after_no_other() -> None:
+    training, task = replace(PLAIN, learning_rate=1.0), Downhill()
+    after = [run(Weight(), task, training, piece=Piece(n, 0, 4, 7, ("baseline",))).arrays["w"] for n in (1, 2, 3, 4)]
+    assert len({float(w) for w in after}) == 4
+    mean = run(Weight(), task, training, piece=Piece(4, 0, 4, 7, ("baseline",)), averaged=frozenset({2, 4}))
+    assert mean.arrays["w"] == np.float32((float(after[1]) + float(after[3])) / 2)
+
+
 def test_moments_are_named_by_turn_entry_and_tensor_and_are_copies() -> None:
     network = small()
     result = run(network, Fit(), OPTIMISERS["adamw"])

@@ -8,12 +8,17 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file as read_safetensors
 
 from fedrounds.layout import lock, new_folder
 from fedrounds.run import Run
 from fedrounds.series import simulate
+from fedrounds_common.arrays import digest
 from fedrounds_common.errors import DataError, RunFileError, UsageError
+from fedrounds_server.checkpoint import load_arrays
+from fedrounds_server.history import read as read_history
 from fedrounds_server.report.folder import read_run
 from fedrounds_server.report.words import versions
 from fedrounds_server.tables import read_metrics, write_metrics
@@ -189,3 +194,22 @@ def test_models_beside_the_consensus_say_the_same_after_a_stop_and_with_workers(
     resumed = run_of(study, baselines, "simulation.workers=2", resume=run.path)
     assert resumed.exit == 0
     assert resumed.folder.metrics.read_bytes() == undisturbed
+
+
+def test_the_mean_of_the_last_rounds_is_the_same_in_one_session_or_two(tmp_path: Path, cubes: Cubes) -> None:
+    """And it is the mean of what the same study reaches, round by round, without averaging."""
+    study = cubes(tmp_path, rounds=4)
+    plain = run_of(study, "simulation.baselines=[]")
+    reached = {file.stem: load_arrays(file)[0] for file in plain.folder.checkpoints.glob("*.safetensors")}
+    averaged = run_of(study, "simulation.baselines=[]", "training.average_last=0.5")
+    whole = averaged.folder.consensus.read_bytes()
+    model, last = read_safetensors(averaged.folder.consensus), read_safetensors(plain.folder.consensus)
+    for name, array in model.items():
+        both = [reached[f"round-{round_:04d}"][f"arrays|{name}"].astype(np.float64) for round_ in (3, 4)]
+        np.testing.assert_array_equal(array, ((both[0] + both[1]) / 2).astype(array.dtype))
+    assert any((model[name] != last[name]).any() for name in model)
+    stopped_after(averaged)
+    (averaged.folder.checkpoints / "round-0004.safetensors").unlink()
+    resumed = run_of(study, "simulation.baselines=[]", "training.average_last=0.5", resume=averaged.path)
+    assert resumed.folder.consensus.read_bytes() == whole
+    assert read_history(resumed.folder.history)[-1].digest == digest(model)

@@ -164,6 +164,8 @@ class Training:
     `schedule` runs over the whole of the study's steps and ends at 0 (`constant` does not).
     `moments = "keep"`: the optimiser's state stays at the site between rounds. `threads` is part of
     the study because 1 and 2 threads give different bits.
+    `average_last`: the model that comes out is the mean of the consensus after each round of this last share of all
+    rounds, instead of the consensus after the last one; baselines are averaged over the same stretch. 0: it is not.
     `freeze`: what does not train, as the weights came: the network's "first" layers, its "base" (all but the last),
     or what the names of its tensors begin with ("*": anything). Running statistics of these layers stay too.
     """
@@ -183,6 +185,7 @@ class Training:
     moments: Literal["keep", "fresh"] = "keep"
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: Share = 0.05
+    average_last: Share = 0.0
     gradient_norm: OrNone[Positive] = 12.0
     augment: tuple[Augmentation, ...] = ("flip", "gain", "noise")
     amp: Literal["off", "bf16"] = "off"
