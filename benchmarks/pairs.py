@@ -300,7 +300,7 @@ def write(
     """Write NAME.json, with every run's values, and NAME.md, the table of the measures `shown`; returns the JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"{name}.json"
-    whole = {
+    whole: dict[str, Any] = {
         "format": 1,
         "name": name,
         "written": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -15,10 +15,10 @@ import json, sys
 from flwr.app import Context, RecordDict
 from fedrounds_server.app import server_app
 from fedrounds_server.engines.inline import SERVER_NODE, InlineGrid
-from fedrounds_server.engines.pool import Workers
+from fedrounds_server.engines.pool import Workers, programs
 
 command, config, sites = json.loads(sys.argv[1])
-with Workers(command, 1) as pool:
+with Workers(programs(command), 1) as pool:
     grid = InlineGrid(pool, sites, config)
     server_app()(grid, Context(1, SERVER_NODE, {}, RecordDict(), config))
 seen = [name for name in ("fedrounds_sites", "fedrounds_client", "pydicom", "nibabel", "fedrounds") if name in sys.modules]

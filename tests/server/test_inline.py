@@ -10,7 +10,7 @@ from flwr.clientapp import ClientApp
 from fedrounds_common.leaving import Ask
 from fedrounds_common.wire import parts_of, record_of
 from fedrounds_server.engines.inline import FIRST_SITE_NODE, SERVER_NODE, InlineGrid, deliver
-from fedrounds_server.engines.pool import Done, InProcess, Job, Workers
+from fedrounds_server.engines.pool import Done, InProcess, Job, Workers, programs
 from fedrounds_server.grid import Post
 
 HANGS = """
@@ -57,7 +57,7 @@ def test_an_error_comes_as_its_code_and_nothing_more() -> None:
 def test_send_and_receive_ends_at_its_timeout_with_what_has_come() -> None:
     import sys
 
-    with Workers([sys.executable, "-c", HANGS], 1) as pool:
+    with Workers(programs([sys.executable, "-c", HANGS]), 1) as pool:
         started = time.monotonic()
         assert list(InlineGrid(pool, ["a"], {}).send_and_receive([hello_to(FIRST_SITE_NODE)], timeout=0.5)) == []
         assert time.monotonic() - started < 20

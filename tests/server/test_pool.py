@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fedrounds_common.errors import MachineError
-from fedrounds_server.engines.pool import Done, InProcess, Job, Pool, Ticket, Workers
+from fedrounds_server.engines.pool import Done, InProcess, Job, Pool, Ticket, Workers, programs
 
 # does as it is told: says who it is, dies, or never comes to an end
 WORKER = """
@@ -39,7 +39,7 @@ COMMAND = [sys.executable, "-c", WORKER]
 
 @pytest.fixture
 def pool() -> Iterator[Workers]:
-    with Workers(COMMAND, 2) as workers:
+    with Workers(programs(COMMAND), 2) as workers:
         yield workers
 
 
@@ -76,7 +76,7 @@ def test_what_cannot_be_sent_or_read_is_an_error_and_no_endless_wait(pool: Worke
 
 
 def test_an_abandoned_job_ends_and_its_worker_is_replaced() -> None:
-    with Workers(COMMAND, 1) as pool:
+    with Workers(programs(COMMAND), 1) as pool:
         busy, waiting = pool.submit(Job("hang", {}, lane="x")), pool.submit(Job("say", {}, lane="x"))
         pool.next_done(wait_s=0.3)
         pool.abandon([busy, waiting])
@@ -85,7 +85,7 @@ def test_an_abandoned_job_ends_and_its_worker_is_replaced() -> None:
 
 
 def test_a_worker_killed_while_its_result_is_on_the_way_takes_no_other_job_along() -> None:
-    with Workers(COMMAND, 1) as pool:
+    with Workers(programs(COMMAND), 1) as pool:
         for _ in range(10):
             late = pool.submit(Job("say", {}))
             pool.next_done(wait_s=0.002)
@@ -98,7 +98,7 @@ def test_when_no_worker_can_be_started_again_the_wait_ends_with_an_error(tmp_pat
     program = tmp_path / "worker"
     program.write_text(f"#!{sys.executable}\n{WORKER}", encoding="utf-8")
     program.chmod(0o700)
-    with Workers([str(program)], 1) as pool:
+    with Workers(programs([str(program)]), 1) as pool:
         first = pool.submit(Job("say", {}))
         result_of(pool, first)
         program.unlink()
@@ -110,8 +110,8 @@ def test_when_no_worker_can_be_started_again_the_wait_ends_with_an_error(tmp_pat
 
 def test_a_worker_ends_with_its_coordinator_even_in_the_middle_of_a_job() -> None:
     program = (
-        "from fedrounds_server.engines.pool import Job, Workers\n"
-        f"pool = Workers({COMMAND!r}, 1)\n"
+        "from fedrounds_server.engines.pool import Job, Workers, programs\n"
+        f"pool = Workers(programs({COMMAND!r}), 1)\n"
         "pool.submit(Job('hang', {})); pool.next_done(60)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.PIPE, text=True) as coordinator:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from fedrounds_common.errors import MachineError
-from fedrounds_server.engines.pool import Done, Job, Workers
+from fedrounds_server.engines.pool import Done, Job, Workers, programs
 
 # says who it is; "wait" goes on until the file that its scalars name is there
 WORKER = """
@@ -58,7 +58,7 @@ def there(file: Path) -> None:
 
 
 def test_every_job_has_its_result_once_and_its_own(command: list[str]) -> None:
-    with Workers(command, 2) as pool:
+    with Workers(programs(command), 2) as pool:
         tickets = {
             pool.submit(
                 Job("say", {"n": n, "error": "FR-D12" if n % 7 == 0 else ""}, bytes([n]) * n, f"site{n % 5}")
@@ -73,7 +73,7 @@ def test_every_job_has_its_result_once_and_its_own(command: list[str]) -> None:
 
 def test_a_large_buffer_comes_back_bit_for_bit(command: list[str]) -> None:
     buffer = np.random.default_rng(1).bytes(20 * 2**20)
-    with Workers(command, 1) as pool:
+    with Workers(programs(command), 1) as pool:
         ticket = pool.submit(Job("say", {"text": "é\x1f\n"}, buffer))
         done = results(pool, [ticket])[ticket]
     assert done.buffer == buffer
@@ -81,7 +81,7 @@ def test_a_large_buffer_comes_back_bit_for_bit(command: list[str]) -> None:
 
 
 def test_a_lane_stays_with_its_worker_while_each_has_work_of_its_own(command: list[str]) -> None:
-    with Workers(command, 2) as pool:
+    with Workers(programs(command), 2) as pool:
         homes: dict[str, set[int]] = {"x": set(), "y": set()}
         for _ in range(5):
             # both lanes wait until both have begun, so that neither worker is free to take the other's
@@ -98,7 +98,7 @@ def test_a_lane_stays_with_its_worker_while_each_has_work_of_its_own(command: li
 
 
 def test_a_worker_without_work_takes_over_what_waits_for_another(command: list[str], tmp_path: Path) -> None:
-    with Workers(command, 2) as pool:
+    with Workers(programs(command), 2) as pool:
         places = {"began": str(tmp_path / "began"), "until": str(tmp_path / "go")}
         busy = pool.submit(Job("wait", places, lane="x"))
         there(tmp_path / "began")
@@ -110,12 +110,12 @@ def test_a_worker_without_work_takes_over_what_waits_for_another(command: list[s
 
 
 def test_closing_leaves_no_process_even_in_the_middle_of_a_job(command: list[str], tmp_path: Path) -> None:
-    with Workers(command, 2) as pool:
+    with Workers(programs(command), 2) as pool:
         idle = pool.submit(Job("say", {}, lane="y"))
         pids = {results(pool, [idle])[idle].scalars["pid"]}
         pool.submit(Job("wait", {"began": str(tmp_path / "began"), "until": str(tmp_path / "never")}, lane="x"))
         there(tmp_path / "began")
-        pids |= {process.pid for process in pool._processes}
+        pids |= {hand._process.pid for hand in pool._hands}
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
@@ -123,12 +123,12 @@ def test_closing_leaves_no_process_even_in_the_middle_of_a_job(command: list[str
 
 def test_a_program_that_is_not_there_is_an_error_of_this_machine(tmp_path: Path) -> None:
     with pytest.raises(MachineError, match="FR-E20 a worker cannot be started: .*no-such-program") as caught:
-        Workers([str(tmp_path / "no-such-program")], 1)
+        Workers(programs([str(tmp_path / "no-such-program")]), 1)
     assert caught.value.exit_status == 5
 
 
 def test_a_worker_gets_no_keyboard_interrupt_of_the_terminal(command: list[str]) -> None:
-    with Workers(command, 1) as pool:
+    with Workers(programs(command), 1) as pool:
         ticket = pool.submit(Job("say", {}))
         pid = results(pool, [ticket])[ticket].scalars["pid"]
         assert os.getpgid(pid) != os.getpgid(0)

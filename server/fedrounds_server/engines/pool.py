@@ -1,6 +1,6 @@
-"""Pools: where the jobs of a simulation are done, in this process or in worker processes.
+"""Pools: where the jobs of a simulation are done, in this process, in worker processes, or on Ray.
 
-A job is a kind, some scalars and one buffer, and so is its result; nothing is pickled. The
+A job is a kind, some scalars and one buffer, and so is its result; nothing of ours is pickled. The
 coordinator's side knows no more than that: what a job does is the handler's, which the front door
 brings (`fedrounds.worker`).
 """
@@ -102,15 +102,77 @@ class InProcess(Pool):
         self._waiting.clear()
 
 
+class Hand(ABC):
+    """One worker of a pool: does one job at a time, may die of it, and can be ended from another thread."""
+
+    @abstractmethod
+    def do(self, job: Job) -> Done:
+        """The job's result; raises, whatever it is, when the worker has died."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End it at once, whatever it is at."""
+
+    @abstractmethod
+    def wait(self) -> None:
+        """Until one that was killed is gone."""
+
+    @property
+    @abstractmethod
+    def alive(self) -> bool: ...
+
+
+@final
+class Program(Hand):
+    """A process of this machine that `serve`s jobs which come on its stdin, with results on its stdout."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        """Raises MachineError FR-E20: it cannot be started."""
+        try:
+            self._process = subprocess.Popen(
+                list(command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=dict(os.environ),
+                process_group=0,  # Ctrl-C is for the coordinator, which then ends its workers
+            )
+        except OSError as error:
+            raise MachineError("FR-E20", f"a worker cannot be started: {error}", do="use workers = 0") from error
+
+    def do(self, job: Job) -> Done:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None
+        assert stdout is not None
+        send_frame(stdin, {"kind": job.kind, "scalars": dict(job.scalars), "lane": job.lane}, job.buffer)
+        head, buffer = receive_frame(stdout)
+        return Done(head["scalars"], buffer, head["error"])
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def wait(self) -> None:
+        self._process.wait()
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+
+def programs(command: Sequence[str]) -> Callable[[], Hand]:
+    """Starts one such process at each call."""
+    return lambda: Program(command)
+
+
 @final
 class Workers(Pool):
-    """`count` processes started by `command`, which `serve` jobs that come on stdin, with results on stdout.
+    """`count` workers, each started by `start`; `closed` is called when all have ended.
 
     A worker that dies costs its job; another takes its place, or where none can be started, the others do its work.
     """
 
-    def __init__(self, command: Sequence[str], count: int) -> None:
-        self._command = list(command)
+    def __init__(self, start: Callable[[], Hand], count: int, closed: Callable[[], None] = lambda: None) -> None:
+        self._start = start
+        self._at_the_end = closed
         self._lanes: dict[str, int] = {}
         self._queues: list[deque[tuple[Ticket, Job]]] = [deque() for _ in range(count)]
         self._results: queue.Queue[tuple[Ticket, Done]] = queue.Queue()
@@ -119,7 +181,9 @@ class Workers(Pool):
         self._closed = False
         self._given_up: set[Ticket] = set()
         self._count = 0
-        self._processes = [self._start() for _ in range(count)]
+        self._hands = list[Hand]()
+        for _ in range(count):
+            self._hands.append(self._first())
         self._threads = [threading.Thread(target=self._serve, args=(n,), daemon=True) for n in range(count)]
         for thread in self._threads:
             thread.start()
@@ -156,18 +220,19 @@ class Workers(Pool):
                 waiting.extend(kept)
             for number, ticket in self._busy.items():
                 if ticket in self._given_up:
-                    self._processes[number].kill()
+                    self._hands[number].kill()
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
             self._lock.notify_all()
-            for process in self._processes:
-                process.kill()
-        for process in self._processes:
-            process.wait()
+            for hand in self._hands:
+                hand.kill()
+        for hand in self._hands:
+            hand.wait()
         for thread in self._threads:
             thread.join(timeout=5)
+        self._at_the_end()
 
     def _home(self, lane: str) -> int:
         # dealt round in the order lanes are first seen: sites come by name, so the homes are always the same
@@ -175,17 +240,15 @@ class Workers(Pool):
             self._lanes[lane] = len(self._lanes) % len(self._queues)
         return self._lanes[lane]
 
-    def _start(self) -> subprocess.Popen[bytes]:
+    def _first(self) -> Hand:
+        """A worker to begin with; where it cannot be started, those that were are ended."""
         try:
-            return subprocess.Popen(
-                self._command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env=dict(os.environ),
-                process_group=0,  # Ctrl-C is for the coordinator, which then ends its workers
-            )
-        except OSError as error:
-            raise MachineError("FR-E20", f"a worker cannot be started: {error}", do="use workers = 0") from error
+            return self._start()
+        except MachineError:
+            for hand in self._hands:
+                hand.kill()
+                hand.wait()
+            raise
 
     def _serve(self, number: int) -> None:
         """The thread of one worker: it hands the worker jobs for as long as there is a worker."""
@@ -215,16 +278,12 @@ class Workers(Pool):
         return longest.pop() if longest else None
 
     def _work(self, number: int, job: Job) -> Done:
-        process = self._processes[number]
-        assert process.stdin is not None
-        assert process.stdout is not None
+        hand = self._hands[number]
         try:
-            send_frame(process.stdin, {"kind": job.kind, "scalars": dict(job.scalars), "lane": job.lane}, job.buffer)
-            head, buffer = receive_frame(process.stdout)
-            return Done(head["scalars"], buffer, head["error"])
+            return hand.do(job)
         except Exception:  # noqa: BLE001  (a thread that ends without a result leaves the run waiting for ever)
-            process.kill()
-            process.wait()
+            hand.kill()
+            hand.wait()
             return Done({}, b"", "FR-R02")
 
     def _mended(self, number: int, ticket: Ticket) -> bool:
@@ -235,12 +294,12 @@ class Workers(Pool):
                 return False
             if ticket in self._given_up:
                 # killed while its result was on the way: it may not have ended yet, and would take the next job along
-                self._processes[number].kill()
-                self._processes[number].wait()
-            if self._processes[number].poll() is None:
+                self._hands[number].kill()
+                self._hands[number].wait()
+            if self._hands[number].alive:
                 return True
             try:
-                self._processes[number] = self._start()
+                self._hands[number] = self._start()
             except MachineError:
                 self._lock.notify_all()  # the other workers take over what waits for this one
                 return False
