@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 Correct = Callable[[Mapping[str, "Tensor"], Mapping[str, "Tensor"]], None]
 
+SECOND = 0.999  # of Adam's moments, torch's own default
+
 
 @final
 @dataclass(frozen=True)
@@ -196,7 +198,8 @@ def _optimiser(parameters: Sequence[nn.Parameter], training: Training) -> torch.
             parameters, lr=training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay
         )
     kind = torch.optim.AdamW if training.optimiser == "adamw" else torch.optim.Adam
-    return kind(parameters, lr=training.learning_rate, weight_decay=training.weight_decay)
+    betas = (training.momentum, SECOND)
+    return kind(parameters, lr=training.learning_rate, betas=betas, weight_decay=training.weight_decay)
 
 
 def _named(network: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, nn.Parameter]:

@@ -255,6 +255,14 @@ def test_moments_are_named_by_turn_entry_and_tensor_and_are_copies() -> None:
     assert digest(result.moments) == held
 
 
+@pytest.mark.parametrize("optimiser", ["adam", "adamw"])
+def test_of_the_first_moment_as_much_is_kept_as_the_study_says(optimiser: Any) -> None:
+    training = replace(PLAIN, optimiser=optimiser, momentum=0.3)
+    (moment,) = (value for name, value in run(Weight(), Downhill(slope=2.0), training, steps=2).moments.items()
+                 if name == "/exp_avg/w")  # fmt: skip
+    np.testing.assert_allclose(moment, 0.3 * (0.7 * 2) + 0.7 * 2, rtol=1e-6)
+
+
 def test_plain_gradient_descent_has_no_moments() -> None:
     assert run(small(), Fit(), replace(OPTIMISERS["sgd"], momentum=0.0)).moments == {}
 

@@ -1,7 +1,12 @@
-"""A diffusion model: a network that tells the noise in an image, trained at every level of it (DDPM), and asked in
-few steps (DDIM).
+"""A diffusion model: a network that tells a noisy image's velocity, trained at every level of noise (DDPM), and asked
+in few steps (DDIM).
 
-Source: Ho et al. 2020 (arXiv:2006.11239); Song et al. 2021 (arXiv:2010.02502). Network and schedules are MONAI's.
+The velocity is part noise and part image, so that a short training learns the whole of an image too and not its detail
+alone; the levels fall as a cosine.
+
+Source: Ho et al. 2020 (arXiv:2006.11239); Song et al. 2021 (arXiv:2010.02502) for the few steps; Nichol and Dhariwal
+2021 (arXiv:2102.09672) for the cosine; Salimans and Ho 2022 (arXiv:2202.00512) for the velocity. Network and schedules
+are MONAI's.
 """
 
 from __future__ import annotations
@@ -16,10 +21,12 @@ from fedrounds_common.generative.adversarial import mean_of_each
 from fedrounds_common.generative.layers import noise
 from fedrounds_common.generative.maker import Maker, Method, Settings
 
+SCHEDULE, LEARNED = "cosine", "v_prediction"  # as MONAI calls them
+
 
 @final
 class Diffusion(Maker):
-    """`unet`: (B, C + Q, *grid) and levels (B,) → the noise (B, C, *grid)."""
+    """`unet`: (B, C + Q, *grid) and levels (B,) → the velocity (B, C, *grid)."""
 
     method: ClassVar[Method] = "diffusion"
 
@@ -34,13 +41,14 @@ class Diffusion(Maker):
         share = (torch.arange(len(image)) + torch.rand(len(image), generator=rng)) / len(image)
         level = (share * settings.levels).long().to(image.device)
         drawn = noise(image, image.shape, rng)
-        noisy = DDPMScheduler(num_train_timesteps=settings.levels).add_noise(image, drawn, level)
-        return mean_of_each((self._told(noisy, wanted, level) - drawn).square())
+        scheduler = DDPMScheduler(settings.levels, SCHEDULE, prediction_type=LEARNED)
+        noisy, velocity = (told(image, drawn, level) for told in (scheduler.add_noise, scheduler.get_velocity))
+        return mean_of_each((self._told(noisy, wanted, level) - velocity).square())
 
     def make(self, wanted: Tensor, rng: torch.Generator, settings: Settings) -> Tensor:
         from monai.networks.schedulers.ddim import DDIMScheduler
 
-        scheduler = DDIMScheduler(num_train_timesteps=settings.levels)
+        scheduler = DDIMScheduler(settings.levels, SCHEDULE, prediction_type=LEARNED)
         scheduler.set_timesteps(settings.steps)
         x = noise(wanted, (len(wanted), self.channels, *self.grid), rng)
         with torch.no_grad():

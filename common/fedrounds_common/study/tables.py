@@ -161,6 +161,7 @@ class Training:
 
     `rounds` = 0: nothing is trained, and the model is what the task makes of sums over all sites' cases.
     Give `local_steps` (the same at each site) or `local_epochs` (in proportion to its cases).
+    `momentum`: of sgd, and of adam and adamw how much of the first moment is kept (β₁; a GAN wants 0 to 0.5).
     `schedule` runs over the whole of the study's steps and ends at 0 (`constant` does not).
     `moments = "keep"`: the optimiser's state stays at the site between rounds. `threads` is part of
     the study because 1 and 2 threads give different bits.
@@ -181,7 +182,7 @@ class Training:
     optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: Positive = 1e-3
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    momentum: Share = 0.9
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     moments: Literal["keep", "fresh"] = "keep"
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup: Share = 0.05
