@@ -16,9 +16,10 @@ import matplotlib as mpl
 from numpy.typing import NDArray
 
 from fedrounds.model import Model, open_model
+from fedrounds.why import explained
 from fedrounds_common.case import Case, CaseRef
 from fedrounds_common.disk import write_whole
-from fedrounds_common.pictures import overlaid, png_of, side_by_side, view_of
+from fedrounds_common.pictures import png_of, side_by_side, view_of
 from fedrounds_sites.phantom.twins import Twins
 from fedrounds_sites.prepare import prepare
 from fedrounds_sites.readers.phantom_glioma import PhantomGlioma
@@ -46,9 +47,8 @@ def _shows_tumour(reader: PhantomGlioma, ref: CaseRef, model: Model) -> bool:
 
 
 def draw_why(model: Model, case: Case) -> None:
-    study, network = model.study, model.module()
-    maps = model.parts.task.explain(network, case, study.cases, study.training, study.evaluation)
-    write_whole(IMAGES / "explanations.png", png_of(side_by_side(overlaid(case, maps, study.cases))))
+    picture = explained(model, model.module(), case).picture
+    write_whole(IMAGES / "explanations.png", png_of(side_by_side(picture)))
 
 
 def draw_twins(model: Model, twins: Twins, ref: CaseRef) -> None:

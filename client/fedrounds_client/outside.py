@@ -49,12 +49,14 @@ class Folder:
 @final
 @dataclass(frozen=True)
 class Outside:
-    """One case as read, and what the model says of it on the grid of its file; or why that could not be."""
+    """One case as read, what the model was shown of it, and what it says, on the grid of the case's file; or why that
+    could not be."""
 
     ref: CaseRef
     case: Case | None = None
     prediction: Prediction | None = None
     fault: CaseError | None = None
+    prepared: Case | None = None
 
 
 def open_folder(table: Table, form: CaseForm, plugins: Sequence[Path] = ()) -> Folder:
@@ -89,9 +91,10 @@ def predict_each(network: nn.Module, parts: Parts, folder: Folder, *, labelled: 
                     do=f"add {lacks}, or predict only",
                 )  # fmt: skip
             if by_case:
+                prepared = prepare(case, parts.study.cases)
                 with no_exit(ref.name):
-                    made = predict(network, parts, case)
-                yield Outside(ref, case, made)
+                    made = _on_own_grid(network, parts, case, prepared)
+                yield Outside(ref, case, made, prepared=prepared)
             else:
                 prepare(case, parts.study.cases)
                 usable.setdefault(folder.site_of(ref), []).append(ref)
@@ -162,24 +165,17 @@ def _predict_of_site(network: nn.Module, parts: Parts, folder: Folder, refs: Seq
     ):
         try:
             with no_exit(case.ref.name):
-                yield Outside(case.ref, case, _on_own_grid(network, parts, case, prepared))
+                yield Outside(case.ref, case, _on_own_grid(network, parts, case, prepared), prepared=prepared)
         except CaseError as error:
             yield Outside(case.ref, fault=to_keep(error))
 
 
-def predict(network: nn.Module, parts: Parts, case: Case) -> Prediction:
+def _on_own_grid(network: nn.Module, parts: Parts, case: Case, prepared: Case) -> Prediction:
     """The prediction on the case's own grid.
 
     Outputs that lie on a grid are brought back and decided upon there, so that a mask is what its probabilities
     say; where the two grids meet voxel by voxel, both are exactly those of the prepared case.
-
-    Raises:
-        CaseError: the case cannot be prepared.
     """
-    return _on_own_grid(network, parts, case, prepare(case, parts.study.cases))
-
-
-def _on_own_grid(network: nn.Module, parts: Parts, case: Case, prepared: Case) -> Prediction:
     study = parts.study
     made = parts.task.predict(network, prepared, study.cases, study.training, study.evaluation)
     if made.outputs.shape[1:] != prepared.grid:

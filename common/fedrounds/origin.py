@@ -59,10 +59,13 @@ def origin_of(run: Path) -> Origin:
     return Origin(STUDY, text, str(read_json(RunFolder(run).status).get("study", "")))
 
 
-def refuse_real(run: Path, what: str) -> None:
+BEGIN_ANOTHER = "`fedrounds coordinator submit` begins another run"
+
+
+def refuse_real(run: Path, what: str, do: str = BEGIN_ANOTHER) -> None:
     """Raises RunFileError FR-F37: what is wanted needs the cases, and they are at the hospitals."""
     if is_real(run):
         raise RunFileError(
             "FR-F37", f"{run.resolve().name} is a run between hospitals: {what}", wanted="a simulation",
-            do="its cases lie at the hospitals; `fedrounds coordinator submit` begins another run", where=run.name,
+            do=f"its cases lie at the hospitals; {do}", where=run.name,
         )  # fmt: skip

@@ -6,20 +6,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, final
 
 from fedrounds.evaluation import faults_as_dicts
 from fedrounds.judge import open_cases
 from fedrounds.model import Model, Source, open_model
+from fedrounds.why import explained
 from fedrounds_client.output import write_label_file, write_prediction, write_tables
-from fedrounds_client.outside import Folder, judges_cases, none_usable, open_folder, predict_each
-from fedrounds_common.disk import write_json
+from fedrounds_client.outside import Folder, Outside, judges_cases, none_usable, open_folder, predict_each
+from fedrounds_common.disk import write_json, write_whole
 from fedrounds_common.errors import DONE, PARTIAL, CaseError, DataError, UsageError
 from fedrounds_common.network import Network
+from fedrounds_common.pictures import png_of, side_by_side
 from fedrounds_common.study.tables import Table
 from fedrounds_common.task import Task
 from fedrounds_common.written import LabelImage, ScalarImages, Values, Written
 from fedrounds_server.plan import Listener, nobody
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FORMAT = 1
 
@@ -44,9 +49,9 @@ class Predictions:
         return PARTIAL if self.left_out else DONE
 
     def rows(self) -> tuple[tuple[str, str], ...]:
-        """Case and its files below the folder, or those that hold a line for it."""
+        """Case and its files below the folder, and those that hold a line for it."""
         return tuple(
-            (case, ", ".join(str(file.relative_to(self.folder)) for file in files or self.tables))
+            (case, ", ".join(str(file.relative_to(self.folder)) for file in (*files, *self.tables)))
             for case, files in self.files.items()
         )
 
@@ -80,6 +85,7 @@ def predict(
     task: Task | None = None,
     network: Network | None = None,
     probabilities: bool = True,
+    why: Sequence[str] = (),
     force: bool = False,
     listen: Listener = nobody,
 ) -> Predictions:
@@ -93,13 +99,15 @@ def predict(
         output: the folder that is written; see `fedrounds_client.output` for what goes into it.
         reader, settings: as `evaluate`.
         probabilities: False leaves maps of probabilities out.
+        why: methods, or "all": what each answer rests on is drawn into `why/`, and written there on the case's grid.
         force: write into a folder that holds something, over files of the same name.
 
     Returns:
         What was written; `exit` is 9 if cases were left out.
 
     Raises:
-        RunFileError: the model cannot be used. DataError: no case can. UsageError: as `evaluate`.
+        RunFileError: the model cannot be used. DataError: no case can. UsageError: as `evaluate`; FR-U82, FR-U83 no
+            such explanation.
     """
     model = open_model(source, study, plugins=plugins, task=task, network=network)
     folder = _opened(model, None if inputs is None else Path(inputs), reader, settings)
@@ -110,13 +118,16 @@ def predict(
     kinds: dict[str, Written] = {}  # of the first case: all of a task's cases are written alike
     form, known = model.study.cases, frozenset(folder.refs)
     left_out: dict[str, CaseError] = {}
-    for number, each in enumerate(predict_each(model.module(), model.parts, folder, labelled=False), start=1):
+    module = model.module()
+    for number, each in enumerate(predict_each(module, model.parts, folder, labelled=False), start=1):
         if each.case is not None and each.prediction is not None:
-            made = model.parts.task.files(each.prediction, each.case, form)
-            files[each.ref.name] = write_prediction(
-                target, folder.reader, each.case, made, form, of_file=each.ref in known, probabilities=probabilities
-            )
-            kinds = kinds or dict(made)
+            made = dict(model.parts.task.files(each.prediction, each.case, form))
+            drawn, maps = _why(target, model, module, each, why)
+            files[each.ref.name] = drawn + write_prediction(
+                target, folder.reader, each.case, {**made, **maps}, form,
+                of_file=each.ref in known, probabilities=probabilities,
+            )  # fmt: skip
+            kinds = kinds or made
             rows[each.ref.name] = {name: table for name, table in made.items() if isinstance(table, Values)}
         elif each.fault is not None:
             left_out[each.ref.name] = each.fault
@@ -131,11 +142,25 @@ def predict(
         raise none_usable(left_out, folder.name)
     if any(isinstance(each, LabelImage) for each in kinds.values()):
         write_label_file(target / "labels.txt", form)
-    maps = [each.images for each in kinds.values() if isinstance(each, ScalarImages) and each.of == "probabilities"]
-    outputs = tuple(maps[0]) if maps and probabilities else ()
+    chances = [each.images for each in kinds.values() if isinstance(each, ScalarImages) and each.of == "probabilities"]
+    outputs = tuple(chances[0]) if chances and probabilities else ()
     found = Predictions(target, _title(model, folder), files, outputs, left_out, write_tables(target, rows))
     write_json(target / "predictions.json", _says(found, model, folder))
     return found
+
+
+def _why(
+    target: Path, model: Model, network: nn.Module, each: Outside, methods: Sequence[str]
+) -> tuple[tuple[Path, ...], Mapping[str, Written]]:
+    """The picture that was drawn, and the maps that are still to be written; nothing where nothing is asked for."""
+    if not methods:
+        return (), {}
+    assert each.case is not None
+    assert each.prepared is not None
+    found = explained(model, network, each.prepared, methods)
+    file = target / "why" / f"{each.ref.name}.png"
+    write_whole(file, png_of(side_by_side(found.picture)))
+    return (file,), found.files(each.prepared, each.case)
 
 
 def _opened(model: Model, inputs: Path | None, reader: Table | str | None, settings: Sequence[str]) -> Folder:

@@ -6,16 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 from fedrounds.model import Model, open_model
 from fedrounds.origin import refuse_real
 from fedrounds.run import Run
+from fedrounds.why import explained
 from fedrounds_client.outside import judges_cases
 from fedrounds_common.case import Case
 from fedrounds_common.disk import write_whole
 from fedrounds_common.errors import UsageError
-from fedrounds_common.pictures import overlaid, png_of, side_by_side
+from fedrounds_common.pictures import png_of, side_by_side
 from fedrounds_common.rng import derive
 from fedrounds_common.task import CaseScore, Picture
 from fedrounds_server.measures import Measures
@@ -23,8 +24,7 @@ from fedrounds_server.tables import MISSING, shown
 from fedrounds_sites.hospitals import open_hospital, read_rehearsal
 from fedrounds_sites.prepare import prepare
 
-if TYPE_CHECKING:
-    from torch import nn
+AT_THE_HOSPITAL = "a hospital looks at its own case: `fedrounds predict MODEL -i FOLDER -o FOLDER --why all`"
 
 
 @final
@@ -140,7 +140,7 @@ def _judged(model: Model, run: Path, case: str, site: str | None) -> tuple[str, 
 
 def _roles(run: Path, site: str | None) -> Mapping[str, str]:
     """The run's sites with their roles; only the one that is named, if one is."""
-    refuse_real(run, "no case of it can be shown here")
+    refuse_real(run, "no case of it can be shown here", do=AT_THE_HOSPITAL)
     roles = read_rehearsal(run / "rehearsal.json").sites
     if site is not None and site not in roles:
         near = get_close_matches(site, roles, n=1)
@@ -169,17 +169,4 @@ def _drawn(model: Model, case: Case, *, why: bool) -> tuple[Picture, CaseScore |
     made = parts.task.predict(network, case, study.cases, study.training, study.evaluation)
     lacks = parts.task.lacks(case, study.cases)
     score = None if lacks else parts.task.score(made, case, study.cases, study.evaluation)
-    return explained(model, network, case) if why else parts.task.picture(case, made, study.cases), score
-
-
-def explained(model: Model, network: nn.Module, case: Case) -> Picture:
-    """What of a prepared case the model's answer rests on.
-
-    Raises:
-        UsageError: FR-U82 the task has no explanation of its answers.
-    """
-    study = model.study
-    maps = model.parts.task.explain(network, case, study.cases, study.training, study.evaluation)
-    if not maps:
-        raise UsageError("FR-U82", f"{study.task['name']} has no explanation", do="leave --why out")
-    return overlaid(case, maps, study.cases)
+    return explained(model, network, case).picture if why else parts.task.picture(case, made, study.cases), score

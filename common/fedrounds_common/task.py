@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, final
 
@@ -127,6 +127,20 @@ class Picture:
 
     title: str
     panels: Mapping[str, U8]
+
+
+@final
+@dataclass(frozen=True)
+class Why:
+    """What explains an answer: `says` what the maps show, e.g. "what speaks for pneumonia".
+
+    `maps`: method → the map (*grid) of `over`, float32, larger is more, when called: some take long. `over`: the case
+    they are drawn over, of a pair its fixed image.
+    """
+
+    says: str
+    over: Case
+    maps: Mapping[str, Callable[[], F32]]
 
 
 class Task(ABC):
@@ -296,9 +310,9 @@ class Task(ABC):
 
     def explain(
         self, network: nn.Module, case: Case, form: CaseForm, training: Training, evaluation: Evaluation
-    ) -> Mapping[str, F32]:
-        """Method → what of the image its prediction rests on, (*grid), larger is more; drawn where the case lies."""
-        return {}
+    ) -> Why | None:
+        """What of a prepared case its prediction rests on, by each method that this network allows; None: no method."""
+        return None
 
     def gather(self, purpose: str, network: nn.Module, cases: Cases, form: CaseForm, training: Training) -> Tally:
         """What a site answers when asked for one of `before` or `after`: sums over its training cases, or, of

@@ -183,12 +183,12 @@ LOSS_OF_A_CODEC = 1e-3  # of a tensor's largest value: more than that must be ke
 def codec_keeps_its_promises(codec: Codec) -> None:
     values = trained_from(model(), 1)
     residual: Arrays = {}
-    for _ in range(3):
-        travelling, after = codec.encode(locked(values), locked(residual))
+    for round_ in range(3):
+        travelling, after = codec.encode(locked(values), locked(residual), round_)
         # over the wire and back: what arrives is read-only
         message = from_wire(*to_wire(Update("a", "r", 1, "n", "d", 5, 3, 0.1, 1.0, "x", travelling)))
         assert isinstance(message, Update)
-        decoded = codec.decode(message.arrays)
+        decoded = codec.decode(message.arrays, locked(values))
         assert manifest(decoded) == manifest(values)
         for name, array in values.items():
             if array.dtype.kind != "f":
@@ -211,7 +211,7 @@ def test_no_codec_breaks_on_what_it_never_made(name: str) -> None:
     codec = built(CODECS, name)
     for odd in ({}, {"x": np.zeros(0, np.float32)}, {"up.weight": np.array(["text"])}, {"": np.array(1 + 2j)}):
         try:
-            codec.decode(odd)
+            codec.decode(odd, model())
         except UpdateError:
             continue
 
@@ -486,8 +486,11 @@ def test_every_tasks_guesses_score_like_predictions(name: str, fit: Fit) -> None
 def test_every_tasks_explanations_lie_on_the_image(name: str, fit: Fit) -> None:
     task = built(TASKS, name, **fit.fields)
     module, cases, _ = predicted(task, fit, 2)
-    for method, weights in task.explain(module, cases[0], fit.form, fit.settings(16), Evaluation()).items():
-        assert weights.shape == cases[0].grid, method
+    why = task.explain(module, cases[0], fit.form, fit.settings(16), Evaluation())
+    for method, draw in why.maps.items() if why else ():
+        weights = draw()
+        assert weights.shape == why.over.grid == cases[0].grid, method
+        assert (weights >= 0).all(), method
         assert weights.dtype == np.float32, method
         assert np.isfinite(weights).all(), method
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn  # noqa: E402
 
 from fedrounds_common.case import F32, Case, CaseRef, Target  # noqa: E402
 from fedrounds_common.errors import UsageError  # noqa: E402
-from fedrounds_common.explaining import attribution, rollout, uncertainty  # noqa: E402
+from fedrounds_common.explaining import attribution, rollout, shifting, uncertainty  # noqa: E402
 from fedrounds_common.pictures import overlaid, side_by_side  # noqa: E402
 from fedrounds_common.rng import seeded  # noqa: E402
 from fedrounds_common.study.tables import CaseForm  # noqa: E402
@@ -171,6 +171,32 @@ def test_dropout_is_on_within_even_though_judging_switches_it_off() -> None:
     with torch.no_grad():
         assert float(network(x)) == float(network(x))
     assert uncertainty.dropouts(nn.Sequential(nn.Dropout(0.0))) == []
+
+
+# ---------------------------------------------------------------- registration
+
+
+def test_an_answer_that_follows_known_shifts_is_sure_and_one_that_hears_nothing_is_off_by_the_shift() -> None:
+    blob = np.zeros((24, 20), np.float32)
+    blob[9:13, 8:11] = 1
+    pair = np.stack([blob, np.roll(blob, (2, -1), axis=(0, 1))])
+    affine = np.diag([3.0, 2.0, 1.0, 1.0])  # mm along rows and columns
+
+    def middle(image: F32) -> np.ndarray:
+        return (np.indices(image.shape) * image).sum((1, 2)) / image.sum()
+
+    def hears(image: F32) -> F32:
+        # the right half of the image hears; the left one always says what it said first
+        asked = (middle(image[1]) - middle(image[0])) * [3.0, 2.0]
+        field = np.broadcast_to(asked[:, None, None], (2, 24, 20)).astype(np.float32).copy()
+        field[:, :, :10] = np.array([6.0, -2.0])[:, None, None]
+        return field
+
+    unsure = shifting.disagreement_mm(hears, pair, affine)
+    assert unsure.shape == (24, 20)
+    np.testing.assert_allclose(unsure[:, 10:], 0, atol=1e-4)
+    # two shifts by a row of 3 mm, two by a column of 2: sqrt((2 * 9 + 2 * 4) / 4)
+    np.testing.assert_allclose(unsure[:, :10], np.sqrt(6.5), rtol=1e-4)
 
 
 # ---------------------------------------------------------------- drawn

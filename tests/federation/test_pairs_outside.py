@@ -8,6 +8,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from fedrounds.judge import evaluate
 from fedrounds.predict import predict
@@ -86,6 +87,27 @@ def test_what_is_written_of_a_pair_lies_on_the_fixed_images_grid(run: Run, tmp_p
     assert set(np.unique(np.asarray(kinds["masks"].dataobj))) <= {0, 1, 2}
     # of the moving image's own intensities, not of the prepared ones that are of mean 0
     assert float(np.asarray(kinds["warped"].dataobj).min()) >= 0
+
+
+def test_where_a_displacement_is_unsure_is_drawn_on_the_fixed_image(run: Run, tmp_path: Path) -> None:
+    name = "hippocampus_141"
+    for kind in ("images", "labels"):
+        (tmp_path / "two" / kind).mkdir(parents=True)
+        for case in (name, "hippocampus_143"):
+            (tmp_path / "two" / kind / f"{case}.nii.gz").symlink_to(DATA / kind / f"{case}.nii.gz")
+    found = predict(
+        run.path / "consensus.safetensors", tmp_path / "two", tmp_path / "out", why=["known shifts"],
+        settings=["follow_links=true"],
+    )  # fmt: skip
+    pair = next(pair for pair in found.files if pair.startswith(name))
+    fixed: Any = nib.load(DATA / "images" / f"{name}.nii.gz")
+    heat: Any = nib.load(tmp_path / "out/why/known-shifts" / f"{pair}.nii.gz")
+    assert heat.shape == fixed.shape
+    np.testing.assert_allclose(heat.affine, fixed.affine, atol=1e-4)
+    values = np.asarray(heat.dataobj)
+    # of 1 mm voxels: a network that learned next to nothing answers nothing to a shift by one
+    assert 0.5 < float(np.median(values)) < 1.5
+    assert np.asarray(Image.open(tmp_path / "out/why" / f"{pair}.png")).ndim == 3
 
 
 def test_a_pair_is_shown_by_the_name_it_has_among_the_scores(run: Run, tmp_path: Path) -> None:

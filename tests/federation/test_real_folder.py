@@ -10,6 +10,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
@@ -163,6 +165,35 @@ def test_its_consensus_judges_and_predicts_other_images(
     status, found = told(capsys, "predict", ended, "-i", data / "images", "-o", tmp_path / "masks")
     assert status == 0, found
     assert len(found["data"]["files"]) == 15
+
+
+@pytest.mark.slow
+def test_a_hospital_sees_why_with_the_released_model_and_its_own_case(
+    ended: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run_cli(["show", str(ended), "--case", "A_01", "--why"]) == 4
+    said = " ".join(capsys.readouterr().err.split())
+    assert "FR-F37" in said
+    assert "fedrounds predict MODEL -i FOLDER -o FOLDER --why all" in said
+    # what a hospital has: the model, the study, its own images
+    model = shutil.copy(ended / "consensus.safetensors", tmp_path / "consensus.safetensors")
+    study, mine = ended.parents[2] / "balls.toml", tmp_path / "mine"
+    mine.mkdir()
+    image = shutil.copy(ended.parents[2] / "new/images/A_01.nii.gz", mine)
+    out = tmp_path / "out"
+    status, found = told(capsys, "predict", model, "--study", study, "-i", mine, "-o", out, "--why", "all")
+    assert status == 0, found
+    ((case, files),) = found["data"]["files"].items()
+    assert files == [
+        f"why/{case}.png", f"masks/{case}.nii.gz", f"probabilities/{case}.nii.gz", f"why/undecided/{case}.nii.gz"
+    ]  # fmt: skip
+    heat, read = nib.load(out / f"why/undecided/{case}.nii.gz"), nib.load(image)
+    assert heat.shape == read.shape
+    np.testing.assert_array_equal(heat.affine, read.affine)
+    chances = np.asarray(nib.load(out / f"probabilities/{case}.nii.gz").dataobj, np.float64)
+    # of one label beside the background: undecided is the entropy of the very probabilities that are written
+    p = np.clip(chances, 1e-7, 1 - 1e-7)
+    np.testing.assert_allclose(np.asarray(heat.dataobj), -p * np.log2(p) - (1 - p) * np.log2(1 - p), atol=1e-4)
 
 
 @pytest.mark.slow

@@ -56,7 +56,7 @@ def test_a_case_that_is_nowhere_and_a_site_that_is_not_there_are_said_to_be_so(f
 def test_why_shows_where_a_mask_is_undecided_and_the_scores_beside_it(finished: Any, tmp_path: Path) -> None:
     found = show(finished.run, "C_02", out=tmp_path / "why.png", why=True)
     assert found.panels == ("image", "undecided")
-    assert "what the answer rests on" in found.title
+    assert "where the mask is undecided" in found.title
     picture = np.asarray(Image.open(found.path)).astype(int)
     halves = np.array_split(picture, 2, axis=1)
     # the rim of the ball glows in the second panel

@@ -26,6 +26,10 @@ def register(app: typer.Typer) -> None:
         probabilities: Annotated[
             bool, typer.Option("--probabilities/--masks-only", help="Write probability maps beside the masks.")
         ] = True,
+        why: Annotated[
+            list[str] | None,
+            typer.Option("--why", metavar="METHOD", help="Draw what an answer rests on, e.g. grad-cam; all."),
+        ] = None,
         force: Annotated[bool, typer.Option("--force", help="Write over files of the same name.")] = False,
         plugins: Plugins = None,
         folder: RunsFolder = RUNS,
@@ -36,6 +40,6 @@ def register(app: typer.Typer) -> None:
         with Steps(console(sys.stderr)) as listen:
             found = predict_folder(
                 source_path(run, folder), inputs, output, reader=reader, settings=settings or (), study=study,
-                plugins=plugins or (), probabilities=probabilities, force=force, listen=listen,
+                plugins=plugins or (), probabilities=probabilities, why=why or (), force=force, listen=listen,
             )  # fmt: skip
         return Answer(found.as_dict(), found.text(), found.exit)

@@ -11,7 +11,7 @@ Shapes: images (C, *grid) in, maps (*grid) float32 out, larger is more. Of a bag
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -150,11 +150,6 @@ def agreed(maps: Sequence[F32]) -> F32:
     scaled = [heat / max(float(heat.max()), 1e-12) for heat in maps]
     mean: F32 = np.mean(scaled, axis=0, dtype=np.float32)
     return mean
-
-
-def all_of(network: nn.Module, image: F32, output: int) -> Mapping[str, F32]:
-    """Every method that the network allows, by name."""
-    return {name: method(network, image, output) for name, method in methods(network).items()}
 
 
 def _onto_grid(maps: Tensor, grid: tuple[int, ...], *, stacked: bool) -> F32:

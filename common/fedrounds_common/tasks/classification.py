@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, final
 
 import numpy as np
@@ -16,7 +17,7 @@ from fedrounds_common.errors import CaseError, UsageError
 from fedrounds_common.metrics import calibration, classes, confusion
 from fedrounds_common.network import Makes
 from fedrounds_common.study.tables import CaseForm, Count, Evaluation, OrNone, Training
-from fedrounds_common.task import Batch, CaseScore, Example, Measure, Metric, Picture, Prediction, Tally, Task
+from fedrounds_common.task import Batch, CaseScore, Example, Measure, Metric, Picture, Prediction, Tally, Task, Why
 from fedrounds_common.written import Values, Written
 
 if TYPE_CHECKING:
@@ -234,13 +235,17 @@ class Classification(Task):
 
     def explain(
         self, network: nn.Module, case: Case, form: CaseForm, training: Training, evaluation: Evaluation
-    ) -> Mapping[str, F32]:
+    ) -> Why:
         """What speaks for the likeliest class; of two classes, for the finding, whichever is likelier."""
         from fedrounds_common.explaining import attribution
 
         first = _scored(form).start or 0
         likeliest = int(self.predict(network, case, form, training, evaluation).outputs[first:].argmax()) + first
-        return attribution.all_of(network, case.image, likeliest)
+        maps = {
+            name: partial(method, network, case.image, likeliest)
+            for name, method in attribution.methods(network).items()
+        }
+        return Why(f"what speaks for {form.classes[likeliest]}", case, maps)
 
     def files(self, prediction: Prediction, case: Case, form: CaseForm) -> Mapping[str, Written]:
         """A line of `predictions.csv`: the probability of each class, and which are named."""

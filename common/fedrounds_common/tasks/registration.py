@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, final
 
 import numpy as np
@@ -17,7 +18,7 @@ from fedrounds_common.metrics import overlap, rules, summary
 from fedrounds_common.network import Makes
 from fedrounds_common.registration import pairs, world
 from fedrounds_common.study.tables import CaseForm, Count, Evaluation, Training
-from fedrounds_common.task import Batch, CaseScore, Example, Measure, Metric, Picture, Prediction, Tally, Task
+from fedrounds_common.task import Batch, CaseScore, Example, Measure, Metric, Picture, Prediction, Tally, Task, Why
 from fedrounds_common.written import LabelImage, ScalarImages, VectorImage, Written
 
 if TYPE_CHECKING:
@@ -201,6 +202,21 @@ class Registration(Task):
         from fedrounds_common.registration import drawing
 
         return drawing.compare(case, prediction, form)
+
+    def explain(
+        self, network: nn.Module, case: Case, form: CaseForm, training: Training, evaluation: Evaluation
+    ) -> Why:
+        """Where the displacement is unsure, in mm: how far the answers to known shifts are off."""
+        from fedrounds_common.explaining import shifting
+
+        def displacement(image: F32) -> F32:
+            made = self.predict(network, case.with_image(image, case.target), form, training, evaluation)
+            return made.outputs[: len(case.grid)]
+
+        whole = _whole(case, form)
+        fixed = case.with_image(whole.image[: len(whole.image) // 2], case.target)
+        unsure = partial(shifting.disagreement_mm, displacement, whole.image, case.affine)
+        return Why("where the displacement is unsure", fixed, {"known shifts": unsure})
 
     def files(self, prediction: Prediction, case: Case, form: CaseForm) -> Mapping[str, Written]:
         """The moving image brought to the fixed one, its labels where it has any; the displacement, and its inverse."""

@@ -15,7 +15,7 @@ from fedrounds_common.case import F32, U8, Case, Cases
 from fedrounds_common.errors import CaseError, DataError, UsageError
 from fedrounds_common.metrics import overlap, rules, summary
 from fedrounds_common.study.tables import CaseForm, Evaluation, Training
-from fedrounds_common.task import Batch, CaseScore, Example, Measure, Metric, Picture, Prediction, Tally, Task
+from fedrounds_common.task import Batch, CaseScore, Example, Measure, Metric, Picture, Prediction, Tally, Task, Why
 from fedrounds_common.written import LabelImage, ScalarImages, Written
 
 if TYPE_CHECKING:
@@ -79,13 +79,17 @@ class Segmentation(Task):
         voxel = None
         if rng.random() < training.foreground:
             voxel = sampling.foreground_voxel(index, tuple(form.scored.values()), case.grid, rng)
-        image, box = case.image, index.box
+        box, slice_ = index.box, None
         if _stacked(case, form):
             slice_ = voxel[0] if voxel else int(rng.integers(box[0].start, box[0].stop))
-            image, labels, box, voxel = image[:, slice_], labels[slice_], box[1:], voxel[1:] if voxel else None
+            labels, box, voxel = labels[slice_], box[1:], voxel[1:] if voxel else None
         patch = _patch(training, cases, case, form)
         start = sampling.patch_start(voxel, box, patch, labels.shape, rng)
-        image, labels = sampling.cut(image, start, patch), sampling.cut(labels[np.newaxis], start, patch)[0]
+        if slice_ is None:
+            image = sampling.patch_of(case, start, patch)
+        else:
+            image = sampling.patch_of(case, (slice_, *start), (1, *patch))[:, 0]
+        labels = sampling.cut(labels[np.newaxis], start, patch)[0]
         image, labels = augment(image, labels, training.augment, rng)
         return Example(image, one_hot(labels, form))
 
@@ -117,7 +121,8 @@ class Segmentation(Task):
         window = training.patch or case.grid[first:]
         box = sampling.index_of(case).box
         box = (*box[:first], *sampling.grown(box[first:], window, case.grid[first:]))
-        image = torch.from_numpy(np.array(case.image[(slice(None), *box)], order="C"))
+        inside_box = sampling.patch_of(case, [span.start for span in box], [span.stop - span.start for span in box])
+        image = torch.from_numpy(np.array(inside_box, order="C"))
         image = image.movedim(1, 0) if _stacked(case, form) else image[None]  # slices are a batch, a volume one image
         with windows.judging(network, training.amp) as function:
             inside = windows.slide(function, image, window, evaluation.overlap, WINDOWS_PER_CALL).cpu()
@@ -176,20 +181,23 @@ class Segmentation(Task):
 
     def explain(
         self, network: nn.Module, case: Case, form: CaseForm, training: Training, evaluation: Evaluation
-    ) -> Mapping[str, F32]:
+    ) -> Why:
         """Where the mask is undecided, in bits; and, of a network with dropout, where its passes differ."""
         from fedrounds_common.explaining import uncertainty
         from fedrounds_common.rng import derive, seeded
 
-        made = self.predict(network, case, form, training, evaluation)
-        found = {"undecided": uncertainty.entropy(made.outputs, exclusive=_exclusive(form))}
-        if uncertainty.dropouts(network):
+        def outputs() -> F32:
+            return self.predict(network, case, form, training, evaluation).outputs
+
+        def undecided() -> F32:
+            return uncertainty.entropy(outputs(), exclusive=_exclusive(form))
+
+        def passes_differ() -> F32:
             with uncertainty.dropping(network), seeded(derive(0, "dropout", case.ref.name)):
-                passes = [
-                    self.predict(network, case, form, training, evaluation).outputs for _ in range(uncertainty.PASSES)
-                ]
-            found["passes differ"] = uncertainty.disagreement(passes)
-        return found
+                return uncertainty.disagreement([outputs() for _ in range(uncertainty.PASSES)])
+
+        more = {"passes differ": passes_differ} if uncertainty.dropouts(network) else {}
+        return Why("where the mask is undecided", case, {"undecided": undecided, **more})
 
     def files(self, prediction: Prediction, case: Case, form: CaseForm) -> Mapping[str, Written]:
         """The mask, and the probabilities of each region or label: a softmax's background, the rest, is left out."""
