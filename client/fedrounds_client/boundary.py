@@ -60,7 +60,7 @@ def _do(ask: Ask, site: Site, permit: Permission) -> Leaving:
     permit.check_cases(ask, site)
     if ask.kind == "train":
         message, state = take_part(ask, site)
-        decoded = replace(message, arrays=site.parts.codec.decode(message.arrays))
+        decoded = replace(message, arrays=site.parts.codec.decode(message.arrays, ask.arrays))
         check_update(decoded, ask.arrays, site.max_norm)
         permit.check_leaving(message)
         write_state(site.folder / "state", ask.round, state)

@@ -249,7 +249,7 @@ def _leaves(parts: Parts, site: str, start: Arrays, asked: Waiting, cases: Cases
     """What leaves, and the bytes that come a round: the very messages, packed here with numbers in place of results."""
     study, consensus = parts.study, parts.strategy.begin(start)
     sent, _ = parts.strategy.send(Trained(start, start, 1, 1), consensus, {})
-    travelling, _ = parts.codec.encode(sent, {})
+    travelling, _ = parts.codec.encode(sent, {}, 0)
     run, nonce, digest = asked.run, "0" * 32, asked.study
     update = Update(site, run, 1, nonce, digest, 1, 1, 0.1, 0.1, str(study.wire["name"]), travelling)
     tally = parts.task.tally([], study.cases, study.evaluation, 0)

@@ -79,7 +79,9 @@ def take_part(ask: Ask, site: Site) -> tuple[Update, SiteState]:
     # for what stays here, the strategy sees neither where it was nor where it came to
     reached = {name: received[name] if name in own else array for name, array in result.arrays.items()}
     leaving, kept = parts.strategy.send(Trained(received, reached, len(cases), steps), consensus, state.kept)
-    travelling, residual = parts.codec.encode(leaving, state.residual)
+    # by round and site, not by run: a round asked twice is packed the same, and so is a study that is run again
+    seed = derive(study.seed, "codec", ask.round, site.name)
+    travelling, residual = parts.codec.encode(leaving, state.residual, seed)
     update = Update(
         site=site.name, run=ask.run, round=ask.round, nonce=ask.nonce, study=ask.digest, cases=len(cases),
         steps=steps, loss=result.loss, seconds=time.monotonic() - started, codec=study.wire["name"], arrays=travelling,

@@ -125,7 +125,8 @@ def _payloads(site: Site, asked: Waiting) -> dict[str, tuple[str, bytes]]:
     payloads = {}
     if parts.study.training.rounds:
         update, _ = take_part(ask, site)
-        check_update(replace(update, arrays=parts.codec.decode(update.arrays)), ask.arrays, site.max_norm)
+        decoded = parts.codec.decode(update.arrays, ask.arrays)
+        check_update(replace(update, arrays=decoded), ask.arrays, site.max_norm)
         payloads["update"] = to_wire(update)
     for purpose in purposes(parts.task):
         asks = replace(ask, kind="statistics", round=0, shared={}, purpose=purpose)

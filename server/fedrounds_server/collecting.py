@@ -74,7 +74,7 @@ class Collection:
         header, buffer, _ = read_kept(file)
         leaving = from_wire(header, buffer)
         assert isinstance(leaving, Update)
-        return self.guard.decoded(leaving.arrays, name)
+        return self.guard.decoded(leaving.arrays, self.ask.arrays, name)
 
     # ------------------------------------------------------------ late ones
 

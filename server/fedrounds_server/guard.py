@@ -52,7 +52,7 @@ class Guard:
         self._check_answers(answer.site, answer.run, answer.round, answer.nonce, ask, site)
         if answer.study != ask.digest:
             raise UpdateError("FR-R16", f"{site} trained another study", wanted=ask.digest[:12])
-        decoded = replace(answer, arrays=self.decoded(answer.arrays, site))
+        decoded = replace(answer, arrays=self.decoded(answer.arrays, ask.arrays, site))
         check_update(decoded, ask.arrays, self._most(site, ask))
         cap = self.agreed_cases.get(site, 0)
         if answer.cases > cap:
@@ -94,10 +94,10 @@ class Guard:
         self._see(site, ask)
         return answer
 
-    def decoded(self, arrays: Arrays, site: str) -> Arrays:
-        """What the codec makes of a site's arrays; raises UpdateError if it stumbles over them."""
+    def decoded(self, arrays: Arrays, like: Arrays, site: str) -> Arrays:
+        """What the codec makes of a site's arrays, for a model like that; raises UpdateError if it stumbles over them."""
         try:
-            return self.codec.decode(arrays)
+            return self.codec.decode(arrays, like)
         except UpdateError:
             raise
         except Exception as error:

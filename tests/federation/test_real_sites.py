@@ -73,6 +73,6 @@ def test_real_sites_reach_the_consensus_of_the_simulation(
             arrays=consensus.arrays, shared=consensus.shared,
         )  # fmt: skip
         said = {name: asked(home, coordinator, ask) for name, home in homes.items()}
-        updates = [SiteUpdate(name, parts.codec.decode(each.arrays), each.cases) for name, each in said.items()]
+        updates = [SiteUpdate(name, parts.codec.decode(each.arrays, ask.arrays), each.cases) for name, each in said.items()]
         consensus = parts.strategy.aggregate(consensus, updates)
     assert digest(consensus.arrays) == simulated

@@ -24,10 +24,10 @@ SCORE = Ask("score", "run", 3, "nonce", "study", "d" * 64, model="pooled", cohor
 class Halves(Codec):
     """Travels as half of what it was: only a guard that decodes sees the real values."""
 
-    def encode(self, arrays: Arrays, residual: Arrays) -> tuple[Arrays, Arrays]:
+    def encode(self, arrays: Arrays, residual: Arrays, seed: int) -> tuple[Arrays, Arrays]:
         return {name: (array / 2).astype(array.dtype) for name, array in arrays.items()}, {}
 
-    def decode(self, arrays: Arrays) -> Arrays:
+    def decode(self, arrays: Arrays, like: Arrays) -> Arrays:
         return {name: (array * 2).astype(array.dtype) for name, array in arrays.items()}
 
 
@@ -164,7 +164,7 @@ def test_two_guards_do_not_share_what_they_saw() -> None:
 
 def test_what_is_checked_and_averaged_is_the_decoded_update() -> None:
     halves = Halves()
-    travelling = update(arrays=halves.encode(update().arrays, {})[0])
+    travelling = update(arrays=halves.encode(update().arrays, {}, 0)[0])
     np.testing.assert_array_equal(guard(codec=halves).admit(travelling, ASK, "a").arrays["w"], [[1, 2], [2, 4]])
     # 2.5 as it travels, 5 as it is
     with pytest.raises(UpdateError, match="FR-R13"):
@@ -214,10 +214,10 @@ def test_scores_of_another_model_or_cohort_are_refused(changed: dict[str, Any]) 
 
 
 class Stumbling(Codec):
-    def encode(self, arrays: Arrays, residual: Arrays) -> tuple[Arrays, Arrays]:
+    def encode(self, arrays: Arrays, residual: Arrays, seed: int) -> tuple[Arrays, Arrays]:
         return arrays, {}
 
-    def decode(self, arrays: Arrays) -> Arrays:
+    def decode(self, arrays: Arrays, like: Arrays) -> Arrays:
         raise KeyError("scale")
 
 

@@ -12,8 +12,8 @@ from fedrounds_common.codec import Codec
 @final
 @dataclass(frozen=True)
 class Float32(Codec):
-    def encode(self, arrays: Arrays, residual: Arrays) -> tuple[Arrays, Arrays]:
+    def encode(self, arrays: Arrays, residual: Arrays, seed: int) -> tuple[Arrays, Arrays]:
         return arrays, {}
 
-    def decode(self, arrays: Arrays) -> Arrays:
+    def decode(self, arrays: Arrays, like: Arrays) -> Arrays:
         return arrays
