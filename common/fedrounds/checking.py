@@ -20,7 +20,8 @@ from fedrounds_common.case import CaseRef, Target
 from fedrounds_common.errors import DONE, CaseError, DataError, to_keep
 from fedrounds_common.study.tables import CaseForm
 from fedrounds_server.plan import Listener, nobody
-from fedrounds_sites.hospitals import Role, acquired, assign, leave_one_out
+from fedrounds_sites.hospitals import Role, assign, leave_one_out
+from fedrounds_sites.keeping import acquired
 from fedrounds_sites.listing import passed_over_lines
 from fedrounds_sites.prepare import prepare
 from fedrounds_sites.reader import Reader

@@ -23,8 +23,8 @@ from fedrounds_common.errors import CaseError, to_keep
 from fedrounds_common.leaving import Ask, Update, to_wire
 from fedrounds_common.rng import derive
 from fedrounds_common.strategy import Trained
-from fedrounds_sites.cache import estimate_bytes
-from fedrounds_sites.hospitals import acquired
+from fedrounds_sites.cache import stored_bytes
+from fedrounds_sites.keeping import acquired
 from fedrounds_sites.prepare import prepare
 from fedrounds_sites.reader import Reader
 
@@ -101,7 +101,7 @@ def measure(prepared: Prepared, site: str, refs: Sequence[CaseRef]) -> Measured:
         up_bytes=up,
         model_bytes=size_bytes(start),
         state_bytes=size_bytes(result.moments) + kept,
-        case_bytes=round(statistics.mean(estimate_bytes(len(case.image), case.grid) for case in cases)),
+        case_bytes=round(statistics.mean(stored_bytes(case) for case in cases)),
         process_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB,
         base_bytes=base,
     )
@@ -151,7 +151,7 @@ def _sizes(parts: Parts, start: Arrays, trained: Arrays, text: str) -> tuple[int
     consensus = parts.strategy.begin(start)
     ask = Ask("train", "run", 1, "0" * 16, text, "0" * 64, arrays=consensus.arrays, shared=consensus.shared)
     leaving, kept = parts.strategy.send(Trained(start, trained, 1, 1), consensus, {})
-    travelling, residual = parts.codec.encode(leaving, {})
+    travelling, residual = parts.codec.encode(leaving, {}, 0)
     codec = str(parts.study.wire["name"])
     update = Update("site", "run", 1, "0" * 16, "0" * 64, 1, 1, 0.1, 0.1, codec, travelling)
     down, up = (len(header.encode()) + len(buffer) for header, buffer in (to_wire(ask), to_wire(update)))

@@ -13,7 +13,8 @@ from fedrounds_common.case import F64, Case
 from fedrounds_common.errors import DONE, PARTIAL, CaseError, DataError
 from fedrounds_common.study.tables import LANDMARKS
 from fedrounds_sites.histogram import landmark_sums, standard
-from fedrounds_sites.hospitals import acquired, assign, leave_one_out
+from fedrounds_sites.hospitals import assign, leave_one_out
+from fedrounds_sites.keeping import acquired
 from fedrounds_sites.prepare import prepare
 
 

@@ -8,11 +8,14 @@ of one patient in a 2D study. A picture without geometry has the identity affine
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import final
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, final
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from fedrounds_common.packed import Packed
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -54,14 +57,33 @@ class Target:
 @final
 @dataclass(frozen=True)
 class Case:
+    """`packed`: the image as a store keeps it, in place of an array; `image` then unpacks all of it anew each time."""
+
     ref: CaseRef
     image: F32
     target: Target | None
     affine: F64
+    packed: Packed | None = field(default=None, init=False, repr=False, compare=False)
+
+    @staticmethod
+    def kept(ref: CaseRef, packed: Packed, target: Target | None, affine: F64) -> Case:
+        """A case whose image is unpacked when somebody looks at it, and of which a patch can be had without the rest."""
+        case = object.__new__(Case)
+        for name, value in (("ref", ref), ("target", target), ("affine", affine), ("packed", packed)):
+            object.__setattr__(case, name, value)
+        return case
+
+    if not TYPE_CHECKING:  # a checker would let every misspelt name pass
+
+        def __getattr__(self, name: str) -> F32:
+            # asked only for what is not there, and of a kept case that is its image
+            if name == "image" and self.packed is not None:
+                return self.packed.whole()
+            raise AttributeError(name)
 
     @property
     def grid(self) -> tuple[int, ...]:
-        return tuple(self.image.shape[1:])
+        return tuple(self.image.shape[1:]) if self.packed is None else self.packed.grid
 
     @property
     def spacing_mm(self) -> tuple[float, ...]:

@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -110,13 +111,17 @@ def forget_settled() -> None:
     _settled.clear()
 
 
-def write_whole(file: Path, *parts: Data) -> None:
-    """Write the parts end to end: a temporary file beside it, fsync, rename, fsync of the folder."""
-    _make_folders(file.parent)
+def write_whole(file: Path, *parts: Data, private: bool = False) -> None:
+    """Write the parts end to end: a temporary file beside it, fsync, rename, fsync of the folder.
+
+    Args:
+        private: only this account may open the file, and the folders that are made for it.
+    """
+    _make_folders(file.parent, 0o700 if private else 0o777)
     # a name of its own: two processes that write the same file must not write into one half
     part = file.with_name(f".{file.name}.{secrets.token_hex(4)}.part")
     try:
-        _write_new(part, 0o666, parts)
+        _write_new(part, 0o600 if private else 0o666, parts)
         _steps.rename(part, file)
     except BaseException:
         _steps.unlink(part)
@@ -157,6 +162,29 @@ def _make_folders(folder: Path, mode: int = 0o777) -> None:
         _steps.make_folder(new, mode)
         _steps.sync_folder(new.parent)
         _settled.add(new)
+
+
+@final
+class Scratch:
+    """Room on disk for what need not outlive this process: a file without a name, gone when it is closed."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  (closed by close, or with the process)
+
+    def write_at(self, data: Data, start: int) -> None:
+        left = memoryview(data).cast("B")
+        while left:
+            written = os.pwrite(self._file.fileno(), left, start)
+            left, start = left[written:], start + written
+
+    def read_into(self, buffer: memoryview, start: int) -> None:
+        """Fill the buffer with what stands from there on; what was never written there is left as it is."""
+        while buffer and (count := os.preadv(self._file.fileno(), [buffer], start)):
+            buffer, start = buffer[count:], start + count
+
+    def close(self) -> None:
+        self._file.close()
 
 
 def settle(file: Path) -> None:

@@ -40,7 +40,8 @@ def index_of(case: Case) -> Index:
     held = _indices.get(id(case))
     if held is not None and held[0]() is case:
         return held[1]
-    index = Index(content_box(case.image), {} if case.labels is None else _voxels(case.labels))
+    box = content_box(case.image) if case.packed is None else case.packed.box
+    index = Index(box, {} if case.labels is None else _voxels(case.labels))
     key = id(case)
     held_bytes = index.bytes + sum(entry.bytes for _, entry in _indices.values())
     for other in list(_indices):
@@ -117,6 +118,11 @@ def patch_start(
         else:
             starts.append(min(max(voxel[axis] - size // 2, 0), limit - size))
     return tuple(starts)
+
+
+def patch_of(case: Case, start: Sequence[int], patch: Sequence[int]) -> F32:
+    """`cut` of the case's image; of one that a store keeps, no more than the patch is read."""
+    return cut(case.image, start, patch) if case.packed is None else case.packed.cut(start, patch)
 
 
 def cut(array: NDArray[Scalar], start: Sequence[int], patch: Sequence[int]) -> NDArray[Scalar]:

@@ -1,7 +1,8 @@
 """Prepared cases on disk, mapped into memory: prepared once, shared by processes, read in pages as needed.
 
-One file a case: a line that says what follows and its checksum, then image and labels as they lie in
-memory. A file that is not whole is as good as none: it is made again.
+One file a case: a line that says what follows and its checksum, then the image as `packed` keeps it and the labels as
+they lie in memory. A file that is not whole is as good as none: it is made again. Only the account that made them may
+open folder and files: they hold patients' images.
 """
 
 from __future__ import annotations
@@ -14,9 +15,11 @@ import math
 import mmap
 import os
 import struct
+import time
 import weakref
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -25,13 +28,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedrounds_common.case import Case, CaseRef, Target
-from fedrounds_common.disk import write_whole
+from fedrounds_common.disk import remove_file, write_whole
+from fedrounds_common.packed import Channel, Packed, pack
+from fedrounds_common.sampling import content_box
 from fedrounds_sites.prepare import VERSION
 
-FORMAT = 3
+FORMAT = 4
+SUFFIX = ".case"
+STALE_S = 3600.0  # a half-written file older than this is nobody's any more
 _MAGIC = b"fr-case\n"
 _LEAD = struct.Struct("<8sII")  # magic, bytes of the header, CRC-32 of the header
 _ALIGN = 64
+_HEADER = 1024  # bytes, about
 _NO_MAP = ctypes.c_void_p(-1).value
 
 
@@ -62,9 +70,10 @@ def _plain(part: object) -> Any:
     raise TypeError(f"{type(part).__name__} cannot be part of a key")
 
 
-def estimate_bytes(channels: int, grid: Sequence[int], *, labelled: bool = True) -> int:
-    """What one prepared case takes on disk, and in memory when all of it is used."""
-    return math.prod(grid) * (4 * channels + labelled) + 4096
+def stored_bytes(case: Case) -> int:
+    """What a prepared case takes on disk, and in memory when all of it is used; its header is reckoned."""
+    known = {} if case.target is None else _known(case.target)
+    return _HEADER + sum(_aligned(array.nbytes) for array in _arrays(_packed(case), known))
 
 
 @final
@@ -78,20 +87,18 @@ class CaseStore:
 
     folder: Path
 
-    def get(self, key: str) -> Case | None:
-        """The case that was put under `key`, or None: never put, not whole, or of another format."""
+    def get(self, key: str, *, checked: bool = False) -> Case | None:
+        """The case that was put under `key`, or None: never put, not whole, or of another format.
+
+        Args:
+            checked: read all of it and hold it against its checksum, as befits a file of long ago.
+        """
         file = self._file(key)
         try:
-            with file.open("rb") as stream:
-                header = _header(stream.read(_LEAD.size), stream.read)
-                if header is None or header.get("key") != key:
-                    return None
-                start = _aligned(stream.tell())
-                if os.fstat(stream.fileno()).st_size != start + _content_bytes(header):
-                    return None
-                return _case(header, _mapped(stream.fileno(), start + _content_bytes(header)), start)
+            found = _opened(file, checked=checked)
         except FileNotFoundError:
             return None
+        return None if found is None or found[0].get("key") != key else _case(*found)
 
     def put(self, key: str, case: Case) -> None:
         """Keep a case, whole or not at all.
@@ -99,38 +106,108 @@ class CaseStore:
         Raises:
             OSError: the disk is full or may not be written; nothing is left behind.
         """
-        image = np.ascontiguousarray(case.image, np.float32)
-        known = {} if case.target is None else _known(case.target)
-        header = {
-            "format": FORMAT,
-            "key": key,
-            "ref": [case.ref.name, case.ref.patient, case.ref.site],
-            "shape": list(image.shape),
-            "affine": np.asarray(case.affine, np.float64).ravel().tolist(),
-            "target": None
-            if case.target is None
-            else {name: [array.dtype.str, list(array.shape)] for name, array in known.items()},
-        }
-        text = json.dumps(header, sort_keys=True).encode()
-        lead = _LEAD.pack(_MAGIC, len(text), zlib.crc32(text)) + text
-        parts: list[bytes | memoryview] = [lead.ljust(_aligned(len(lead)), b"\0"), image.data.cast("B")]
-        for array in known.values():
-            parts += [b"\0" * -(sum(map(len, parts)) % -_ALIGN), array.data.cast("B")]
-        write_whole(self._file(key), *parts)
+        write_whole(self._file(key), *_parts(key, case), private=True)
 
-    def forget(self, patients: Collection[str]) -> int:
-        """Delete every case of these patients, and what cannot be read as a case; returns how many files went."""
-        gone = 0
-        for file in sorted(self.folder.glob("*.case")):
-            with file.open("rb") as stream:
-                header = _header(stream.read(_LEAD.size), stream.read)
-            if header is None or header["ref"][1] in patients:
-                file.unlink(missing_ok=True)
-                gone += 1
-        return gone
+    def refs(self) -> Iterator[tuple[Path, CaseRef | None]]:
+        """Each file, and whose it is; None: it cannot be read as a case."""
+        for file in sorted(self.folder.glob(f"*{SUFFIX}")):
+            header = _header_of(file)
+            yield file, None if header is None else CaseRef(*header["ref"])
+
+    def damaged(self) -> tuple[Path, ...]:
+        """Every file that is not what was written, all of it read and held against its checksum."""
+        return tuple(file for file, _ in self.refs() if _opened(file, checked=True) is None)
+
+    def forget(self, meant: Collection[str] | Callable[[Collection[CaseRef]], Collection[str]]) -> int:
+        """Delete every case of some patients, and what cannot be read as a case; returns how many files went.
+
+        Args:
+            meant: the patients, or a function from the cases that are here to them.
+        """
+        found = list(self.refs())
+        patients = meant([ref for _, ref in found if ref is not None]) if callable(meant) else meant
+        gone = [file for file, ref in found if ref is None or ref.patient in patients]
+        for file in gone:
+            remove_file(file)
+        return len(gone)
+
+    def clear(self) -> int:
+        """Delete every case, and what a crash left of one; returns how many files went."""
+        gone = [*self.folder.glob(f"*{SUFFIX}"), *self.folder.glob(f".*{SUFFIX}.*.part")]
+        for file in gone:
+            remove_file(file)
+        return len(gone)
+
+    def sweep(self) -> None:
+        """Delete what crashes left half written."""
+        for part in self.folder.glob(f".*{SUFFIX}.*.part"):
+            with suppress(FileNotFoundError):  # its process may have just finished it
+                if time.time() - part.stat().st_mtime > STALE_S:
+                    remove_file(part)
 
     def _file(self, key: str) -> Path:
-        return self.folder / f"{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()[:40]}.case"
+        return self.folder / f"{hashlib.sha256(key.encode(errors='surrogateescape')).hexdigest()[:40]}{SUFFIX}"
+
+
+def _parts(key: str, case: Case) -> list[bytes | memoryview]:
+    """A case's file, in pieces."""
+    packed, known = _packed(case), {} if case.target is None else _known(case.target)
+    content: list[bytes | memoryview] = []
+    for array in _arrays(packed, known):
+        content += [array.data.cast("B"), b"\0" * (-array.nbytes % _ALIGN)]
+    checksum = 0
+    for part in content:
+        checksum = zlib.crc32(part, checksum)
+    header = {
+        "format": FORMAT,
+        "key": key,
+        "ref": [case.ref.name, case.ref.patient, case.ref.site],
+        "grid": list(packed.grid),
+        "box": [[span.start, span.stop] for span in packed.box],
+        "channels": [channel.as_table() for channel in packed.channels],
+        "affine": np.asarray(case.affine, np.float64).ravel().tolist(),
+        "target": None
+        if case.target is None
+        else {name: [array.dtype.str, list(array.shape)] for name, array in known.items()},
+        "checksum": checksum,
+    }
+    text = json.dumps(header, sort_keys=True).encode()
+    lead = _LEAD.pack(_MAGIC, len(text), zlib.crc32(text)) + text
+    return [lead.ljust(_aligned(len(lead)), b"\0"), *content]
+
+
+def _packed(case: Case) -> Packed:
+    if case.packed is not None:
+        return case.packed
+    image = np.ascontiguousarray(case.image, np.float32)
+    return pack(image, content_box(image))
+
+
+def _arrays(packed: Packed, known: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+    """In the order of the file, as `_layout` tells it."""
+    levels = [channel.levels for channel in packed.channels if channel.levels is not None]
+    return [*(channel.codes for channel in packed.channels), *levels, *known.values()]
+
+
+def _header_of(file: Path) -> dict[str, Any] | None:
+    with file.open("rb") as stream:
+        return _header(stream.read(_LEAD.size), stream.read)
+
+
+def _opened(file: Path, *, checked: bool) -> tuple[dict[str, Any], memoryview, int] | None:
+    """A file's header, its bytes and where its arrays begin; None: it is not whole. Raises FileNotFoundError."""
+    with file.open("rb") as stream:
+        header = _header(stream.read(_LEAD.size), stream.read)
+        if header is None:
+            return None
+        start = _aligned(stream.tell())
+        size = start + sum(_aligned(_bytes(*entry)) for entry in _layout(header))
+        if os.fstat(stream.fileno()).st_size != size:
+            return None
+        content = _mapped(stream.fileno(), size)
+    if checked and zlib.crc32(content[start:]) != header["checksum"]:
+        return None
+    return header, content, start
 
 
 def _header(lead: bytes, read: Any) -> dict[str, Any] | None:
@@ -146,11 +223,16 @@ def _header(lead: bytes, read: Any) -> dict[str, Any] | None:
     return header if header["format"] == FORMAT else None
 
 
-def _content_bytes(header: Mapping[str, Any]) -> int:
-    size = 4 * int(math.prod(header["shape"]))
-    for dtype, shape in (header["target"] or {}).values():
-        size = _aligned(size) + np.dtype(dtype).itemsize * math.prod(shape)
-    return size
+def _layout(header: Mapping[str, Any]) -> list[tuple[str, Sequence[int]]]:
+    """Type and shape of each array, in the order of the file: each channel's codes, the levels of some, what is known."""
+    inside = [stop - start for start, stop in header["box"]]
+    image: list[tuple[str, Sequence[int]]] = [(channel["dtype"], inside) for channel in header["channels"]]
+    image += [("<f4", (channel["levels"],)) for channel in header["channels"] if channel["levels"]]
+    return [*image, *((dtype, shape) for dtype, shape in (header["target"] or {}).values())]
+
+
+def _bytes(dtype: str, shape: Sequence[int]) -> int:
+    return np.dtype(dtype).itemsize * math.prod(shape)
 
 
 def _known(target: Target) -> dict[str, NDArray[Any]]:
@@ -165,18 +247,22 @@ def _aligned(offset: int) -> int:
 
 
 def _case(header: Mapping[str, Any], content: memoryview, start: int) -> Case:
-    shape = tuple(header["shape"])
-    name, patient, site = header["ref"]
-    image = np.frombuffer(content, np.float32, math.prod(shape), start).reshape(shape)
-    known: dict[str, Any] = {}
-    end = start + image.nbytes
-    for part, (dtype, extent) in (header["target"] or {}).items():
-        end = _aligned(end)
-        known[part] = np.frombuffer(content, np.dtype(dtype), math.prod(extent), end).reshape(extent)
-        end += known[part].nbytes
+    arrays: list[NDArray[Any]] = []
+    for dtype, shape in _layout(header):
+        arrays.append(np.frombuffer(content, np.dtype(dtype), math.prod(shape), start).reshape(shape))
+        start += _aligned(_bytes(dtype, shape))
+    there = iter(arrays)
+    codes = [next(there) for _ in header["channels"]]
+    channels = tuple(
+        Channel(own, table["outside"], table["step"], next(there) if table["levels"] else None)
+        for table, own in zip(header["channels"], codes, strict=True)
+    )
+    box = tuple(slice(low, high) for low, high in header["box"])
+    packed = Packed(tuple(header["grid"]), box, channels)
+    known: dict[str, Any] = dict(zip(header["target"] or {}, there, strict=True))
     target = None if header["target"] is None else Target(**known)
     affine = np.array(header["affine"], np.float64).reshape(4, 4)
-    return Case(CaseRef(name, patient, site), image, target, affine)
+    return Case.kept(CaseRef(*header["ref"]), packed, target, affine)
 
 
 def _mapped(handle: int, size: int) -> memoryview:

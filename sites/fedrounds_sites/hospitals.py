@@ -15,13 +15,12 @@ from typing import Any, Literal, final
 
 from fedrounds_common.case import Case, CaseRef
 from fedrounds_common.disk import add_text, write_json
-from fedrounds_common.errors import CaseError, DataError, to_keep
+from fedrounds_common.errors import CaseError, DataError
 from fedrounds_common.rng import share
 from fedrounds_common.study.canonical import study_from_canonical
 from fedrounds_common.study.study import Study
-from fedrounds_sites.cache import CaseStore, case_key
+from fedrounds_sites.keeping import Keeper
 from fedrounds_sites.listing import passed_over_lines
-from fedrounds_sites.prepare import prepare, refuse_blank
 from fedrounds_sites.reader import Reader, load_case
 from fedrounds_sites.simulation import Simulation, read_simulation
 from fedrounds_sites.splits import Split, parts, read_split, some, split, write_split
@@ -59,7 +58,11 @@ class Hospital:
         return self.simulation.pictures
 
     def open_all(self) -> Opened:
-        """Every case, read and prepared once a process; the store in this hospital's folder keeps them."""
+        """Every case, read once a process and prepared once; a store keeps them.
+
+        Raises:
+            MachineError: FR-E60 the disk has not the room for them.
+        """
         if "all" not in self._opened:
             self._opened["all"] = self._open()
         return self._opened["all"]
@@ -77,36 +80,24 @@ class Hospital:
         ref = next((ref for ref in self.refs if ref.name == name), None)
         if ref is None:
             raise DataError("FR-H02", f"{self.name} holds no case of that name")
-        return acquired(ref, self.reader, self.simulation, self.study, self.name)
+        return self._keeper.acquired(ref)
+
+    def would_take(self, cases: int) -> int:
+        """Bytes on disk of so many prepared cases like the first here; that one is made. 0: none can be."""
+        return self._keeper.would_take(self.refs, cases)
+
+    @property
+    def _keeper(self) -> Keeper:
+        return Keeper(self.name, self.folder, self.reader, self.simulation, self.study)
 
     def _open(self) -> Opened:
-        store = CaseStore(self.folder / "cache")
-        usable: dict[CaseRef, Case] = {}
-        left_out: dict[str, CaseError] = {}
-        for ref in self.refs:
-            try:
-                usable[ref] = self._prepared(ref, store)
-            except CaseError as error:
-                left_out[ref.name] = to_keep(error)
+        usable, left_out = self._keeper.open_all(self.refs)
         _log_left_out(self.folder / "log", left_out)
         log_passed_over(self.folder / "log", self.reader)
         if self.role == "held-out":
             return Opened((), (), tuple(usable.values()), left_out)
         both = self._split(usable)
         return Opened(tuple(usable[r] for r in both.train), tuple(usable[r] for r in both.validation), (), left_out)
-
-    def _prepared(self, ref: CaseRef, store: CaseStore) -> Case:
-        form = self.study.cases
-        key = case_key(
-            self.simulation.reader, self.reader.stamp(ref, form), ref, form, self.simulation.unlike, self.name,
-            self.study.seed,
-        )  # fmt: skip
-        case = store.get(key)
-        if case is None:
-            store.put(key, prepare(refuse_blank(self.original(ref.name), form), form))
-            case = store.get(key)
-        assert case is not None  # just put there
-        return case
 
     def _split(self, usable: Mapping[CaseRef, Case]) -> Split:
         rule, file = self.study.evaluation, self.folder / "splits.json"
@@ -120,12 +111,6 @@ class Hospital:
         return split(
             usable, self.name, self.study.seed, rule.local_validation, folds=folds, fold=rule.fold, written=kept
         )
-
-
-def acquired(ref: CaseRef, reader: Reader, simulation: Simulation, study: Study, site: str) -> Case:
-    """A case as this hospital acquired it: as read, and changed where the rehearsal makes hospitals unlike."""
-    case = load_case(reader, ref, study.cases)
-    return case if simulation.unlike is None else simulation.unlike.apply(case, site, study.seed)
 
 
 @final

@@ -30,12 +30,16 @@ FORMAT = 1
 @final
 @dataclass(frozen=True)
 class Own:
-    """Where a site's cases come from: its name, its reader's table, and which of the reader's groups it is ("": all)."""
+    """Where a site's cases come from: its name, its reader's table, and which of the reader's groups it is ("": all).
+
+    `cache`: the folder that keeps prepared cases from run to run; None: they go with the run.
+    """
 
     name: str
     data: Table
     only: str = ""
     plugins: tuple[Path, ...] = ()
+    cache: Path | None = None
 
     def reader(self) -> Reader:
         return READERS.load(self.data, self.plugins)
@@ -85,7 +89,7 @@ def open_own(own: Own, study: Study, folder: Path, withdrawn: Collection[str] = 
     refs = _listed(own, reader, study, folder / "cases.json", asked)
     gone = called(refs, withdrawn)
     kept = tuple(ref for ref in refs if ref.patient not in gone)
-    wanted = _Wanted(own.name, folder, kept, asked, reader, own.data, study)
+    wanted = _Wanted(own.name, folder, kept, asked, own.cache, reader, own.data, study)
     return OwnHospital(_hospital(wanted), len(refs) - len(kept))
 
 
@@ -122,6 +126,7 @@ class _Wanted:
     folder: Path
     refs: tuple[CaseRef, ...]
     asked: str
+    cache: Path | None
     reader: Reader = field(compare=False)
     data: Table = field(compare=False)
     study: Study = field(compare=False)
@@ -130,5 +135,5 @@ class _Wanted:
 @lru_cache(maxsize=2)
 def _hospital(wanted: _Wanted) -> Hospital:
     role: Role = "held-out" if wanted.name in wanted.study.cohort.held_out else "train"
-    rehearsed = Simulation(reader=wanted.data)
+    rehearsed = Simulation(reader=wanted.data, cache=wanted.cache)
     return Hospital(wanted.name, role, wanted.folder, wanted.refs, wanted.reader, rehearsed, wanted.study)

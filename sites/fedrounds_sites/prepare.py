@@ -12,12 +12,13 @@ from fedrounds_common.case import F32, F64, U8, Case, spacing_of
 from fedrounds_common.errors import CaseError, DataError
 from fedrounds_common.geometry import beyond, labels_onto, onto, respaced, turned
 from fedrounds_common.metrics.surface import bounding_box
+from fedrounds_common.packed import rounded
 from fedrounds_common.study.tables import CaseForm
 from fedrounds_sites.filtering import filtered
 from fedrounds_sites.histogram import standardised
 from fedrounds_sites.targets import target_onto
 
-VERSION = 1  # of the arithmetic below: part of a cache key, so that a change voids what was prepared before
+VERSION = 2  # of the arithmetic below: part of a cache key, so that a change voids what was prepared before
 LIMIT_VOXELS = 2**29  # of a prepared grid: 2 GiB a channel
 CONTENT = 0.05  # share of a channel's range by which content differs from the corner
 
@@ -29,7 +30,8 @@ def prepare(case: Case, form: CaseForm) -> Case:
     blurred first where voxels grow; labels to the label of most weight. In a 2D study the reader has
     laid out rows and columns, so nothing is turned, and `spacing_mm` is that of rows and columns. Before, it is
     cropped, where the study says so; after, filtered.
-    Then each channel's intensities are normalised over the whole case (all slices of a patient).
+    Then each channel's intensities are normalised over the whole case (all slices of a patient), and rounded where
+    that loses nothing that matters (`packed.rounded`): what is kept, trained on and predicted from are the same bits.
 
     Returns:
         Image (C, *grid) float32 and labels (*grid) uint8, C-contiguous; the affine of the new grid.
@@ -42,7 +44,8 @@ def prepare(case: Case, form: CaseForm) -> Case:
     grid, affine = prepared_grid(case, form)
     image = np.empty((len(form.channels), *grid), np.float32)
     for index, channel in enumerate(case.image):
-        image[index] = _scale_of(_brought(channel, case.affine, grid, affine, form), form, form.channels[index])
+        scaled = _scale_of(_brought(channel, case.affine, grid, affine, form), form, form.channels[index])
+        image[index] = rounded(scaled)
         if not math.isfinite(float(image[index].sum(dtype=np.float64))):
             raise CaseError(
                 "FR-D14",

@@ -26,8 +26,25 @@ Baseline = Literal["initial", "local-only", "local-only-long", "ensemble", "pool
 
 @final
 @dataclass(frozen=True)
+class RayCluster:
+    """Of `engine = "ray"`, in `[simulation.ray]`. `address`: HOST:PORT of a running cluster's head, or "auto" on one of
+    its machines; without it a Ray is started here and ended again. `cpus`: processors that one worker takes of its
+    machine. `gpus`: share of a GPU that one worker takes; left out, where the cluster has GPUs, one client is measured
+    first and as many share a GPU as fit."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    address: str = ""
+    cpus: Annotated[float, Field(gt=0, le=1024)] = 1.0
+    gpus: Annotated[float, Field(ge=0, le=64)] | None = None
+
+
+@final
+@dataclass(frozen=True)
 class Simulation:
-    """`workers`: processes that train sites at once; 0 plays them all in this process, one after another.
+    """`engine`: "inline" plays the sites in this process or in worker processes of this machine, "ray" on Ray.
+    `workers`: processes that train sites at once; 0 plays them all in this process, one after another, and on Ray
+    means as many as fit.
 
     `local_only_sites`: how many of the largest training sites are also trained alone (0: all).
     `pictures`: how many of its worst cases each site draws. `report`: draw figures and write the page at the end. `unlike`: makes the sites' images differ.
@@ -35,6 +52,8 @@ class Simulation:
     or a state dict that torch saved. Its tensors are matched by name, `initial_names` says what its names begin with
     and what stands for it here; the last layers may be of other classes and are then drawn anew. `initial_adapt`:
     with "mean" a first convolution made for other channels is averaged over them.
+    `cache`: a folder, relative to the study file, that keeps prepared cases from run to run; without it they are kept
+    while a run lasts.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -42,7 +61,8 @@ class Simulation:
     reader: Table = field(default_factory=lambda: {"name": "phantom_glioma"})
     partition: Table = field(default_factory=lambda: {"name": "natural"})
     unlike: Unlike | None = None
-    engine: Literal["inline"] = "inline"
+    engine: Literal["inline", "ray"] = "inline"
+    ray: RayCluster = field(default_factory=RayCluster)
     workers: Annotated[int, Field(ge=0, le=256)] = 0
     baselines: tuple[Baseline, ...] = ()
     local_only_sites: Annotated[int, Field(ge=0)] = 8
@@ -52,6 +72,7 @@ class Simulation:
     initial_weights: Path | None = None
     initial_names: dict[str, str] = field(default_factory=dict)
     initial_adapt: Literal["no", "mean"] = "no"
+    cache: Path | None = None
 
     def build_reader(self, plugins: Sequence[Path] = ()) -> Reader:
         return READERS.load(self.reader, plugins)
@@ -73,12 +94,13 @@ def read_simulation(table: Table, folder: Path, plugins: Sequence[Path] = ()) ->
             faults += shelf.build(placed(entry, folder), f"simulation.{name}", plugins)[1]
     if simulation is None or faults:
         return None, faults
-    weights = simulation.initial_weights
+    weights, cache = simulation.initial_weights, simulation.cache
     return replace(
         simulation,
         reader=placed(simulation.reader, folder),
         partition=placed(simulation.partition, folder),
         initial_weights=None if weights is None else (folder / weights),
+        cache=None if cache is None else (folder / cache.expanduser()).resolve(),
     ), []
 
 

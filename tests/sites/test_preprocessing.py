@@ -133,7 +133,7 @@ def test_sizes_are_in_mm_and_an_axis_with_larger_voxels_is_left_alone() -> None:
     thick = case_of(image, affine=np.diag([1.0, 1.0, 6.0, 1.0]))
     made = prepare(thick, form(filters={"median": 3}, orientation=None)).image[0]
     expected = np.median(image[0, 3:6, 3:6, 2])
-    assert made[4, 4, 2] == pytest.approx(float(expected), rel=1e-6)
+    assert made[4, 4, 2] == pytest.approx(float(expected), abs=2e-4)
     blurred = prepare(thick, form(filters={"gaussian": 1.0}, orientation=None)).image[0]
     assert np.abs(np.diff(blurred, axis=0)).mean() < 0.5 * np.abs(np.diff(image[0], axis=0)).mean()
     assert np.abs(np.diff(blurred, axis=2)).mean() > 0.2 * np.abs(np.diff(image[0], axis=2)).mean()
