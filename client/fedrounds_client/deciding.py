@@ -15,6 +15,7 @@ from fedrounds_client.settings import Policy, SiteSettings
 from fedrounds_common.disk import write_text
 from fedrounds_common.errors import RefusedError, UsageError
 from fedrounds_common.study.canonical import study_from_canonical
+from fedrounds_sites.cache import CaseStore
 
 
 def who() -> str:
@@ -116,5 +117,10 @@ def leave(home: SiteHome) -> int:
         freed += policy.used_bytes(folder)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700)
+    cache = home.read_settings().cache
+    if cache is not None:
+        store = CaseStore(cache)
+        freed += store.bytes
+        store.clear()
     note(home, "left", who=who(), bytes_deleted=freed)
     return freed

@@ -61,7 +61,7 @@ def open_enrolled(home: SiteHome, ask: Ask, now: datetime | None = None, pieces:
     """
     settings, parts, permit = permitted(home, ask, now or datetime.now(UTC))
     patients = withdrawn_patients(home)
-    forget_withdrawn(home, patients)
+    forget_withdrawn(home, patients, settings.cache)
     folder = _run_folder(home, ask)
     own = open_own(own_of(settings), parts.study, folder, patients)
     site = Site(
@@ -83,7 +83,7 @@ def check_again(home: SiteHome, ask: Ask) -> None:
 
 
 def own_of(settings: SiteSettings) -> Own:
-    return Own(settings.name, settings.data, settings.only, settings.plugins)
+    return Own(settings.name, settings.data, settings.only, settings.plugins, settings.cache)
 
 
 def _run_folder(home: SiteHome, ask: Ask) -> Path:

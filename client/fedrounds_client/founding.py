@@ -35,6 +35,7 @@ REMARKS = {
     "machine.memory_gb": "of the process that trains; 0: no limit",
     "machine.network": 'of the process that trains: "none" or "host"',
     "machine.proxy": "on the way to the coordinator",
+    "machine.cache": 'folder that keeps prepared images from run to run, for this account alone; "": none is kept',
 }
 
 
@@ -65,5 +66,5 @@ def _tables(name: str, reader: str) -> Table:
             "minimum_privacy": "none", "maximum_epsilon": "none", "hours": "00:00-24:00", "gpu": "none",
             "disk_gb": 50.0, "rounds": 100, "days": 90, "outgoing": ["hello", "update", "scores", "statistics"],
         },
-        "machine": {"memory_gb": 0.0, "network": "none", "proxy": ""},
+        "machine": {"memory_gb": 0.0, "network": "none", "proxy": "", "cache": ""},
     }  # fmt: skip

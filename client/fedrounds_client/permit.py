@@ -126,7 +126,7 @@ class SitePermit:
             raise broken
         policy.check_answer(rules, ask.kind)
         policy.check_hours(rules, self.now.astimezone())
-        policy.check_disk(rules, self.home.runs)
+        policy.check_disk(rules, self.home.runs, self.settings.cache)
 
     def _check_used(self, ask: Ask, said: Said) -> None:
         """The same request again is none more; another run, or other weights in the same round, is."""

@@ -85,13 +85,13 @@ def check_hours(policy: Policy, now: datetime) -> None:
         raise RefusedError("FR-C17", f"it is {clock} here", wanted=f"policy.hours = {policy.hours}")
 
 
-def check_disk(policy: Policy, runs: Path) -> None:
-    """Raises RefusedError FR-C18: all runs together take as much disk as they may."""
-    used = used_bytes(runs)
+def check_disk(policy: Policy, runs: Path, cache: Path | None = None) -> None:
+    """Raises RefusedError FR-C18: all runs together, with the cases that are kept between them, take all they may."""
+    used = used_bytes(runs) + (0 if cache is None or cache.is_relative_to(runs) else used_bytes(cache))
     if used >= policy.disk_gb * GB:
         raise RefusedError(
             "FR-C18", f"{used / GB:.3g} GB used", wanted=f"below policy.disk_gb = {policy.disk_gb:g}",
-            do="take caches of runs that are over away, or allow more",
+            do="take caches of runs that are over away, `fedrounds cache --clear` what is kept between them, or allow more",
         )  # fmt: skip
 
 

@@ -60,13 +60,17 @@ class Policy:
 @final
 @dataclass(frozen=True)
 class Machine:
-    """`[machine]`: `memory_gb` of the training process (0: no limit), its network, and the way to the coordinator."""
+    """`[machine]`: `memory_gb` of the training process (0: no limit), its network, and the way to the coordinator.
+
+    `cache`: a folder, relative to this file, that keeps prepared cases from run to run; "": they go with their run.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     memory_gb: Annotated[float, Field(ge=0)] = 0.0
     network: Literal["none", "host"] = "none"
     proxy: str = ""
+    cache: str = ""
 
 
 @final
@@ -88,6 +92,13 @@ class SiteSettings:
     policy: Policy = field(default_factory=Policy)
     machine: Machine = field(default_factory=Machine)
     plugins: tuple[Path, ...] = ()
+    folder: Path = Path()
+
+    @property
+    def cache(self) -> Path | None:
+        """Where prepared cases are kept from run to run; None: nowhere."""
+        place = self.machine.cache
+        return (self.folder / Path(place).expanduser()).resolve() if place else None
 
 
 def read_settings(file: Path) -> SiteSettings:
@@ -130,7 +141,7 @@ def settings_of(raw: Table, folder: Path) -> tuple[SiteSettings | None, list[Fau
         for fault in faults:
             seen.setdefault(fault.key, fault)
         return None, list(seen.values())
-    return SiteSettings(head.name, data, only, policy, machine, plugins), []
+    return SiteSettings(head.name, data, only, policy, machine, plugins, folder), []
 
 
 def _is_table(raw: Mapping[str, Any], key: str) -> bool:

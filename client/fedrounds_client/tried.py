@@ -98,7 +98,7 @@ def work(home: SiteHome, study: str, walls: Sequence[str]) -> None:
         started = time.monotonic()
         payloads = _payloads(site, asked)
         seconds = time.monotonic() - started
-        disk = sum(file.stat().st_size for file in inside.rglob("*.case"))
+        disk = own.hospital.store.bytes
     finally:
         shutil.rmtree(inside, ignore_errors=True)
     said = {

@@ -42,13 +42,17 @@ def withdrawn_patients(home: SiteHome) -> frozenset[str]:
     return frozenset(names[1:] if names[:1] == [HEADING] else names)
 
 
-def forget_withdrawn(home: SiteHome, patients: frozenset[str]) -> int:
-    """Delete what runs have kept of these patients' images, if the list has changed; returns how many files went.
+def forget_withdrawn(home: SiteHome, patients: frozenset[str], cache: Path | None = None) -> int:
+    """Delete what is kept of these patients' images, if the list has changed; returns how many files went.
 
     What is deleted is counted in the journal, without a name.
+
+    Args:
+        cache: where the site keeps prepared cases from run to run; another folder than before is looked through anew.
     """
     marker = home.folder / "withdrawn.json"
-    stamp = hashlib.sha256(json.dumps(sorted(patients)).encode()).hexdigest()
+    asked = sorted(patients) if cache is None else [sorted(patients), str(cache)]
+    stamp = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     before = read_table(marker) or {"patients": 0, "stamp": ""}
     if before["stamp"] == stamp or (not patients and not before["stamp"]):
         return 0
@@ -60,6 +64,8 @@ def forget_withdrawn(home: SiteHome, patients: frozenset[str]) -> int:
         for file in _pictures(run, {ref.name for ref in refs if ref.patient in meant}):
             file.unlink(missing_ok=True)
             gone += 1
+    if cache is not None:
+        gone += CaseStore(cache).forget(lambda refs: called(refs, patients) | patients)
     note(home, "withdrawn", patients=len(patients), before=before["patients"], files_deleted=gone)
     write_json(marker, {"patients": len(patients), "stamp": stamp})
     return gone

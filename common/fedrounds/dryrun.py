@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, final
 
 from fedrounds.baselines import Alone, judged_at, judged_by_itself, judges, planned
@@ -28,6 +29,7 @@ from fedrounds_server.cohort import Roster, choose, need
 from fedrounds_server.plan import Plan
 from fedrounds_server.rounds import Outcome
 from fedrounds_sites.hospitals import assign, leave_one_out
+from fedrounds_sites.keeping import free_bytes
 from fedrounds_sites.splits import split
 
 REPORT_S = 3.0  # figures and page of a small run took this long; it grows little with the run
@@ -145,6 +147,8 @@ def _estimate(
     memory = one.process_bytes * max(simulation.workers, 1) + update_store + 4 * one.model_bytes
     training_sites = sum(plan.steps > 0 for plan in plans)
     asked_for_sums = training_sites * len(purposes(prepared.parts.task))  # the model goes with each request
+    cases = one.case_bytes * sum(plan.cases for plan in plans)
+    kept = simulation.cache
     left = one.state_bytes * KEPT_FILES * training_sites + one.model_bytes * (KEPT + 2 + len(alone))
     return DryRun(
         sites=plans,
@@ -159,8 +163,11 @@ def _estimate(
         judging_bytes=(sum(len(each.cases) for each in judgings if each.sent) + asked_for_sums) * one.down_bytes,
         memory_bytes=memory + (one.base_bytes if simulation.workers else 0),
         free_memory_bytes=free_memory_bytes(),
-        disk_bytes=left + one.case_bytes * sum(plan.cases for plan in plans),
-        left_bytes=left,
+        disk_bytes=left + cases,
+        left_bytes=left + (0 if kept is None else cases),
+        cases_bytes=cases,
+        kept="" if kept is None else str(kept),
+        free_disk_bytes=free_bytes(Path() if kept is None else kept),
         seconds=_seconds(prepared, plans, one, alone, at_once, judgings),
     )
 

@@ -31,7 +31,8 @@ class SitePlan:
 class DryRun:
     """What a run would be. Bytes up and down are a round's, of all sites drawn; `seconds` by part of the run.
 
-    `memory_bytes`: of all processes together. `disk_bytes` while it runs, `left_bytes` after it ended.
+    `memory_bytes`: of all processes together. `disk_bytes` while it runs, of which `cases_bytes` for prepared cases,
+    and `left_bytes` after it ended; `kept`: the folder that keeps the prepared cases for the next run, "" if none.
     """
 
     sites: tuple[SitePlan, ...]
@@ -48,6 +49,9 @@ class DryRun:
     free_memory_bytes: int | None
     disk_bytes: int
     left_bytes: int
+    cases_bytes: int
+    kept: str
+    free_disk_bytes: int
     seconds: Mapping[str, float]
 
     @property
@@ -69,6 +73,8 @@ class DryRun:
             )
         if self.free_memory_bytes is not None and self.memory_bytes > self.free_memory_bytes:
             said.append(f"only {shown_bytes(self.free_memory_bytes)} of memory are free: use fewer workers")
+        if self.disk_bytes > self.free_disk_bytes:
+            said.append(f"only {shown_bytes(self.free_disk_bytes)} of disk are free there: the run would be refused")
         return tuple(said)
 
     def rows(self) -> tuple[tuple[str, str, str, str, str, str], ...]:
@@ -96,6 +102,7 @@ class DryRun:
             ("traffic", f"{down} to sites and {up} from them a round; {shown_bytes(total)} in all with judging"),
             ("memory", f"{shown_bytes(self.memory_bytes)} with {self.workers or 'no'} worker processes"),
             ("disk", f"{shown_bytes(self.disk_bytes)} while it runs, {shown_bytes(self.left_bytes)} after"),
+            ("prepared", f"{shown_bytes(self.cases_bytes)} of cases, " + (f"kept in {self.kept}" if self.kept else "deleted at the end")),
             ("measured", f"{one.site}, {one.cases} cases: {one.load_s:.2g} s to read one, {one.step_s:.2g} s a step, "
                          f"{one.predict_s:.2g} s to predict and score one"),
             ("time", f"about {shown_seconds(self.total_s)} ({parts})"),

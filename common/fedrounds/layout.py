@@ -17,7 +17,9 @@ from fedrounds_common.errors import RunFileError, UsageError
 from fedrounds_common.plugins import digest_of_folders
 from fedrounds_common.study.canonical import digest, resolved_toml
 from fedrounds_server.folder import RunFolder, read_json
-from fedrounds_sites.hospitals import Rehearsal, Role, write_rehearsal
+from fedrounds_sites.cache import CaseStore
+from fedrounds_sites.hospitals import Rehearsal, Role, open_hospital, write_rehearsal
+from fedrounds_sites.keeping import require_room
 from fedrounds_sites.simulation import Simulation
 
 
@@ -45,7 +47,11 @@ def _point_latest(runs: Path, folder: Path) -> None:
 
 
 def lay_out(prepared: Prepared, folder: RunFolder, sites: Mapping[str, Sequence[CaseRef]]) -> None:
-    """Write what the run is, before anything of it happens; of a run that is resumed, what may have changed."""
+    """Write what the run is, before anything of it happens; of a run that is resumed, what may have changed.
+
+    Raises:
+        MachineError: FR-E60 the disk has no room for all sites' prepared cases.
+    """
     for left in folder.path.rglob(".*.part"):
         left.unlink(missing_ok=True)  # what a process was writing when it was killed
     held_out = set(prepared.study.cohort.held_out)
@@ -62,6 +68,16 @@ def lay_out(prepared: Prepared, folder: RunFolder, sites: Mapping[str, Sequence[
         folder.path, prepared.text, digest(prepared.study), _plain(prepared.simulation), prepared.plugins, roles
     )
     write_rehearsal(rehearsal, sites)
+    if not prepared.plugins:  # a reader of somebody's own may break in ways that only its hospital is to suffer from
+        _require_room(folder, sites)
+
+
+def _require_room(folder: RunFolder, sites: Mapping[str, Sequence[CaseRef]]) -> None:
+    """For the prepared cases of all sites, as large as the first of the largest one; that one is made here."""
+    largest = open_hospital(folder.path, max(sites, key=lambda name: (len(sites[name]), name)))
+    stores = {open_hospital(folder.path, name).store.folder: None for name in sites}
+    there = sum(CaseStore(place).bytes for place in stores)
+    require_room(largest.store.folder, largest.would_take(sum(map(len, sites.values()))) - there)
 
 
 def _plain(simulation: Simulation) -> dict[str, Any]:

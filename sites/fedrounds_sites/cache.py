@@ -114,6 +114,11 @@ class CaseStore:
             header = _header_of(file)
             yield file, None if header is None else CaseRef(*header["ref"])
 
+    @property
+    def bytes(self) -> int:
+        """What all files here take."""
+        return sum(file.stat().st_size for file in self.folder.glob(f"*{SUFFIX}"))
+
     def damaged(self) -> tuple[Path, ...]:
         """Every file that is not what was written, all of it read and held against its checksum."""
         return tuple(file for file, _ in self.refs() if _opened(file, checked=True) is None)

@@ -19,6 +19,7 @@ from fedrounds_common.errors import CaseError, DataError
 from fedrounds_common.rng import share
 from fedrounds_common.study.canonical import study_from_canonical
 from fedrounds_common.study.study import Study
+from fedrounds_sites.cache import CaseStore
 from fedrounds_sites.keeping import Keeper
 from fedrounds_sites.listing import passed_over_lines
 from fedrounds_sites.reader import Reader, load_case
@@ -85,6 +86,11 @@ class Hospital:
     def would_take(self, cases: int) -> int:
         """Bytes on disk of so many prepared cases like the first here; that one is made. 0: none can be."""
         return self._keeper.would_take(self.refs, cases)
+
+    @property
+    def store(self) -> CaseStore:
+        """Where this hospital's prepared cases are kept."""
+        return self._keeper.store
 
     @property
     def _keeper(self) -> Keeper:

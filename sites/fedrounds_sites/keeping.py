@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import final
 
 from fedrounds_common.case import Case, CaseRef
-from fedrounds_common.errors import CaseError, MachineError, to_keep
+from fedrounds_common.errors import CaseError, FedroundsError, MachineError, to_keep
 from fedrounds_common.study.study import Study
 from fedrounds_sites.cache import CaseStore, case_key, stored_bytes
 from fedrounds_sites.prepare import prepare, refuse_blank
@@ -49,6 +49,7 @@ class Keeper:
         """
         usable: dict[CaseRef, Case] = {}
         left_out: dict[str, CaseError] = {}
+        self.store.sweep()
         to_make = True  # until one was made nobody knows how large they are
         for index, ref in enumerate(refs):
             try:
@@ -58,7 +59,7 @@ class Keeper:
                 continue
             usable[ref] = case
             if made and to_make:
-                require_room(self.folder_of_store, stored_bytes(case) * (len(refs) - index - 1))
+                require_room(self.store.folder, stored_bytes(case) * (len(refs) - index - 1))
                 to_make = False
         return usable, left_out
 
@@ -70,18 +71,18 @@ class Keeper:
         for ref in refs:
             try:
                 return stored_bytes(self._found_or_made(ref)[0]) * cases
-            except CaseError:
+            except FedroundsError:  # whatever it is, it is told when the hospital opens its cases
                 continue
         return 0
 
     @property
-    def folder_of_store(self) -> Path:
+    def store(self) -> CaseStore:
         lasting = self.simulation.cache
-        return self.folder / "cache" if lasting is None else lasting
+        return CaseStore(self.folder / "cache" if lasting is None else lasting)
 
     def _found_or_made(self, ref: CaseRef) -> tuple[Case, bool]:
         """The case, and whether it had to be made."""
-        store, key = CaseStore(self.folder_of_store), self._key(ref)
+        store, key = self.store, self._key(ref)
         # a run's own files are this run's work; of older ones nobody knows what happened to the disk since
         found = store.get(key, checked=self.simulation.cache is not None)
         if found is not None:
@@ -110,16 +111,21 @@ def acquired(ref: CaseRef, reader: Reader, simulation: Simulation, study: Study,
 
 def require_room(folder: Path, needed: int) -> None:
     """Raises MachineError FR-E60: the disk that `folder` lies on has less left."""
-    there = folder
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
+    free = free_bytes(folder)
     if needed > free:
         raise MachineError(
             "FR-E60", f"prepared cases would take {needed // MB:,} MB more, and {free // MB:,} MB are free",
             wanted="room for all of them", do="free some, or keep them on another disk ([simulation] cache, or [machine] cache)",
-            where=str(there),
+            where=str(folder),
         )  # fmt: skip
+
+
+def free_bytes(folder: Path) -> int:
+    """What is left of the disk that a folder lies on, or will."""
+    there = folder.resolve()
+    while not there.exists():
+        there = there.parent
+    return shutil.disk_usage(there).free
 
 
 @lru_cache(maxsize=64)

@@ -16,10 +16,11 @@ from flwr.app import Context, Message, RecordDict
 from fedrounds_client.boundary import answer, answer_enrolled, refuse_enrolled
 from fedrounds_client.lineage import sights, uses
 from fedrounds_client.permit import Permit
+from fedrounds_client.settings import Policy
 from fedrounds_client.verifying import verify_books
 from fedrounds_common.arrays import digest
 from fedrounds_common.disk import SystemSteps, through
-from fedrounds_common.errors import MachineError
+from fedrounds_common.errors import MachineError, RefusedError
 from fedrounds_common.leaving import Ask, Hello, Leaving, Refusal, Scores, Update, from_wire, signed_bytes, to_wire
 from fedrounds_common.wire import from_record, parts_of, record_of, signature_of
 
@@ -326,6 +327,35 @@ def test_patients_who_withdraw_are_left_out_from_the_next_round_on_and_counted(
     assert second.cases < first.cases
     (line,) = site.journal("withdrawn")
     assert line["facts"] == {"patients": 3, "before": 0, "files_deleted": 2}
+
+
+def test_images_kept_between_runs_are_private_counted_and_go_with_who_withdraws_or_leaves(
+    enrolled: MakeSite, study_ask: MakeAsk
+) -> None:
+    from fedrounds_client.deciding import leave
+    from fedrounds_client.policy import check_disk
+    from fedrounds_sites.cache import CaseStore
+
+    site = enrolled()
+    site.set("machine.cache=kept")
+    site.allow(study_ask(), rounds=9)
+    before = site.answer(study_ask("hello", 0))
+    again = site.answer(study_ask("hello", 0, run="0002-cubes"))
+    assert isinstance(before, Hello)
+    assert isinstance(again, Hello)
+    assert again.training_cases == before.training_cases
+    store = CaseStore(site.home.folder / "kept")
+    assert len(list(store.refs())) == 6 + 6  # its reader cannot tell whether files change: made anew for each run
+    assert not list(site.home.runs.rglob("*.case"))
+    assert {file.stat().st_mode & 0o077 for file in (store.folder, *store.folder.iterdir())} == {0}
+    with pytest.raises(RefusedError, match="FR-C18"):
+        check_disk(Policy(disk_gb=store.bytes / 2e9), site.home.runs, store.folder)
+    site.home.withdrawn.write_text("patient\nA1\n")
+    site.answer(study_ask("hello", 0, run="0002-cubes"))
+    assert {ref.patient for _, ref in store.refs() if ref is not None} == {"A0", "A2", "A3", "A4", "A5"}
+    assert site.journal("withdrawn")[-1]["facts"]["files_deleted"] == 2
+    assert leave(site.home) > store.bytes
+    assert list(store.refs()) == []
 
 
 def test_the_prepared_images_and_pictures_of_who_withdrew_are_deleted(enrolled: MakeSite, study_ask: MakeAsk) -> None:
