@@ -35,6 +35,7 @@ TABLES: tuple[tuple[str, type], ...] = (
     ("cohort", tables.Cohort),
     ("evaluation", tables.Evaluation),
     ("simulation", simulation.Simulation),
+    ("simulation.ray", simulation.RayCluster),
 )
 SHELVES: tuple[tuple[str, str, Shelf[Any]], ...] = (
     ("task", "Tasks", shelves.TASKS),

@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 
 from fedrounds.environment import AS_SET, SILENCE, THREADS
 from fedrounds.places import constraints_file
+from fedrounds_server.engines.ray import LEAST_SHARED_BYTES
 
 Level = Literal["ok", "advice", "fault"]
 GB = 1e9
@@ -44,7 +45,7 @@ def examine(runs: Path, as_set: Mapping[str, str | None] = AS_SET) -> tuple[Find
         _cores(),
         _memory(),
         _disk(runs),
-        _shared_memory(Path("/dev/shm")),
+        _ray(Path("/dev/shm")),
         _gpu(),
     )
 
@@ -164,14 +165,21 @@ def _disk(runs: Path) -> Finding:
     return Finding("run folder", "advice" if free < 5 * GB else "ok", found)
 
 
-def _shared_memory(place: Path) -> Finding:
-    if not place.is_dir():
-        return Finding("shared memory", "ok", "none here; only Ray uses it")
-    size = shutil.disk_usage(place).total
-    found = f"{size / GB:.2f} GB in {place}"
-    if size < 0.2 * GB:  # Docker gives 64 MB unless asked
-        return Finding("shared memory", "advice", found, "for engine ray, start the container with --shm-size=1g")
-    return Finding("shared memory", "ok", found)
+def _ray(place: Path) -> Finding:
+    """Whether a Ray of its own could start here, which keeps what it passes on in shared memory."""
+    try:
+        found = f"Ray {metadata.version('ray')}"
+    except metadata.PackageNotFoundError:
+        return Finding(
+            "engine ray", "advice", "Ray is not installed", 'pip install "flwr[simulation]"; inline needs none'
+        )
+    free = shutil.disk_usage(place).free if place.is_dir() else 0
+    found = f"{found}, {free / GB:.2f} GB of shared memory free"
+    if free < LEAST_SHARED_BYTES:  # Docker gives 64 MB unless asked
+        return Finding(
+            "engine ray", "advice", found, "start the container with --shm-size=1g; engine inline needs none"
+        )
+    return Finding("engine ray", "ok", found)
 
 
 def _gpu() -> Finding:

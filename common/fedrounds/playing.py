@@ -29,7 +29,7 @@ from fedrounds_common.errors import DataError
 from fedrounds_server.app import Afterwards, Objects, ended_by, initial_weights, server_app
 from fedrounds_server.closing import close_run
 from fedrounds_server.engines.inline import SERVER_NODE, InlineGrid
-from fedrounds_server.engines.pool import InProcess, Job, Pool, Workers
+from fedrounds_server.engines.pool import InProcess, Job, Pool, Workers, programs
 from fedrounds_server.folder import RunFolder
 from fedrounds_server.plan import Listener, Plan
 from fedrounds_server.pretrained import weights_from
@@ -104,9 +104,14 @@ def _finished(prepared: Prepared, folder: RunFolder, sites: Mapping[str, Sequenc
 
 
 def pool_of(prepared: Prepared, folder: RunFolder) -> Pool:
+    """Who does the work, as `[simulation]` says: Ray, processes of this machine, or this process."""
+    if prepared.simulation.engine == "ray":
+        from fedrounds.on_ray import pool_on_ray
+
+        return pool_on_ray(prepared.simulation, folder.path)
     if prepared.simulation.workers:
         command = [sys.executable, "-m", "fedrounds.worker", str(folder.path)]
-        return Workers(command, prepared.simulation.workers)
+        return Workers(programs(command), prepared.simulation.workers)
     from fedrounds.worker import handler
 
     return InProcess(handler(folder.path, prepared.parts if prepared.given.any else None))

@@ -80,9 +80,10 @@ def prepare(
     file = read_study(study, overrides, folders, faults_of_rehearsal)
     simulation, _ = read_simulation(file.simulation, folder, folders)
     assert simulation is not None  # its faults would have been raised with the study's
-    if given is not None and given.any and simulation.workers:
+    if given is not None and given.any and (simulation.workers or simulation.engine != "inline"):
         raise UsageError(
-            "FR-U22", f"an object from Python and workers = {simulation.workers}", wanted="workers = 0",
+            "FR-U22", f"an object from Python, engine {simulation.engine} and workers = {simulation.workers}",
+            wanted='engine = "inline" and workers = 0',
             do="or put the class into a file below a folder given with plugins=",
         )  # fmt: skip
     return Prepared(file, file.study, simulation, folders, given or Given())

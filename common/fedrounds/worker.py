@@ -15,7 +15,7 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.clientapp import ClientApp
 
-from fedrounds import baselines
+from fedrounds import baselines, on_ray
 from fedrounds_client.app import client_app
 from fedrounds_client.permit import Permit
 from fedrounds_client.rehearsed import open_rehearsed
@@ -32,6 +32,7 @@ JOBS: dict[str, BaselineJob] = {
     "train": baselines.train_job,
     "score": baselines.score_job,
     "floor": baselines.floor_job,
+    on_ray.KIND: on_ray.memory_job,
 }
 
 

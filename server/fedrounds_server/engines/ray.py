@@ -2,7 +2,7 @@
 
 What an actor does is what a worker process does; the Grid, the ServerApp and the ClientApp are those of every
 other engine. Ray is imported here and nowhere else, when it is used. Why not Flower's own simulation runtime:
-docs/decisions/0013.
+docs/decisions/0015.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,12 +68,14 @@ def _fitting_one(machine: Resources, cpus: float, gpus: float) -> int:
 def share_of_gpu(one_bytes: int, total_bytes: int) -> float:
     """Which share of a GPU one worker takes, where one worker was seen to need `one_bytes` of `total_bytes`.
 
-    1/n for the n that fit into nine tenths of it.
+    1/n for the n that fit into nine tenths of it; 0 for one that needs none.
 
     Raises:
         MachineError: FR-E24 not even one fits.
     """
-    many = math.floor(KEPT_FREE * total_bytes / one_bytes) if one_bytes else 1
+    if not one_bytes:
+        return 0.0
+    many = math.floor(KEPT_FREE * total_bytes / one_bytes)
     if many < 1:
         raise MachineError(
             "FR-E24", f"one client takes {one_bytes / 2**30:.1f} GiB of GPU memory",
@@ -113,7 +116,7 @@ class Actor(Hand):
             "max_restarts": 0,  # who takes a dead one's place is our own pool's business
             "runtime_env": {"env_vars": dict(environment)},
         }
-        self.handle = ray.remote(Player).options(**options).remote(made)
+        self.handle: Any = ray.remote(Player).options(**options).remote(made)  # what Ray makes of a class has no type
         self._ended = False
 
     def do(self, job: Job) -> Done:
@@ -270,7 +273,10 @@ def _start(ray: Any, cluster: Cluster, cores: int) -> Callable[[], None]:
 def _initialised(ray: Any, options: Mapping[str, Any], folder: Path | None) -> Callable[[], None]:
     before = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(**options)
+        with warnings.catch_warnings():
+            # a tip on what a later Ray will do of its own: that workers without a share of a GPU see it
+            warnings.simplefilter("ignore", FutureWarning)
+            ray.init(**options)
     except Exception as error:
         ray.shutdown()
         _remove(folder)
@@ -312,16 +318,16 @@ def _reach(address: str) -> None:
         ) from error  # fmt: skip
 
 
-def _store_bytes() -> int:
+def _store_bytes(place: Path = SHARED) -> int:
     """How much shared memory Ray's objects may take: half of what is free, 2 GiB at most.
 
     Raises:
         MachineError: FR-E23 too little of it.
     """
-    free = shutil.disk_usage(SHARED).free if SHARED.is_dir() else 0
+    free = shutil.disk_usage(place).free if place.is_dir() else 0
     if free < LEAST_SHARED_BYTES:
         raise MachineError(
-            "FR-E23", f"{free / 2**20:.0f} MiB free in {SHARED}", wanted=f"{LEAST_SHARED_BYTES / 2**20:.0f} MiB",
+            "FR-E23", f"{free / 2**20:.0f} MiB free in {place}", wanted=f"{LEAST_SHARED_BYTES / 2**20:.0f} MiB",
             do="start the container with --shm-size=1g, or use engine inline",
         )  # fmt: skip
     return min(free // 2, 2 * 2**30)
