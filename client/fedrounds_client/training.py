@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fedrounds_client.ahead import each_made
 from fedrounds_client.threads import threads
 from fedrounds_common.arrays import Array, Arrays, into_module, of_module
 from fedrounds_common.case import Cases
@@ -48,11 +49,13 @@ class Piece:
 @final
 @dataclass(frozen=True)
 class Result:
-    """`loss`: mean over the piece's steps. `moments`: the optimisers' state, as named arrays."""
+    """`loss`: mean over the piece's steps. `moments`: the optimisers' state, as named arrays. `waiting`: seconds that
+    steps have waited for their batches."""
 
     arrays: Arrays
     moments: Arrays = field(default_factory=dict)
     loss: float = 0.0
+    waiting: float = 0.0
 
 
 def steps_per_round(training: Training, cases: int) -> int:
@@ -87,6 +90,7 @@ def train(
     correct: Correct | None = None,
     pieces: int = 1,
     averaged: Set[int] = frozenset(),
+    beside: bool = False,
 ) -> Result:
     """Train `network` from `start` on `cases`.
 
@@ -95,6 +99,8 @@ def train(
             in the same order and the same steps, with gradients added up. Only layers that look at a whole
             batch (BatchNorm) see fewer cases at once.
         averaged: after which steps, from 1, the weights count for the mean that is returned; empty: only the last.
+        beside: draw each batch in a thread while the step before runs, where there is a core for it. The bits are
+            the same.
 
     Returns:
         The weights reached; the moments; the mean loss. Nothing is kept anywhere else.
@@ -112,13 +118,13 @@ def train(
         _put_moments(optimiser, network, turn, moments or {})
     draws = generator(piece.seed, "draw", *piece.labels)
     noise = torch_generator(piece.seed, "loss", *piece.labels)
-    losses: list[float] = []
-    tail = Tail()
+    losses, waiting, tail = list[float](), 0.0, Tail()
     # dropout draws from torch's global generator: it must not know what ran before in this process
     with seeded(derive(piece.seed, "dropout", *piece.labels)), threads(training.threads):
-        for step in range(piece.steps):
+        batches = each_made(lambda: _batch(task, cases, form, training, draws, network), piece.steps, beside=beside)
+        for step, (batch, waited) in enumerate(batches):
             rate = learning_rate(training, piece.first + step, piece.total)
-            batch = _batch(task, cases, form, training, draws, network)
+            waiting += waited
             for turn, optimiser in optimisers.items():
                 losses.append(
                     _step(network, task, _split(batch, pieces), turn, optimiser, rate, training, noise, correct)
@@ -129,7 +135,7 @@ def train(
     for turn, optimiser in optimisers.items():
         kept |= _take_moments(optimiser, network, turn)
     reached = of_module(network)
-    return Result(tail.mean(reached) if tail.models else reached, kept, float(np.mean(losses)))
+    return Result(tail.mean(reached) if tail.models else reached, kept, float(np.mean(losses)), waiting)
 
 
 def _batch(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -15,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from fedrounds_client.ahead import each_made, spare_core
 from fedrounds_client.training import Piece, Result, learning_rate, steps_per_round, train
 from fedrounds_common.arrays import Arrays, digest, of_module
 from fedrounds_common.case import Case, CaseRef
@@ -372,3 +376,54 @@ def test_with_bf16_the_weights_stay_float32_and_the_loss_falls() -> None:
     dtypes: Sequence[np.dtype[Any]] = [array.dtype for array in last.arrays.values()]
     assert set(dtypes) == {np.dtype(np.float32)}
     assert last.loss < first.loss
+
+
+# ---------------------------------------------------------------- drawn beside the step
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_batches_drawn_beside_the_steps_give_the_same_bits(steps: int) -> None:
+    training = replace(PLAIN, optimiser="adamw", learning_rate=0.01)
+    found = [run(small(0.3), Fit(random=True), training, steps, beside=beside) for beside in (False, True)]
+    assert digest(found[0].arrays) == digest(found[1].arrays)
+    assert digest(found[0].moments) == digest(found[1].moments)
+    assert found[0].loss == found[1].loss
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_no_more_examples_are_drawn_than_the_steps_take(beside: bool) -> None:
+    task = Fit()
+    run(small(), task, PLAIN, 5, beside=beside)
+    assert len(task.drawn) == 5 * PLAIN.batch
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_what_goes_wrong_in_drawing_is_raised_at_its_step(beside: bool) -> None:
+    made: list[int] = []
+
+    def make() -> int:
+        if len(made) == 3:
+            raise RoundError("FR-R30", "the fourth")
+        made.append(len(made))
+        return made[-1]
+
+    used: list[int] = []
+    with pytest.raises(RoundError, match="the fourth"):
+        used.extend(number for number, _ in each_made(make, 9, beside=beside))
+    assert used == [0, 1, 2]
+
+
+def test_who_stops_early_leaves_no_thread_behind() -> None:
+    before = threading.active_count()
+    for number, _ in each_made(lambda: 1, 9, beside=True):
+        if number:
+            break
+    gc.collect()
+    assert threading.active_count() == before
+
+
+def test_a_core_is_spare_where_not_all_are_kept_busy() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert spare_core(1, cores - 1) == (cores > 1)
+    assert not spare_core(1, cores)
+    assert not spare_core(cores)
