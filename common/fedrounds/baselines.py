@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, final
 from flwr.serverapp import Grid
 
 from fedrounds import floor
+from fedrounds_client.ahead import spare_core
 from fedrounds_client.gathering import gather_sums
 from fedrounds_client.scoring import score_cases, write_scores
 from fedrounds_client.training import Piece, Result, train
@@ -37,12 +38,11 @@ from fedrounds_server.checkpoint import load_arrays
 from fedrounds_server.cohort import Roster
 from fedrounds_server.engines.pool import Done, Job, Pool, Ticket
 from fedrounds_server.folder import FORMAT, RunFolder
-from fedrounds_server.judging import judge, score_file, table_rows
+from fedrounds_server.judging import drop_judged, judge, write_judged
 from fedrounds_server.plan import Plan
 from fedrounds_server.release import read_model, write_model
 from fedrounds_server.rounds import Outcome
-from fedrounds_server.tables import write_metrics
-from fedrounds_sites.hospitals import Opened, open_hospital
+from fedrounds_sites.hospitals import Opened, open_hospital, read_rehearsal
 from fedrounds_sites.simulation import Simulation
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _train_all(pool: Pool, plan: Plan, rounds: int, alone: Sequence[Alone]) -> d
         made_of = each.made_of(plan.digest, plan.initial)
         if not (plan.resume and _is_made_of(file, made_of)):
             # the scores on disk, if any, are of the model that is trained anew
-            score_file(plan.folder, rounds, each.model, each.trained_at).unlink(missing_ok=True)
+            drop_judged(plan.folder, rounds, each.model, each.trained_at)
             scalars = {
                 "sites": each.sites,
                 "steps": each.steps,
@@ -211,8 +211,7 @@ def _judge_ensemble(pool: Pool, plan: Plan, outcome: Outcome, members: Sequence[
     scalars = {"files": files, "model": "ensemble", "trained_at": ALL, "round": outcome.rounds}
     found, missing = _at_each_site(pool, plan, outcome, "score", "ensemble", scalars)
     tallies = {where: unpack_tally(done) for where, done in found.items()}
-    rows = table_rows(plan.task, plan.study, tallies, outcome.rounds, "ensemble", ALL)
-    write_metrics(score_file(plan.folder, outcome.rounds, "ensemble", ALL), rows)
+    write_judged(plan, tallies, outcome.rounds, "ensemble", ALL)
     return missing
 
 
@@ -248,9 +247,8 @@ def _judge_floor(pool: Pool, plan: Plan, outcome: Outcome) -> dict[str, str]:
         )
         for where, scores in scored.items()
     }
-    rows = table_rows(plan.task, plan.study, tallies, outcome.rounds, "floor", ALL)
     write_json(plan.folder.floor, {"format": FORMAT, "rules": dict(rules)})
-    write_metrics(score_file(plan.folder, outcome.rounds, "floor", ALL), rows)
+    write_judged(plan, tallies, outcome.rounds, "floor", ALL)
     plan.listen("floor", dict(rules))
     return missing
 
@@ -272,7 +270,11 @@ def train_job(run: Path, parts: Parts, job: Job) -> Done:
     result = Result(_settled(parts, parts.task.before, start, opened))
     if steps:
         averaged = marks(study.training.rounds, study.training.average_last, steps)
-        result = train(network, parts.task, cases, study.cases, study.training, piece, result.arrays, averaged=averaged)
+        beside = spare_core(study.training.threads, read_rehearsal(run / "rehearsal.json").simulation.get("workers", 0))
+        result = train(
+            network, parts.task, cases, study.cases, study.training, piece, result.arrays,
+            averaged=averaged, beside=beside,
+        )  # fmt: skip
     arrays = _settled(parts, parts.task.after, result.arrays, opened)
     write_model(Path(scalars["file"]), arrays, study, "", 0, scalars.get("made_of"))
     return Done({"loss": result.loss, "steps": steps, "cases": len(cases)})

@@ -232,6 +232,14 @@ class Task(ABC):
     def table(self, tally: Tally, form: CaseForm, evaluation: Evaluation) -> tuple[Metric, ...]:
         """The same function for one site's tally and for the sum of all."""
 
+    def replicates(self, tally: Tally, form: CaseForm, evaluation: Evaluation) -> Mapping[str, F64]:
+        """Row of the table → its primary measure in each replicate, (resamples,), nan where it has none; {}: no such thing.
+
+        Patients are drawn alike for every model of a site, so the difference of two models' replicates is paired.
+        Asked of the tally of one site, where it is the only one that judges.
+        """
+        return {}
+
     def rankable(self, metric: Metric) -> bool:
         """Whether so much stands behind this row that one site may be ranked by it against another."""
         return metric.n > 0

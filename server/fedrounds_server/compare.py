@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import numpy as np
 
 from fedrounds_common.case import F64
 from fedrounds_server.intervals import FEW, Interval, interval
+from fedrounds_server.replicates import NOTHING_DRAWN, Drawn, over_cases
 from fedrounds_server.tables import ALL, MEAN, MetricRow, final_rows, model_order, regions_of
 
-CONSENSUS, UNTRAINED = "consensus", "untrained"
+CONSENSUS, UNTRAINED, POOLED = "consensus", "untrained", "pooled"
+OVER_CASES = "over its cases: "  # before a verdict on a single hospital
 Values = Mapping[str, float]  # by site
 Rankable = Callable[[MetricRow], bool]
 
@@ -63,7 +65,8 @@ class Comparison:
     """The consensus beside one other model on the hospitals both were judged at.
 
     `difference` = consensus − other, paired by hospital; `by_cases` the same with cases weighed alike;
-    `better` counts hospitals where the consensus did better.
+    `better` counts hospitals where the consensus did better. `over_cases`: of a single hospital `difference` with an
+    interval over its cases, which says nothing of other hospitals; nan ends where there is none.
     """
 
     consensus: Standing
@@ -74,6 +77,16 @@ class Comparison:
     per_run: tuple[float, ...]
     lower: bool
     note: str = ""
+    over_cases: Interval = field(default_factory=lambda: Interval(math.nan))
+
+    @property
+    def told(self) -> Interval:
+        """The difference with the interval that can be given: over hospitals, or over the cases of the only one."""
+        return self.over_cases if self.is_over_cases else self.difference
+
+    @property
+    def is_over_cases(self) -> bool:
+        return self.other.hospitals == 1 and not math.isnan(self.over_cases.low)
 
     @property
     def shown(self) -> bool:
@@ -82,11 +95,31 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
+        if self.is_over_cases:
+            return f"{OVER_CASES}{self._direction(self.over_cases, 'not shown')}"
         if self.other.hospitals < FEW:
             return "too few hospitals"
         if not self.difference.excludes_zero:
             return "not shown"
-        return "shown: better" if (self.difference.value < 0) == self.lower else "shown: worse"
+        return f"shown: {self._direction(self.difference, '')}"
+
+    def _direction(self, found: Interval, neither: str) -> str:
+        if not found.excludes_zero:
+            return neither
+        return "better" if (found.value < 0) == self.lower else "worse"
+
+    def beside_margin(self, margin: float) -> str:
+        """Whether the consensus is worse than the other model by more than `margin`, from the interval's ends.
+
+        Returns:
+            "within the margin": the interval holds nothing that is so much worse. "worse": it holds nothing else.
+            "not shown": it holds both. "too few hospitals": there is no interval to say it by.
+        """
+        found = self.told
+        if math.isnan(found.low) or (self.other.hospitals < FEW and not self.is_over_cases):
+            return "too few hospitals"
+        least, most = (-found.high, -found.low) if self.lower else (found.low, found.high)
+        return "within the margin" if least > -margin else "worse" if most < -margin else "not shown"
 
 
 @final
@@ -200,21 +233,23 @@ def _regions(runs: Sequence[Sequence[MetricRow]], metric: str, cohort: str) -> t
 
 
 def compare(
-    rows: Iterable[MetricRow], metric: str, cohort: str, seed: int = 0, *, lower: bool
+    rows: Iterable[MetricRow], metric: str, cohort: str, seed: int = 0, *, lower: bool, drawn: Drawn = NOTHING_DRAWN
 ) -> tuple[Comparison, ...]:
     """The consensus of one run beside each other model, by region.
 
-    `untrained` is left out: a gain over random weights says nothing.
+    `untrained` is left out: a gain over random weights says nothing. `drawn`: replicates of `metric`, for intervals over
+    cases where one hospital is judged at.
     """
-    return compare_of_runs((tuple(rows),), metric, cohort, seed, lower=lower)
+    return compare_of_runs((tuple(rows),), metric, cohort, seed, lower=lower, drawn=(drawn,))
 
 
 def compare_of_runs(
-    runs: Sequence[Sequence[MetricRow]], metric: str, cohort: str, seed: int = 0, *, lower: bool
-) -> tuple[Comparison, ...]:
+    runs: Sequence[Sequence[MetricRow]], metric: str, cohort: str, seed: int = 0, *, lower: bool,
+    drawn: Sequence[Drawn] = (),
+) -> tuple[Comparison, ...]:  # fmt: skip
     """As `compare`, for several runs of one study: a hospital's value is its mean over the runs.
 
-    Only models, regions and hospitals that every run has are compared.
+    Only models, regions and hospitals that every run has are compared. `drawn`: one a run, or none at all.
     """
     found = [contestants(rows, metric, cohort, lower=lower) for rows in runs]
     if not found or any(CONSENSUS not in one for one in found):
@@ -226,7 +261,29 @@ def compare_of_runs(
         for region in _regions(runs, metric, cohort)
         for label in labels
     )
-    return tuple(pair for pair in pairs if pair is not None)
+    return tuple(
+        replace(pair, over_cases=_over_cases(pair, found, cohort, drawn)) for pair in pairs if pair is not None
+    )
+
+
+def _over_cases(
+    pair: Comparison, runs: Sequence[Mapping[str, Contestant]], cohort: str, drawn: Sequence[Drawn]
+) -> Interval:
+    """Of a single hospital the difference with its interval over cases; nan ends of several, or without replicates."""
+    if pair.other.hospitals != 1 or len(drawn) != len(runs):
+        return pair.over_cases
+
+    region, labels = pair.other.region, (CONSENSUS, pair.other.label)
+    [site] = common_sites([run[label] for run in runs for label in labels], region)
+
+    def replicates(run: Mapping[str, Contestant], values: Drawn, label: str) -> F64 | None:
+        return values.get((run[label].model, run[label].trained_at, cohort, site, region))
+
+    both = (
+        (replicates(run, values, CONSENSUS), replicates(run, values, pair.other.label))
+        for run, values in zip(runs, drawn, strict=True)
+    )
+    return over_cases(pair.per_run, both)
 
 
 def _pair(

@@ -21,6 +21,7 @@ from fedrounds_server.folder import FORMAT, RunFolder, read_json
 from fedrounds_server.grid import Post
 from fedrounds_server.guard import Guard
 from fedrounds_server.plan import Plan
+from fedrounds_server.replicates import ENDING, write_replicates
 from fedrounds_server.tables import ALL, MetricRow, metric_rows, read_metrics, write_metrics
 
 WITHHELD = "refused:FR-C19"  # too few cases stand behind a site's scores: its own policy, and no fault
@@ -74,10 +75,16 @@ def judge(
             else:
                 tallies[name, cohort] = tally
             plan.listen("score", {"site": name, "model": model, "cohort": cohort})
-    rows = table_rows(plan.task, plan.study, tallies, round_, model, trained_at)
     _write_withheld(file, withheld)  # first: a table without a site must say why
-    write_metrics(file, rows)
+    write_judged(plan, tallies, round_, model, trained_at)
     return missing
+
+
+def write_judged(plan: Plan, tallies: Tallies, round_: int, model: str, trained_at: str) -> None:
+    """The table of one model into the run's `scores/`, and beside it what intervals over one hospital's cases need."""
+    file = score_file(plan.folder, round_, model, trained_at)
+    write_replicates(file, plan.task, plan.study, tallies, round_, model, trained_at)
+    write_metrics(file, table_rows(plan.task, plan.study, tallies, round_, model, trained_at))
 
 
 def _write_withheld(file: Path, withheld: Mapping[str, Sequence[str]]) -> None:
@@ -138,6 +145,13 @@ def table_rows(
             table = task.table(tally, study.cases, study.evaluation)
             rows += metric_rows(table, round=round_, model=model, trained_at=trained_at, site=site, cohort=cohort)
     return tuple(rows)
+
+
+def drop_judged(folder: RunFolder, round_: int, model: str, trained_at: str) -> None:
+    """Forget what was judged of a model that is made anew."""
+    file = score_file(folder, round_, model, trained_at)
+    for each in (file, file.with_suffix(ENDING)):
+        each.unlink(missing_ok=True)
 
 
 def score_file(folder: RunFolder, round_: int, model: str, trained_at: str) -> Path:

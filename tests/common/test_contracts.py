@@ -464,6 +464,9 @@ def test_every_tasks_tallies_add(name: str, fit: Fit) -> None:
     assert {row.metric for row in rows} <= set(task.measures), "every row of the table is one of the task's measures"
     assert len({(row.region, row.metric) for row in rows}) == len(rows), "no two rows about the same"
     assert {metric.metric for metric in task.table(parts[-1], fit.form, rule)} == {row.metric for row in rows}
+    replicates = task.replicates(whole, fit.form, replace(rule, primary=rows[-1].metric))
+    assert set(replicates) <= {row.region for row in rows}
+    assert {values.shape for values in replicates.values()} <= {(5,)}
 
 
 @pytest.mark.parametrize(("name", "fit"), TASKS_AND_FITS)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from fedrounds_common.metrics import classes, curves
+from fedrounds_common.metrics import classes, curves, summary
 from fedrounds_common.task import CaseScore, Metric, add_tallies
 
 NAMES = ("a", "b", "c")
@@ -48,10 +48,41 @@ def test_the_tallies_of_sites_add_to_that_of_all_cases(exclusive: bool) -> None:
     assert set(total) == set(whole)
     for name, array in whole.items():
         assert array.dtype == np.float64
+        if name == "replicate_ranked":  # of pairs within a site: fewer than those of all cases
+            assert (total[name] <= array).all()
+            continue
         np.testing.assert_allclose(total[name], array, rtol=0, atol=1e-9, err_msg=name)
         if name in ("cases", "patients", "confusion", "histogram", "matrix"):
             np.testing.assert_array_equal(total[name], array)
     assert [manifest.shape for manifest in tallies[-1].values()] == [array.shape for array in whole.values()]
+
+
+@pytest.mark.parametrize("metric", ["auc", "accuracy", "mcc", "log_loss_scaled"])
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_a_replicate_is_the_table_of_patients_who_count_as_often_as_they_were_drawn(
+    metric: str, exclusive: bool
+) -> None:
+    every, resamples = scores(40, exclusive=exclusive), 6
+    found = classes.replicates(
+        classes.tally(every, 3, 1000, resamples, 5, exclusive=exclusive), NAMES, metric, exclusive=exclusive
+    )
+    weights = summary.patient_weights([score.patient for score in every], resamples, 5)
+    for draw in range(resamples):
+        # each case as often as its patient was drawn, and the numbers of that
+        again = [score for score, often in zip(every, weights[:, draw], strict=True) for _ in range(int(often))]
+        total = classes.tally(again, 3, 1000, 2, 5, exclusive=exclusive)
+        wanted = {
+            row.region: row.value for row in classes.table(total, NAMES, exclusive=exclusive) if row.metric == metric
+        }
+        for region in (*NAMES, "mean"):
+            assert found[region][draw] == pytest.approx(wanted[region], nan_ok=True), region
+
+
+def test_what_is_not_resampled_has_no_replicates_and_neither_has_one_patient() -> None:
+    total = classes.tally(scores(40, exclusive=True), 3, 1000, 6, 5, exclusive=True)
+    assert classes.replicates(total, NAMES, "ap", exclusive=True) == {}
+    alone = classes.tally(scores(2, exclusive=True), 3, 1000, 6, 5, exclusive=True)
+    assert classes.replicates(alone, NAMES, "auc", exclusive=True) == {}
 
 
 def test_every_number_of_the_table_is_that_of_the_cases() -> None:

@@ -100,7 +100,9 @@ def tally(
         reliability (2, K, BINS, 3): of the network's own and the calibrated probabilities;
         top (2, BINS, 3), where classes exclude each other: of the named class's probability;
         replicate_confusion (resamples, K, 4), replicate_losses (resamples, K + 1, 3) and replicate_gap
-        (resamples, 2, K or 1, BINS): confidence less share of right ones, patients weighed.
+        (resamples, 2, K or 1, BINS): confidence less share of right ones, patients weighed; replicate_ranked
+        (resamples, K, 2): pairs of a positive and a negative case of this site in which the positive scores higher (ties
+        half), and all such pairs. Over sites the last adds up to the AUC within sites, and of one site it is the AUC.
     """  # fmt: skip
     cases, names = judged(scores, classes), [score.patient for score in scores]
     weights = summary.patient_weights(names, resamples, seed)
@@ -117,6 +119,7 @@ def tally(
         "replicate_confusion": np.einsum("nb,nkc->bkc", weights, decisions),
         "replicate_losses": np.einsum("nb,nkl->bkl", weights, losses),
         "replicate_gap": np.einsum("nb,nskg->bskg", weights, gaps),
+        "replicate_ranked": _ranked(cases, weights, bins),
     }
     if exclusive:
         found["matrix"] = cases.truth.T @ cases.decided
@@ -146,6 +149,40 @@ def _gaps(cases: Judged, *, exclusive: bool) -> F64:
             np.stack([calibration.membership(sure) * (sure - right)[:, np.newaxis] for sure, right in pairs], axis=1)
         )
     return np.stack(scaled, axis=1)
+
+
+def _ranked(cases: Judged, weights: F64, bins: int) -> F64:
+    """(resamples, K, 2)."""
+    found = [
+        curves.ranked_pairs(p, t, weights, bins) for p, t in zip(cases.probabilities.T, cases.truth.T, strict=True)
+    ]
+    return np.stack(found, axis=1)
+
+
+def replicates(total: Mapping[str, F64], classes: Sequence[str], metric: str, *, exclusive: bool) -> dict[str, F64]:
+    """Class, and "mean", → this metric in each replicate, nan where it has none; {} of what is not resampled.
+
+    Of AUC that of the cases of one site: of the sum over sites it is that within sites.
+    """
+    if total["patients"][0] < 1.5 or not len(total["replicate_confusion"]):
+        return {}
+    if metric == "auc":
+        right, pairs = np.moveaxis(total["replicate_ranked"], -1, 0)
+        singles = np.divide(right, pairs, out=np.full(right.shape, nan), where=pairs > 0)
+        whole = confusion.mean_of_defined(singles)
+    elif metric in confusion.RATES:
+        singles = confusion.rates(total["replicate_confusion"])[metric]
+        whole = confusion.overall(total["replicate_confusion"], exclusive=exclusive)[metric]
+    elif metric in LOSSES:
+        weighed = _weighed_cases(total)[:, np.newaxis]
+        means = _per_case(
+            total["replicate_losses"][:, :, LOSSES.index(metric)],
+            np.broadcast_to(weighed, (len(weighed), len(classes) + 1)),
+        )
+        singles, whole = means[:, :-1], means[:, -1]
+    else:
+        return {}
+    return {**dict(zip(classes, singles.T, strict=True)), summary.MEAN: whole}
 
 
 def table(total: Mapping[str, F64], classes: Sequence[str], *, exclusive: bool) -> tuple[Metric, ...]:

@@ -51,6 +51,26 @@ def auc(counts: F64) -> float:
     return float(positive @ (below + negative / 2)) / pairs
 
 
+def ranked_pairs(probabilities: F64, truth: F64, weights: F64, bins: int) -> F64:
+    """(B, 2): pairs of a positive and a negative in which the positive scores higher (ties half), and all of them.
+
+    Args:
+        probabilities, truth: (N,); scores in one of `bins` are ties, as in the histogram.
+        weights: (N, B), how often each case counts in each replicate.
+    """
+    if not len(truth):
+        return np.zeros((weights.shape[1], 2))
+    where = places(probabilities, bins)
+    order = np.argsort(where, kind="stable")
+    first = np.flatnonzero(np.diff(where[order], prepend=-1))  # of the cases in each bin that holds any
+    positive, negative = (
+        np.add.reduceat(weights[order] * (truth[order] == kind)[:, np.newaxis], first, axis=0) for kind in (1, 0)
+    )
+    below = np.cumsum(negative, axis=0) - negative
+    right = (positive * (below + negative / 2)).sum(axis=0)
+    return np.stack([right, positive.sum(axis=0) * negative.sum(axis=0)], axis=-1)
+
+
 def auc_bound(counts: F64) -> float:
     """How far the exact AUC can be from `auc`: half of the pairs that share a bin."""
     negative, positive = counts

@@ -89,6 +89,16 @@ def replicate_means(total: Mapping[str, F64], row: int, column: int) -> F64:
     return means
 
 
+def replicates(total: Mapping[str, F64], regions: Sequence[str], column: int) -> dict[str, F64]:
+    """Region → the mean of metric number `column` in each replicate, nan where nobody counts; of two patients or more."""
+    found = {}
+    for row, region in enumerate([*regions, MEAN]):
+        sums, counts = (total[name][:, row, column] for name in ("replicate_sum", "replicate_count"))
+        if len(sums) and total["patients"][row, column] > 1.5:
+            found[region] = np.divide(sums, counts, out=np.full(sums.shape, nan), where=counts > 0)
+    return found
+
+
 def patient_weights(patients: Sequence[str], resamples: int, seed: int) -> F64:
     """(cases, resamples): how often each case's patient counts in each replicate."""
     known: dict[str, NDArray[np.int64]] = {}

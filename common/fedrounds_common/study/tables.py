@@ -276,12 +276,17 @@ class Evaluation:
     at most so many a cohort and site, the same ones each time (0: all). `folds` > 1: k-fold by
     patient within sites (`by = "patient"`) or by leaving sites out (`by = "site"`); `fold` is which.
     `empty`: the score when a region is in neither mask: "one" counts Dice 1, "skip" leaves it out.
-    `overlap`: share by which sliding windows overlap.
+    `within`: a segmentation is predicted in the "content" of the image, the box of what differs from its corner in some
+    channel, and is background outside it; or in the whole "grid". `window`: what goes through the network at once:
+    a "patch" as in training (one that fits nowhere is filled up with zeros), all of the "content", or numbers of voxels.
+    `overlap`: share by which sliding windows overlap. `margin`: by so much, in the primary measure's own units, the
+    consensus may be worse than `pooled` and still be called not worse; without it nothing of the kind is claimed.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     primary: Name = "dice"
+    margin: OrNone[Annotated[float, Field(gt=0)]] = None
     every: Annotated[int, Field(ge=0)] = 0
     local_validation: Annotated[float, Field(ge=0, lt=1)] = 0.2
     cases_per_site: Annotated[int, Field(ge=0)] = 0
@@ -289,6 +294,8 @@ class Evaluation:
     fold: Annotated[int, Field(ge=0)] = 0
     by: Literal["patient", "site"] = "patient"
     empty: Literal["one", "skip"] = "one"
+    within: Literal["content", "grid"] = "content"
+    window: Literal["patch", "content"] | Annotated[tuple[Count, ...], Field(min_length=2, max_length=3)] = "patch"
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25
     resamples: Annotated[int, Field(ge=0, le=2000)] = 200
 

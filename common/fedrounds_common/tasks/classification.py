@@ -218,6 +218,9 @@ class Classification(Task):
     def table(self, tally: Tally, form: CaseForm, evaluation: Evaluation) -> tuple[Metric, ...]:
         return classes.table(tally, _names(form), exclusive=_exclusive(form))
 
+    def replicates(self, tally: Tally, form: CaseForm, evaluation: Evaluation) -> Mapping[str, F64]:
+        return classes.replicates(tally, _names(form), evaluation.primary, exclusive=_exclusive(form))
+
     def rankable(self, metric: Metric) -> bool:
         """Ten cases of the class at least and ten of no such class; of "mean" ten cases.
 

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from fedrounds_common.arrays import Arrays
 from fedrounds_common.augment import augment
-from fedrounds_common.case import F32, Case, CaseRef, Cases
+from fedrounds_common.case import F32, F64, Case, CaseRef, Cases
 from fedrounds_common.errors import UsageError
 from fedrounds_common.generative import conditions, copies, grids, likeness, quality, shipped, translating
 from fedrounds_common.metrics import summary
@@ -303,6 +303,12 @@ class Generation(Task):
 
     def table(self, tally: Tally, form: CaseForm, evaluation: Evaluation) -> tuple[Metric, ...]:
         return summary.table(tally, (), TRANSLATED) if self._translates else likeness.table(tally)
+
+    def replicates(self, tally: Tally, form: CaseForm, evaluation: Evaluation) -> Mapping[str, F64]:
+        """Of translations; distances between distributions have none: resampled ones are of fewer cases, so farther."""
+        if not self._translates or evaluation.primary not in TRANSLATED:
+            return {}
+        return summary.replicates(tally, (), TRANSLATED.index(evaluation.primary))
 
     def files(self, prediction: Prediction, case: Case, form: CaseForm) -> Mapping[str, Written]:
         """The image that was made: what a folder is called by says that nobody was scanned."""

@@ -12,7 +12,7 @@ from pydantic import Field
 
 from fedrounds_common import sampling
 from fedrounds_common.augment import SPATIAL, augment
-from fedrounds_common.case import F32, U8, Case, Cases
+from fedrounds_common.case import F32, F64, U8, Case, Cases
 from fedrounds_common.errors import CaseError, UsageError
 from fedrounds_common.metrics import overlap, rules, summary
 from fedrounds_common.network import Makes
@@ -195,8 +195,11 @@ class Registration(Task):
     def table(self, tally: Tally, form: CaseForm, evaluation: Evaluation) -> tuple[Metric, ...]:
         """A row for what can be said of a label, of the landmarks and of the field; "mean" has all that any pair has."""
         found = summary.table(tally, _rows(form), tuple(self.measures))
-        speaks = {FIELD: OF_FIELD, LANDMARKS: OF_LANDMARKS, summary.MEAN: tuple(self.measures)}
-        return tuple(row for row in found if row.metric in speaks.get(row.region, OF_LABELS))
+        return tuple(row for row in found if row.metric in _speaks(row.region, self))
+
+    def replicates(self, tally: Tally, form: CaseForm, evaluation: Evaluation) -> Mapping[str, F64]:
+        found = summary.replicates(tally, _rows(form), tuple(self.measures).index(evaluation.primary))
+        return {region: values for region, values in found.items() if evaluation.primary in _speaks(region, self)}
 
     def picture(self, case: Case, prediction: Prediction, form: CaseForm) -> Picture:
         from fedrounds_common.registration import drawing
@@ -243,6 +246,11 @@ class Registration(Task):
 
 def _rows(form: CaseForm) -> tuple[str, ...]:
     return (*form.scored, FIELD, LANDMARKS)
+
+
+def _speaks(region: str, task: Registration) -> tuple[str, ...]:
+    """The measures that can be said of this row."""
+    return {FIELD: OF_FIELD, LANDMARKS: OF_LANDMARKS, summary.MEAN: tuple(task.measures)}.get(region, OF_LABELS)
 
 
 def _whole(case: Case, form: CaseForm) -> Case:

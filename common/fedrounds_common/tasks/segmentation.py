@@ -11,7 +11,7 @@ from pydantic import Field
 
 from fedrounds_common import sampling
 from fedrounds_common.augment import augment
-from fedrounds_common.case import F32, U8, Case, Cases
+from fedrounds_common.case import F32, F64, U8, Case, Cases
 from fedrounds_common.errors import CaseError, DataError, UsageError
 from fedrounds_common.metrics import overlap, rules, summary
 from fedrounds_common.study.tables import CaseForm, Evaluation, Training
@@ -108,25 +108,26 @@ class Segmentation(Task):
     def predict(
         self, network: nn.Module, case: Case, form: CaseForm, training: Training, evaluation: Evaluation
     ) -> Prediction:
-        """Slide windows of `training.patch` over the content box; outside of it is background.
+        """Slide windows over the content box, or the grid; outside of it is background.
 
         Without a patch: the whole grid at once, as in training.
         Probabilities: one entry a region; or background and then one a label.
+
+        Raises:
+            UsageError: FR-U44 `evaluation.window` has another number of axes than the study.
         """
         import torch
 
         from fedrounds_common import windows
 
         first = len(case.grid) - form.dims  # 1 for a stack: its slices are not windowed
-        window = training.patch or case.grid[first:]
-        box = sampling.index_of(case).box
-        box = (*box[:first], *sampling.grown(box[first:], window, case.grid[first:]))
+        box, window = _box_and_window(case, form, training, evaluation)
         inside_box = sampling.patch_of(case, [span.start for span in box], [span.stop - span.start for span in box])
         image = torch.from_numpy(np.array(inside_box, order="C"))
-        image = image.movedim(1, 0) if _stacked(case, form) else image[None]  # slices are a batch, a volume one image
+        image = image.movedim(1, 0) if first else image[None]  # slices are a batch, a volume one image
         with windows.judging(network, training.amp) as function:
             inside = windows.slide(function, image, window, evaluation.overlap, WINDOWS_PER_CALL).cpu()
-        inside = inside.movedim(0, 1) if _stacked(case, form) else inside[0]
+        inside = inside.movedim(0, 1) if first else inside[0]
         probabilities = np.zeros((len(inside), *case.grid), np.float32)
         if _exclusive(form):
             probabilities[0] = 1
@@ -178,6 +179,9 @@ class Segmentation(Task):
 
     def table(self, tally: Tally, form: CaseForm, evaluation: Evaluation) -> tuple[Metric, ...]:
         return summary.table(tally, tuple(form.scored))
+
+    def replicates(self, tally: Tally, form: CaseForm, evaluation: Evaluation) -> Mapping[str, F64]:
+        return summary.replicates(tally, tuple(form.scored), rules.METRICS.index(evaluation.primary))
 
     def explain(
         self, network: nn.Module, case: Case, form: CaseForm, training: Training, evaluation: Evaluation
@@ -271,6 +275,24 @@ def _patch(training: Training, cases: Cases, case: Case, form: CaseForm) -> tupl
             "FR-U44", f"training.patch = {list(training.patch)}", wanted=f"{form.dims} numbers, one a dimension"
         )
     return training.patch
+
+
+def _box_and_window(
+    case: Case, form: CaseForm, training: Training, evaluation: Evaluation
+) -> tuple[tuple[slice, ...], tuple[int, ...]]:
+    """Where a case is predicted, at least one window large as far as its grid goes, and what is predicted at once."""
+    first = len(case.grid) - form.dims
+    found = sampling.index_of(case).box if evaluation.within == "content" else tuple(map(slice, (0,) * len(case.grid), case.grid))
+    content = tuple(span.stop - span.start for span in found[first:])
+    if evaluation.window == "content":
+        window = content
+    elif evaluation.window == "patch":
+        window = training.patch or case.grid[first:]
+    else:
+        window = evaluation.window
+    if len(window) != form.dims:
+        raise UsageError("FR-U44", f"evaluation.window = {list(window)}", wanted=f"{form.dims} numbers, one a dimension")
+    return (*found[:first], *sampling.grown(found[first:], window, case.grid[first:])), window
 
 
 def _signatures(form: CaseForm) -> list[tuple[int, list[int]]]:

@@ -22,6 +22,7 @@ from fedrounds_server.folder import RunFolder, read_json
 from fedrounds_server.history import ROUND, RoundLine
 from fedrounds_server.history import read as read_history
 from fedrounds_server.measures import Counts, Measures, counts_of
+from fedrounds_server.replicates import Drawn, read_replicates
 from fedrounds_server.tables import MEAN, MetricRow, number, read_metrics
 
 CASE_COLUMNS = ("round", "model", "trained_at", "cohort", "case", "patient", "region", "metric", "value", "state")
@@ -122,6 +123,17 @@ class RunView:
         if self._task is None:
             return row.n > 0
         return self._task.rankable(Metric(**{entry.name: getattr(row, entry.name) for entry in fields(Metric)}))
+
+    @cached_property
+    def drawn(self) -> Drawn:
+        """What intervals over the cases of a single hospital are made of, where the run has it."""
+        return read_replicates(RunFolder(self.path).scores)
+
+    @property
+    def margin(self) -> float | None:
+        """By how much the consensus may be worse than pooled, if the study says so."""
+        margin = table_of(self.study, "evaluation").get("margin")
+        return float(margin) if isinstance(margin, int | float) else None
 
     @cached_property
     def floor(self) -> Mapping[str, str]:

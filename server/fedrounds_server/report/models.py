@@ -33,7 +33,7 @@ def judged_cohort(run: RunView) -> str:
 
 def difference_of(one: Comparison, digits: int) -> str:
     """The difference and its interval, to one digit more than the `digits` of the measure itself."""
-    found = one.difference
+    found = one.told
     return shown_difference(found.value, found.low, found.high, digits + 1)
 
 
@@ -45,7 +45,7 @@ def draw_models(run: RunView) -> Drawing | None:
         for one in standings(run.rows, run.metric, cohort, run.seed, lower=run.lower, rankable=run.rankable)
         if one.region == region
     ]
-    every_pair = compare(run.rows, run.metric, cohort, run.seed, lower=run.lower)
+    every_pair = compare(run.rows, run.metric, cohort, run.seed, lower=run.lower, drawn=run.drawn)
     pairs = {one.other.label: one for one in every_pair if one.other.region == region}
     if not pairs:
         return None
@@ -60,10 +60,16 @@ def draw_models(run: RunView) -> Drawing | None:
     hospitals = max(one.hospitals for one in every)
     caption = (
         f"{count_of(hospitals, 'hospital')}. Left: mean over hospitals with its 95 % interval; small dots: one hospital "
-        "each. Right: consensus minus the other model, paired by hospital; hospitals resampled 10,000 times. "
+        f"each. Right: consensus minus the other model, {_paired(pairs.values(), run.unit)}. "
         f"An interval that holds 0 shows nothing. {worth(hospitals)} {_hindsight(pairs.values())}"
     )
     return Drawing("models", title, " ".join(caption.split()), _alt(every, pairs, word, digits), figure)
+
+
+def _paired(pairs: Iterable[Comparison], unit: str) -> str:
+    if any(one.is_over_cases for one in pairs):
+        return f"over the cases of that one hospital, {unit}s resampled: nothing is said about other hospitals"
+    return "paired by hospital; hospitals resampled 10,000 times"
 
 
 def where(cohort: str) -> str:
@@ -118,7 +124,7 @@ def _differences(axes: Axes, every: Sequence[Standing], pairs: Mapping[str, Comp
                 )
             continue
         shown_one = pair.shown
-        _with_interval(axes, pair.difference, index, INK if shown_one else GREY, "s" if shown_one else "o")
+        _with_interval(axes, pair.told, index, INK if shown_one else GREY, "s" if shown_one else "o")
         text = f"{difference_of(pair, run.digits)}\n{pair.verdict}"
         axes.annotate(text, (1.02, index), xycoords=("axes fraction", "data"), va="center", fontsize=6.5)
     _symmetric(axes, pairs)
@@ -133,9 +139,7 @@ def _differences(axes: Axes, every: Sequence[Standing], pairs: Mapping[str, Comp
 
 def _symmetric(axes: Axes, pairs: Mapping[str, Comparison]) -> None:
     # zero always in view, with room on the smaller side, so that a small gain cannot fill the page
-    ends = [
-        number for one in pairs.values() for number in (one.difference.value, one.difference.low, one.difference.high)
-    ]
+    ends = [number for one in pairs.values() for number in (one.told.value, one.told.low, one.told.high)]
     reach = max((abs(number) for number in ends if not math.isnan(number)), default=0.1) or 0.1
     low = min((number for number in ends if not math.isnan(number)), default=0.0)
     high = max((number for number in ends if not math.isnan(number)), default=0.0)
@@ -151,7 +155,7 @@ def _alt(every: Sequence[Standing], pairs: Mapping[str, Comparison], word: str, 
 def draw_regions(run: RunView) -> Drawing | None:
     """The differences region by region; None where there is one region only."""
     cohort = judged_cohort(run)
-    every = compare(run.rows, run.metric, cohort, run.seed, lower=run.lower)
+    every = compare(run.rows, run.metric, cohort, run.seed, lower=run.lower, drawn=run.drawn)
     pairs = [one for one in every if one.other.region != MEAN]
     regions = list(dict.fromkeys(one.other.region for one in pairs))
     if len(regions) < 2:
@@ -168,7 +172,7 @@ def draw_regions(run: RunView) -> Drawing | None:
             for one in pairs:
                 if one.other.region == region:
                     colour, marker = (INK, "s") if one.shown else (GREY, "o")
-                    _with_interval(axes, one.difference, labels.index(one.other.label), colour, marker)
+                    _with_interval(axes, one.told, labels.index(one.other.label), colour, marker)
             axes.set_yticks(range(len(labels)), labels)
             axes.set_ylim(len(labels) - 0.4, -0.6)
             axes.xaxis.grid(True, color="#EAEAEA", linewidth=0.6)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import replace
 
-from fedrounds_server.compare import Comparison, Standing, compare, standings
+from fedrounds_server.compare import POOLED, Comparison, Standing, compare, standings
 from fedrounds_server.gap import Gap, gap
 from fedrounds_server.intervals import Interval, worth
 from fedrounds_server.report.folder import RunView
@@ -72,8 +74,13 @@ def models_table(run: RunView) -> Table | None:
         tuple(_model_row(one, pairs.get(one.label), run, bool(counts)) for one in every),
         frozenset({0, 6, 7}),
         frozenset(index for index, one in enumerate(every) if one.label == "consensus"),
-        " ".join([f"{hospitals} hospitals.", _RESAMPLED, *notes, worth(hospitals)]).strip(),
-    )
+        " ".join(
+            [
+                f"{hospitals} hospitals.", _RESAMPLED, *notes, intervals_are(hospitals, pairs.values(), run.unit),
+                *margin_sentences(to_pooled(run), run.margin, run.digits),
+            ]
+        ).strip(),
+    )  # fmt: skip
 
 
 _RESAMPLED = (
@@ -106,11 +113,49 @@ def phantom_mark(run: RunView) -> str:
 
 
 def comparisons(run: RunView) -> tuple[Comparison, ...]:
-    return compare(run.rows, run.metric, judged_cohort(run), run.seed, lower=run.lower)
+    return compare(run.rows, run.metric, judged_cohort(run), run.seed, lower=run.lower, drawn=run.drawn)
+
+
+def to_pooled(run: RunView) -> Comparison | None:
+    """The consensus beside `pooled`, in the row that the study is about."""
+    found = (one for one in comparisons(run) if one.other.label == POOLED and one.other.region == main_region(run))
+    return next(found, None)
 
 
 def gap_of(run: RunView) -> Gap | None:
-    return gap(run.rows, run.metric, judged_cohort(run), main_region(run), run.seed, lower=run.lower)
+    found = gap(run.rows, run.metric, judged_cohort(run), main_region(run), run.seed, lower=run.lower)
+    beside = to_pooled(run)
+    return replace(found, left=beside.told) if found is not None and beside is not None else found
+
+
+def margin_sentences(pair: Comparison | None, margin: float | None, digits: int) -> tuple[str, ...]:
+    """What can be said of the margin that the study names; nothing where it names none.
+
+    `digits` of the measure itself.
+    """
+    if margin is None:
+        return ()
+    named = f"by more than {margin:g}, the margin named before"
+    if pair is None:
+        return (f"Whether it is worse than pooled {named}, is not judged: no pooled model stands beside it.",)
+    said = {
+        "within the margin": f"It is not worse than pooled {named}",
+        "worse": f"It is worse than pooled {named}",
+        "not shown": f"Whether it is worse than pooled {named}, is not shown either way",
+        "too few hospitals": f"Whether it is worse than pooled {named}, cannot be told from so few hospitals",
+    }[pair.beside_margin(margin)]
+    over = ", over its cases" if pair.is_over_cases else ""
+    return (f"{said} (consensus − pooled = {difference_of(pair, digits)}{over}).",)
+
+
+def intervals_are(hospitals: int, pairs: Iterable[Comparison], unit: str) -> str:
+    """Whom the intervals of differences speak of, and what they are worth; empty where that is known."""
+    if any(one.is_over_cases for one in pairs):
+        return (
+            f"{worth(hospitals)} Intervals of differences are over its cases ({unit}s resampled, the same draws for every model); "
+            "they say nothing about other hospitals."
+        )
+    return worth(hospitals)
 
 
 def gap_sentence(way: Gap, digits: int) -> str:

@@ -9,6 +9,7 @@ from statistics import mean, stdev
 
 from fedrounds_common.errors import RunFileError
 from fedrounds_server.compare import (
+    POOLED,
     Comparison,
     Standing,
     common_sites,
@@ -22,7 +23,7 @@ from fedrounds_server.intervals import FEW, interval, worth
 from fedrounds_server.report.folder import RunView, read_run
 from fedrounds_server.report.hospitals import main_region
 from fedrounds_server.report.models import difference_of, judged_cohort, where
-from fedrounds_server.report.results import gap_sentence
+from fedrounds_server.report.results import gap_sentence, margin_sentences
 from fedrounds_server.report.table import Table
 from fedrounds_server.tables import MISSING, shown_difference, shown_spread
 
@@ -67,8 +68,7 @@ def _rows(runs: Sequence[RunView], cohort: str) -> list[tuple[str, ...]]:
     tables = [run.rows for run in runs]
     first = runs[0]
     region, seed, metric = main_region(first), first.seed, first.metric
-    every_pair = compare_of_runs(tables, metric, cohort, seed, lower=first.lower)
-    pairs = {one.other.label: one for one in every_pair if one.other.region == region}
+    pairs = _beside(runs, cohort)
     every = standings_of_runs(tables, metric, cohort, seed, lower=first.lower)
     return [_row(one, pairs.get(one.label), first.digits) for one in every if one.region == region]
 
@@ -78,7 +78,7 @@ def _row(one: Standing, pair: Comparison | None, digits: int) -> tuple[str, ...]
     beside = (MISSING, MISSING, "")
     if pair is not None:
         # the mean itself stands in the column before: of the interval only the ends are needed
-        ends = difference_of(pair, digits).split(" ", 1)[1] if not math.isnan(pair.difference.low) else MISSING
+        ends = difference_of(pair, digits).split(" ", 1)[1] if not math.isnan(pair.told.low) else MISSING
         beside = (_spread(pair.per_run, digits + 1, sign=True), ends, pair.verdict)
     return (one.label, str(len(one.per_run)), _spread(one.per_run, digits + 1), *beside)
 
@@ -105,8 +105,28 @@ def _note(groups: dict[str, list[RunView]], cohort: str) -> str:
     sentences += _between(groups, cohort)
     tables = [view.rows for view in _all(groups)]
     hospitals = max(one.hospitals for one in standings_of_runs(tables, metric, cohort, lower=lower))
-    sentences.append("Intervals: a hospital's difference is its mean over runs; hospitals resampled 10,000 times.")
+    pairs = [_beside(members, cohort) for members in groups.values()]
+    for (name, members), found in zip(groups.items(), pairs, strict=True):
+        said = margin_sentences(found.get(POOLED), members[0].margin, first.digits)
+        sentences += [f"{name}: {sentence}" if name else sentence for sentence in said]
+    if any(one.is_over_cases for found in pairs for one in found.values()):
+        sentences.append(
+            "Intervals are over the cases of the one hospital: of each run, the mean of their ends, as wide as if all runs "
+            f"erred together ({first.unit}s resampled, the same draws for every model); they say nothing about other hospitals."
+        )
+    else:
+        sentences.append("Intervals: a hospital's difference is its mean over runs; hospitals resampled 10,000 times.")
     return " ".join([*sentences, worth(hospitals)]).strip()
+
+
+def _beside(runs: Sequence[RunView], cohort: str) -> dict[str, Comparison]:
+    """Each other model with the consensus beside it, in the row that the study is about."""
+    first = runs[0]
+    every = compare_of_runs(
+        [run.rows for run in runs], first.metric, cohort, first.seed, lower=first.lower,
+        drawn=[run.drawn for run in runs],
+    )  # fmt: skip
+    return {one.other.label: one for one in every if one.other.region == main_region(first)}
 
 
 def _between(groups: dict[str, list[RunView]], cohort: str) -> list[str]:

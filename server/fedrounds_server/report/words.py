@@ -6,12 +6,20 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from fedrounds_server.compare import Standing, standings
+from fedrounds_server.compare import OVER_CASES, Standing, standings
 from fedrounds_server.intervals import worth
 from fedrounds_server.report.folder import RunView, table_of
 from fedrounds_server.report.hospitals import main_region
 from fedrounds_server.report.models import judged_cohort, where
-from fedrounds_server.report.results import comparisons, gap_of, gap_sentence, text_of
+from fedrounds_server.report.results import (
+    comparisons,
+    gap_of,
+    gap_sentence,
+    intervals_are,
+    margin_sentences,
+    text_of,
+    to_pooled,
+)
 from fedrounds_server.report.style import count_of
 from fedrounds_server.tables import (
     ALL,
@@ -106,6 +114,7 @@ def in_short(run: RunView) -> tuple[str, ...]:
     way = gap_of(run)
     if way is not None:
         sentences.append(gap_sentence(way, digits))
+    sentences += margin_sentences(to_pooled(run), run.margin, digits)
     if ours.worst_site:
         sentences.append(f"The worst hospital is {ours.worst_site} at {ours.worst:.{digits}f}.")
     else:
@@ -118,7 +127,7 @@ def in_short(run: RunView) -> tuple[str, ...]:
     sentences += withheld(run)
     sentences += [str(sentence) for sentence in run.status.get("network", ())]
     if ours.hospitals < 20 and worth(ours.hospitals):
-        sentences.append(worth(ours.hospitals))
+        sentences.append(intervals_are(ours.hospitals, comparisons(run), run.unit))
     return tuple(sentences)
 
 
@@ -161,6 +170,9 @@ def _verdicts(run: RunView) -> list[str]:
         "shown: better": "It is shown to be better than",
         "not shown": "No difference is shown to",
         "shown: worse": "It is shown to be worse than",
+        f"{OVER_CASES}better": "Over the cases of this one hospital it is better than",
+        f"{OVER_CASES}not shown": "Over the cases of this one hospital no difference is shown to",
+        f"{OVER_CASES}worse": "Over the cases of this one hospital it is worse than",
         "too few hospitals": "Too few hospitals to show a difference to",
     }
     return [f"{words[verdict]} {_and(groups[verdict])}." for verdict in words if verdict in groups]
@@ -200,6 +212,7 @@ def facts(run: RunView) -> tuple[tuple[str, str], ...]:
             f"{training.get('rounds', len(run.history))}" + (f" of {amount} at each hospital" if amount else ""),
         ),
         ("Primary measure, named before the run", f"{run.word}, {_region_words(run)}"),
+        ("Margin to pooled, named before the run", "" if run.margin is None else f"{run.margin:g}"),
         ("Seed", f"{run.seed}: one run; other seeds move every number"),
         ("Effort of the models beside it", str(run.record.get("effort", ""))),
     ]
