@@ -54,11 +54,13 @@ def answer(ask: Ask, site: Site, permit: Permission) -> tuple[str, bytes]:
 
 
 def _do(ask: Ask, site: Site, permit: Permission) -> Leaving:
+    from fedrounds_client.receiving import received
     from fedrounds_client.rounds import gather, greet, judge, take_part
     from fedrounds_client.state import write_state
 
     permit.check_cases(ask, site)
     if ask.kind == "train":
+        ask = received(ask, site)
         message, state = take_part(ask, site)
         decoded = replace(message, arrays=site.parts.codec.decode(message.arrays, ask.arrays))
         check_update(decoded, ask.arrays, site.max_norm)

@@ -41,13 +41,17 @@ class Sight:
 
 
 def use_of(ask: Ask) -> str:
-    """What makes a request the same one, asked again: run, round and the very arrays that came."""
-    came = {f"arrays/{name}": array for name, array in ask.arrays.items()}
-    came |= {f"shared/{name}": array for name, array in ask.shared.items()}
+    """What makes a request the same one, asked again: run, round and the very weights, in whatever form they came."""
     words = [
-        ask.kind, ask.digest, ask.run, ask.round, ask.model, ask.trained_at, ask.cohort, ask.purpose, digest(came),
+        ask.kind, ask.digest, ask.run, ask.round, ask.model, ask.trained_at, ask.cohort, ask.purpose,
+        _weights(ask), digest(ask.shared),
     ]  # fmt: skip
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()
+
+
+def _weights(ask: Ask) -> str:
+    """Digest of the weights that the site has once it received them, which the coordinator signed with the request."""
+    return ask.holds or digest(ask.arrays)
 
 
 def see(home: SiteHome, ask: Ask, patients: Iterable[str], now: datetime) -> None:
@@ -61,7 +65,7 @@ def see(home: SiteHome, ask: Ask, patients: Iterable[str], now: datetime) -> Non
         "format": FORMAT,
         "event": EVENTS[ask.kind],
         "time": now.astimezone(UTC).isoformat(timespec="microseconds"),
-        "run": ask.run, "round": ask.round, "study": ask.digest, "received": digest(ask.arrays),
+        "run": ask.run, "round": ask.round, "study": ask.digest, "received": _weights(ask),
         "model": ask.model, "cohort": ask.cohort, "use": use,
         "patients": sorted({_hidden(key, patient) for patient in patients}),
     }  # fmt: skip

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedrounds_client.ahead import spare_core
 from fedrounds_client.gathering import gather_sums
+from fedrounds_client.receiving import newest_held
 from fedrounds_client.scoring import score_cases, write_scores
 from fedrounds_client.site import Site
 from fedrounds_client.state import SiteState, read_state
@@ -48,6 +50,7 @@ def greet(ask: Ask, site: Site) -> Hello:
         run=ask.run,
         nonce=ask.nonce,
         study=ask.digest,
+        holds=newest_held(site.folder) if site.parts.down.differences else "",
     )
 
 
@@ -74,7 +77,7 @@ def take_part(ask: Ask, site: Site) -> tuple[Update, SiteState]:
     result = train(
         parts.module(), parts.task, cases, study.cases, study.training, piece, start, moments,
         _correction(site, {name: array for name, array in ask.arrays.items() if name not in own}, state.kept),
-        site.pieces,
+        site.pieces, beside=spare_core(study.training.threads, site.hospital.simulation.workers),
     )  # fmt: skip
     # for what stays here, the strategy sees neither where it was nor where it came to
     reached = {name: received[name] if name in own else array for name, array in result.arrays.items()}

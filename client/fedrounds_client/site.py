@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
+from fedrounds_common.arrays import Arrays, of_module
 from fedrounds_common.case import Cases
 from fedrounds_common.codec import Codec
 from fedrounds_common.freezing import freeze
@@ -34,6 +35,11 @@ class Parts:
     network: Network
     strategy: Strategy
     codec: Codec
+    down: Codec
+
+    def like(self) -> Arrays:
+        """Arrays of the study's network: their names, shapes and dtypes are those of everything that comes and goes."""
+        return of_module(self.module())
 
     def module(self) -> nn.Module:
         """The network for this study's cases, its weights drawn from the study's seed; what is frozen does not train.
@@ -89,6 +95,7 @@ def build_parts(
         network or study.build_network(plugins),
         strategy or study.build_strategy(plugins),
         study.build_codec(plugins),
+        study.build_down(plugins),
     )
 
 

@@ -15,9 +15,11 @@ from fedrounds_common.arrays import Arrays
 class Codec(ABC):
     """A frozen dataclass.
 
-    `differences`: downwards this codec packs the difference from what a site holds; else the consensus itself.
+    `exact`: every value arrives as it is, unpacked. `differences`: downwards this codec packs the difference from what a
+    site holds; else the consensus itself.
     """
 
+    exact: ClassVar[bool] = False
     differences: ClassVar[bool] = False
 
     @abstractmethod

@@ -36,7 +36,8 @@ Scalars = dict[str, Any]
 class Ask:
     """What the coordinator asks of one site. `study` is the agreed half's canonical text.
 
-    `purpose`: which of the task's sums are wanted, where statistics are.
+    `purpose`: which of the task's sums are wanted, where statistics are. `form`: how `arrays` travel
+    (`downwards.py`); `base`: digest of what they are a difference from; `holds`: of what the site then holds.
     """
 
     kind: Kind
@@ -51,12 +52,18 @@ class Ask:
     arrays: Arrays = field(default_factory=dict)
     shared: Arrays = field(default_factory=dict)
     purpose: str = ""
+    form: str = ""
+    base: str = ""
+    holds: str = ""
 
 
 @final
 @dataclass(frozen=True)
 class Hello:
-    """A site's name and how many cases it would bring; `left_out` counts bad cases by error code."""
+    """A site's name and how many cases it would bring; `left_out` counts bad cases by error code.
+
+    `holds`: digest of the consensus that it was sent last, where the study sends differences from that.
+    """
 
     site: str
     versions: Mapping[str, str]
@@ -68,6 +75,7 @@ class Hello:
     run: str = ""
     nonce: str = ""
     study: str = ""
+    holds: str = ""
     kind: ClassVar[str] = "hello"
 
 
@@ -153,6 +161,9 @@ _TEXTS = {
     "site": re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"),
     "run": re.compile(r"|[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"),
     "nonce": re.compile(r"[\w.-]{0,64}"),
+    "form": re.compile(r"|whole|difference|opening|half|held"),
+    "base": re.compile(r"|[0-9a-f]{64}"),
+    "holds": re.compile(r"|[0-9a-f]{64}"),
     "code": CODE,
     "reference": re.compile(r"\w{0,64}"),
 }

@@ -14,6 +14,7 @@ from fedrounds_common.wire import parts_of, signature_of
 from fedrounds_server.keys import Keys
 
 LATE, ABSENT, LOST, FORGED = "late", "absent", "FR-R03", "FR-R17"
+NOT_HELD = "error:FR-R70"  # the site lacks what it was sent a difference from
 
 
 @final
@@ -21,6 +22,7 @@ LATE, ABSENT, LOST, FORGED = "late", "absent", "FR-R03", "FR-R17"
 class Answer:
     """What one node did: a message of ours, or `fault` = "late", "absent" or the code of what was odd.
 
+    `bytes_up`, `bytes_down`: of the messages from it and to it, header and buffer, as often as they were sent.
     `raw`: header, buffer and signature as they came, of a message of ours.
     """
 
@@ -31,6 +33,7 @@ class Answer:
     bytes_up: int = 0
     ask: Ask | None = None
     raw: Letter | None = None
+    bytes_down: int = 0
 
     @property
     def state(self) -> str:

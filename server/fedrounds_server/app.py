@@ -113,6 +113,7 @@ def make_plan(config: dict[str, Any], given: Objects) -> Plan:
         anew=bool(config.get("anew", False)),
         keys=coordinator_keys(str(config.get("coordinator", ""))),
         network=network,
+        down=study.build_down(folders),
     )
 
 

@@ -9,7 +9,7 @@ from typing import final
 
 import numpy as np
 
-from fedrounds_common.arrays import Arrays, is_float, norm, size_bytes
+from fedrounds_common.arrays import Arrays, is_float, norm
 from fedrounds_common.disk import settle
 from fedrounds_common.errors import RunFileError, UpdateError
 from fedrounds_common.leaving import Ask, Leaving, Update, from_wire
@@ -36,6 +36,7 @@ class Collection:
     before: Ask | None = None
     names_before: Mapping[int, str] = field(default_factory=dict)
     late: dict[str, tuple[SiteUpdate, SiteLine]] = field(default_factory=dict)
+    answered: set[str] = field(default_factory=set)  # of this round, whatever they said
 
     @property
     def fresh(self) -> dict[str, int]:
@@ -44,12 +45,13 @@ class Collection:
 
     def take(self, answer: Answer, name: str) -> None:
         """One answer of this round. Where updates are kept, it is on disk before it counts."""
+        self.answered.add(name)
         self.lines[name] = self._taken(answer, name)
         line = self.lines[name]
         self.plan.listen("site", {"round": self.ask.round, "site": name, "state": line.state, "loss": line.loss})
 
     def _taken(self, answer: Answer, name: str) -> SiteLine:
-        sent = size_bytes(self.ask.arrays) + size_bytes(self.ask.shared)  # whatever the site then does
+        sent = answer.bytes_down  # whatever the site then does
         if answer.fault or answer.leaving is None:
             return SiteLine(name, answer.state, reference=answer.reference, bytes_down=sent)
         try:
@@ -64,14 +66,14 @@ class Collection:
             self.store.put(update)
             return
         file = self._file(update.site, FRESH)
-        keep(file, answer.raw)
+        keep(file, answer.raw, answer.bytes_down)
         self.store.put(update, lambda: self._again(file, update.site))
 
     def _file(self, name: str, kind: str) -> Path:
         return self.plan.folder.updates(self.ask.round) / f"{name}{kind}"
 
     def _again(self, file: Path, name: str) -> Arrays:
-        header, buffer, _ = read_kept(file)
+        (header, buffer, _), _ = read_kept(file)
         leaving = from_wire(header, buffer)
         assert isinstance(leaving, Update)
         return self.guard.decoded(leaving.arrays, self.ask.arrays, name)
@@ -117,7 +119,7 @@ class Collection:
 
     def _read_back(self, name: str, file: Path, ask: Ask) -> None:
         try:
-            header, buffer, signature = read_kept(file)
+            (header, buffer, signature), sent = read_kept(file)
             if self.plan.keys is not None:
                 self.plan.keys.check(header, buffer, signature)
             leaving = from_wire(header, buffer)
@@ -134,7 +136,7 @@ class Collection:
             self._hold_late(update, line)
             return
         self.store.put(update, lambda: self._again(file, name))
-        self.lines[name] = replace(line, bytes_down=size_bytes(ask.arrays) + size_bytes(ask.shared))
+        self.lines[name] = replace(line, bytes_down=sent)
 
     # ------------------------------------------------------------ the end
 

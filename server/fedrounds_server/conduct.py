@@ -5,10 +5,10 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import final
 
-from fedrounds_common.arrays import digest, size_bytes
+from fedrounds_common.arrays import digest
 from fedrounds_common.disk import remove_folder
 from fedrounds_common.errors import TooFewSites
 from fedrounds_common.leaving import Ask
@@ -16,6 +16,7 @@ from fedrounds_common.strategy import Consensus
 from fedrounds_server.answers import LOST, Answer
 from fedrounds_server.cohort import Roster, need, need_cases, ranked, spares
 from fedrounds_server.collecting import Collection
+from fedrounds_server.downlink import Downlink
 from fedrounds_server.greeting import LAST_S, Reception
 from fedrounds_server.grid import Post
 from fedrounds_server.guard import Guard
@@ -35,6 +36,12 @@ class Conduct:
     reception: Reception
     guard: Guard
     before: tuple[Ask, Mapping[int, str]] | None = None
+    down: Downlink = field(init=False)
+
+    def __post_init__(self) -> None:
+        plan = self.plan
+        self.down = Downlink(plan.down, plan.folder.down, plan.study.seed, plan.digest)
+        self.post.travels, self.post.lacks = self.down.travels, self.down.lacks
 
     def one_round(self, consensus: Consensus, round_: int) -> tuple[Consensus, RoundLine, Roster]:
         """One round: the next consensus, a line that names every planned site, and who is there.
@@ -44,6 +51,7 @@ class Conduct:
         """
         plan, started = self.plan, self.plan.clock.now()
         sites = self.reception.again()
+        self.down.pack(consensus.arrays, round_)
         opened = self._opened(sites, consensus, round_)
         collection = self._collection(opened, consensus)
         collection.read_back()
@@ -65,7 +73,7 @@ class Conduct:
     def _opened(self, sites: Roster, consensus: Consensus, round_: int) -> OpenRound:
         """The round as an interrupted run began it, or a new one; on disk before anybody is asked."""
         plan, folder = self.plan, self.plan.folder.round(round_)
-        start = digest(consensus.arrays) if plan.keeps else ""
+        start = digest(consensus.arrays) + self.down.sent.holds if plan.keeps else ""
         found = read_open(folder) if plan.keeps else None
         if found is not None and (found.round, found.study, found.start) == (round_, plan.digest, start):
             opened = found
@@ -99,7 +107,7 @@ class Conduct:
 
     def _collection(self, opened: OpenRound, consensus: Consensus) -> Collection:
         store = UpdateStore(self.plan.folder.updates(opened.round), self.plan.update_budget_bytes)
-        ask = self._ask(opened.round, opened.nonce, consensus)
+        ask = self.down.ask(self._ask(opened.round, opened.nonce, consensus))
         if self.before is not None:
             return Collection(self.plan, self.guard, ask, store, {}, *self.before)
         # of the round before, only what is on disk of it: the model's tensors are the same
@@ -140,6 +148,7 @@ class Conduct:
         plan, ask, cohort = self.plan, collection.ask, self.plan.study.cohort
         failed = {name for name, line in collection.lines.items() if line.failed and not mends(line.state)}
         self._lines_of_the_others(collection, sites, opened)
+        self.down.greeted(sites)
         missing = set(opened.sites) - set(collection.fresh) - failed
         names = {sites.nodes[name]: name for name in sorted(missing) if name in sites.nodes}
         asked |= names
@@ -148,15 +157,20 @@ class Conduct:
         order = ranked(list(opened.sites), cohort, plan.study.seed, ask.round)
         with closing(self.post.ask(dict.fromkeys(names, ask), cohort.deadline_s, keep)) as answers:
             while not self._enough(collection, order) and (answer := next(answers, None)) is not None:
-                collection.take(answer, names[answer.node])
+                self._take(collection, answer, names[answer.node])
         self._leave_out_spares(collection, order, asked)
+
+    def _take(self, collection: Collection, answer: Answer, name: str) -> None:
+        collection.take(answer, name)
+        if collection.lines[name].state == "ok":
+            self.down.received(name, collection.ask)
 
     def _take_stray(self, collection: Collection, asked: Mapping[int, str], answer: Answer) -> bool:
         """What came while nobody waited for it: of this round past its deadline, or of the round before."""
         if answer.ask is None or answer.ask.kind != "train":
             return False
         if answer.ask is collection.ask:
-            collection.take(answer, asked[answer.node])
+            self._take(collection, answer, asked[answer.node])
         else:
             collection.take_late(answer)
         return True
@@ -178,8 +192,7 @@ class Conduct:
         cohort = self.plan.study.cohort
         if not cohort.over_select:
             return False
-        answered = {name for name, line in collection.lines.items() if line.bytes_down}
-        first = [name for name in order if name in collection.fresh or name not in answered][: cohort.per_round]
+        first = [name for name in order if name in collection.fresh or name not in collection.answered][: cohort.per_round]
         return len(first) == cohort.per_round and set(first) <= set(collection.fresh)
 
     def _leave_out_spares(self, collection: Collection, order: tuple[str, ...], asked: Mapping[int, str]) -> None:
@@ -190,9 +203,9 @@ class Conduct:
             collection.store.drop(name)
             collection.lines[name] = replace(collection.lines[name], part="spare")
         if self._enough(collection, order):
-            sent = size_bytes(collection.ask.arrays) + size_bytes(collection.ask.shared)
-            for name in set(asked.values()):
-                if not collection.lines[name].bytes_down:
+            for node, name in asked.items():
+                if name not in collection.answered and name not in collection.fresh:
+                    sent = self.post.bytes_to(node, collection.ask)
                     collection.lines[name] = SiteLine(name, "absent", bytes_down=sent, part="spare")
 
     def _short(self, collection: Collection, sites: Roster, opened: OpenRound) -> TooFewSites | None:

@@ -51,6 +51,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def down(self) -> Path:
+        """What the last rounds sent to the sites, where the study sends differences from that."""
+        return self.path / "down"
+
+    @property
     def scores(self) -> Path:
         """One CSV a scored model; `metrics.csv` is made of them."""
         return self.path / "scores"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 from flwr.app import Message, MessageType
@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from fedrounds_common.leaving import Ask, to_wire
 from fedrounds_common.letter import Letter
 from fedrounds_common.wire import record_of
-from fedrounds_server.answers import ABSENT, FORGED, LATE, LOST, Answer, read_reply
+from fedrounds_server.answers import ABSENT, FORGED, LATE, LOST, NOT_HELD, Answer, read_reply
 from fedrounds_server.clock import Clock
 from fedrounds_server.keys import Keys
 from fedrounds_server.pulling import (
@@ -58,6 +58,7 @@ class _Sent:
     void: bool = False  # Flower has thrown the message away, and would take no answer to it any more
     doubtful: bool = False  # a pull failed on our side, and may have used up the one reply there was
     again: int = 0
+    whole: bool = False  # sent once more because the node could not read the first
 
 
 @final
@@ -72,6 +73,9 @@ class Post:
         self.grid, self.clock, self.keys = grid, clock or Clock(), keys
         self.strays: list[Answer] = []  # answers to what is not being waited for: late ones, and hellos
         self.take_stray: Callable[[Answer], bool] = lambda answer: False  # has the first look at each
+        self.travels: Callable[[int, Ask], Ask] = lambda node, ask: ask  # in what form a request goes to a node
+        self.lacks: Callable[[int, Ask], bool] = lambda node, ask: False  # whether it can now be sent in another
+        self._sent_bytes: dict[tuple[int, str], int] = {}
         self._waiting: dict[str, _Sent] = {}
         self._came: deque[tuple[str, Answer]] = deque()
         # a grid of our own waits in its pulls, and has no peer that could make them hang
@@ -110,13 +114,13 @@ class Post:
         try:
             for node in self._send(asks, deadline_s):
                 mine.discard((node, asks[node].nonce))
-                yield Answer(node, None, LOST, ask=asks[node])
+                yield self._counted(Answer(node, None, LOST, ask=asks[node]))
             for answer in self._receive(mine, self._end(deadline_s)):
                 mine.discard((answer.node, _nonce(answer)))
                 yield answer
             late = set(mine) if keep else late
             for node, _ in sorted(mine):
-                yield Answer(node, None, LATE, ask=asks[node])
+                yield self._counted(Answer(node, None, LATE, ask=asks[node]))
         finally:
             self.give_up(lambda sent_to, ask: (sent_to, ask.nonce) in mine - late)
 
@@ -152,13 +156,14 @@ class Post:
     def _send(self, asks: Mapping[int, Ask], deadline_s: float | None) -> Iterator[int]:
         """Send what is not underway already; yields the nodes whose message Flower did not take."""
         underway = {(sent.node, sent.ask.nonce) for sent in self._waiting.values()}
-        letters: dict[int, Letter] = {}
+        letters: dict[int, tuple[Ask, Letter]] = {}
         for node, ask in asks.items():
             if (node, ask.nonce) in underway:
                 continue
-            if id(ask) not in letters:
-                letters[id(ask)] = self._letter(ask)
-            if not self._push(node, ask, letters[id(ask)], deadline_s):
+            form = self.travels(node, ask)
+            if id(form) not in letters:
+                letters[id(form)] = form, self._letter(form)
+            if not self._push(node, ask, letters[id(form)][1], deadline_s):
                 yield node
 
     def _letter(self, ask: Ask) -> Letter:
@@ -175,14 +180,36 @@ class Post:
         number = steadily(lambda: next(iter(self.grid.push_messages([message])), None), self.clock)
         if number is not None:
             self._waiting[number] = _Sent(node, ask, self.clock.now(), again=again)
+            key = node, ask.nonce
+            self._sent_bytes[key] = self._sent_bytes.get(key, 0) + len(letter[0].encode()) + len(letter[1])
         return number is not None
+
+    def bytes_to(self, node: int, ask: Ask) -> int:
+        """How much this request has been to this node, header and buffer, as often as it was sent."""
+        return self._sent_bytes.get((node, ask.nonce), 0)
+
+    def _counted(self, answer: Answer) -> Answer:
+        return answer if answer.ask is None else replace(answer, bytes_down=self.bytes_to(answer.node, answer.ask))
 
     def _ask_again(self, sent: _Sent) -> bool:
         """Whether the same was sent once more; the first message is still waited for."""
         if sent.again >= MOST_AGAIN:
             return False
         sent.again += 1
-        return self._push(sent.node, sent.ask, self._letter(sent.ask), None, sent.again)
+        return self._push(sent.node, sent.ask, self._letter(self.travels(sent.node, sent.ask)), None, sent.again)
+
+    def _sent_whole(self, number: str, answer: Answer) -> bool:
+        """Whether a node that could not read its request was sent the same in another form; once."""
+        sent = self._waiting.get(number)
+        if sent is None or answer.fault != NOT_HELD or sent.whole or not self.lacks(sent.node, sent.ask):
+            return False
+        form = self.travels(sent.node, sent.ask)
+        if not self._push(sent.node, sent.ask, self._letter(form), None, sent.again):
+            return False
+        self._waiting.pop(number)
+        for other in self._waiting.values():
+            other.whole = other.whole or (other.node, other.ask.nonce) == (sent.node, sent.ask.nonce)
+        return True
 
     # ------------------------------------------------------------ receiving
 
@@ -198,7 +225,10 @@ class Post:
             moved = self._sweep(end)
             while self._came:
                 number, answer = self._came.popleft()
+                if self._sent_whole(number, answer):
+                    continue
                 if self._settle(number, answer):
+                    answer = self._counted(answer)
                     if (answer.node, _nonce(answer)) in wanted:
                         yield answer
                     elif not self.take_stray(answer):
@@ -325,7 +355,7 @@ class Post:
         if now - self._looked >= LOOK_S:
             self._looked, self._online = now, frozenset(self.grid.get_node_ids())
         if sent.node in self._online:
-            if self._push(sent.node, sent.ask, self._letter(sent.ask), None, sent.again):
+            if self._push(sent.node, sent.ask, self._letter(self.travels(sent.node, sent.ask)), None, sent.again):
                 self._waiting.pop(number)
         elif sent.away_since is not None and now - sent.away_since > GONE_S:
             self._came.append((number, Answer(sent.node, None, ABSENT, ask=sent.ask)))

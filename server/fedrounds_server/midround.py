@@ -60,20 +60,21 @@ def settle_open(folder: Path) -> None:
     settle(folder / "round.json")
 
 
-def keep(file: Path, letter: Letter) -> None:
-    """Have one answer on disk, whole: a line that says what it is and its sum, then its buffer."""
+def keep(file: Path, letter: Letter, bytes_down: int = 0) -> None:
+    """Have one answer on disk, whole: a line that says what it is, how much it answers, and its sum; then its buffer."""
     header, buffer, signature = letter
     says = {
         "format": FORMAT,
         "header": header,
+        "bytes_down": bytes_down,
         "signature": base64.b64encode(signature).decode(),
         "sum": _sum(header, buffer),
     }
     write_whole(file, json.dumps(says, sort_keys=True).encode() + b"\n", buffer)
 
 
-def read_kept(file: Path) -> Letter:
-    """An answer as it came.
+def read_kept(file: Path) -> tuple[Letter, int]:
+    """An answer as it came, and how many bytes it answers.
 
     Raises:
         RunFileError: FR-R59 the file is damaged.
@@ -83,7 +84,7 @@ def read_kept(file: Path) -> Letter:
         says = json.loads(line)
         if says["format"] != FORMAT or says["sum"] != _sum(says["header"], buffer):
             raise ValueError("another sum")
-        return says["header"], buffer, base64.b64decode(says["signature"], validate=True)
+        return (says["header"], buffer, base64.b64decode(says["signature"], validate=True)), int(says["bytes_down"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RunFileError(
             "FR-R59", f"{file.name} is damaged ({type(error).__name__})", wanted="an answer as it came",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, final
 
 from fedrounds_common.arrays import Arrays
 from fedrounds_common.codec import Codec
+from fedrounds_common.codecs.float32 import Float32
 from fedrounds_common.network import Network
 from fedrounds_common.strategy import Strategy
 from fedrounds_common.study.study import Study
@@ -36,7 +37,7 @@ class Plan:
     `anew`: begin with round 1 where every checkpoint is damaged, which is otherwise refused.
     `keys`: between hospitals, who may say what; None in a simulation, where nobody signs.
     `durable`: what a round has received is on disk before it counts; always so where there are keys.
-    `network`: where it is not the one that the study names.
+    `network`: where it is not the one that the study names. `codec`, `down`: how updates and the consensus travel.
     """
 
     study: Study
@@ -56,6 +57,7 @@ class Plan:
     durable: bool = False
     clock: Clock = field(default_factory=Clock)
     network: Network | None = None
+    down: Codec = field(default_factory=Float32)
 
     def module(self) -> nn.Module:
         """The network for this study's cases, with any weights: what sums of no case are made of."""

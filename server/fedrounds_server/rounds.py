@@ -152,6 +152,7 @@ def _begin(plan: Plan, sites: Roster) -> Checkpoint:
         _refuse_lost_rounds(plan, damaged)
     else:
         remove_folder(plan.folder.rounds)
+        remove_folder(plan.folder.down)
     history.keep_until(plan.folder.history, 0)
     return Checkpoint(0, plan.digest, plan.strategy.begin(plan.initial), fresh)
 

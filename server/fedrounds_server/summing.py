@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import final
 
-from fedrounds_common.arrays import Arrays, size_bytes
+from fedrounds_common.arrays import Arrays
 from fedrounds_common.errors import TooFewSites, UpdateError
 from fedrounds_common.leaving import Ask, Statistics
 from fedrounds_common.settling import settled
@@ -192,7 +192,7 @@ class _Asked:
         return True
 
     def _taken(self, answer: Answer, name: str) -> SiteLine:
-        sent = size_bytes(self.ask.arrays)  # whatever the site then does
+        sent = answer.bytes_down  # whatever the site then does
         if answer.fault or answer.leaving is None:
             return SiteLine(name, answer.state, reference=answer.reference, bytes_down=sent)
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import ClassVar, final
 
 from fedrounds_common.arrays import Arrays
 from fedrounds_common.codec import Codec
@@ -12,6 +12,8 @@ from fedrounds_common.codec import Codec
 @final
 @dataclass(frozen=True)
 class Float32(Codec):
+    exact: ClassVar[bool] = True
+
     def encode(self, arrays: Arrays, residual: Arrays, seed: int) -> tuple[Arrays, Arrays]:
         return arrays, {}
 

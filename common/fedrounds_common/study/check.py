@@ -19,7 +19,7 @@ from fedrounds_common.network import Network
 from fedrounds_common.plugins import Shelf, choice_message, validate
 from fedrounds_common.settling import purposes
 from fedrounds_common.strategy import Strategy
-from fedrounds_common.study.study import DEFAULT_NAMES, FORMAT, Study
+from fedrounds_common.study.study import DEFAULT_NAMES, FORMAT, WIRES, Study
 from fedrounds_common.study.tables import CaseForm, Cohort, Evaluation, Name, Table, Training
 from fedrounds_common.task import Task
 
@@ -127,13 +127,7 @@ def _plugin_tables(gather: _Gathering) -> tuple[dict[str, Any], Task | None]:
     algorithm: Strategy | None
     channel: Channel | None
     strategy, algorithm = gather.plugin(shelves.STRATEGIES, gather.table("strategy"), "strategy")
-    wire_table = dict(gather.table("wire"))
-    channel_table = wire_table.pop("channel", {})
-    if not isinstance(channel_table, dict):
-        gather.faults.append(Fault("wire.channel", f"{channel_table!r}: must be a table, [wire.channel]"))
-        channel_table = {}
-    wire, _ = gather.plugin(shelves.CODECS, wire_table, "wire")
-    wire["channel"], channel = gather.plugin(shelves.CHANNELS, channel_table, "wire.channel")
+    wire, channel = _wire(gather)
     if algorithm is not None and channel is not None and channel.hides_sites and algorithm.reads == "each":
         found = (
             f"{strategy['name']!r} reads each site's update, and wire.channel {wire['channel']['name']!r} hides them"
@@ -145,6 +139,20 @@ def _plugin_tables(gather: _Gathering) -> tuple[dict[str, Any], Task | None]:
             Fault("wire.channel.name", f"{wire['channel']['name']!r}: this version sends by {carried}")
         )
     return {"task": task, "model": model, "strategy": strategy, "wire": wire, "privacy": _privacy(gather)}, judge
+
+
+def _wire(gather: _Gathering) -> tuple[Table, Channel | None]:
+    """`[wire]`: the codec of updates, and in it the tables of the consensus's codec and of the channel."""
+    table = dict(gather.table("wire"))
+    inner = {key: table.pop(key, {}) for key in WIRES}
+    for key, found in inner.items():
+        if not isinstance(found, dict):
+            gather.faults.append(Fault(f"wire.{key}", f"{found!r}: must be a table, [wire.{key}]"))
+            inner[key] = {}
+    wire, _ = gather.plugin(shelves.CODECS, table, "wire")
+    wire["down"], _ = gather.plugin(shelves.CODECS, inner["down"], "wire.down")
+    wire["channel"], channel = gather.plugin(shelves.CHANNELS, inner["channel"], "wire.channel")
+    return wire, channel
 
 
 def _of_task(
@@ -211,7 +219,7 @@ def _no_such_table(key: str) -> str:
 def in_full(raw: Table) -> Table:
     """`strategy = "fedprox"` is short for a table that holds the name only; this writes it in full."""
     full = _named(raw, ("task", "model", "strategy", "wire"))
-    for key, inner in (("wire", ("channel",)), (REHEARSAL, ("reader", "partition"))):
+    for key, inner in (("wire", WIRES), (REHEARSAL, ("reader", "partition"))):
         if isinstance(full.get(key), dict):
             full[key] = _named(full[key], inner)
     return full

@@ -27,7 +27,9 @@ DEFAULT_NAMES = {
     "strategy": "fedavg",
     "wire": "float32",
     "wire.channel": "plain",
+    "wire.down": "float32",
 }
+WIRES = ("channel", "down")  # tables inside `[wire]`, whose other keys are the codec's
 
 
 @final
@@ -58,4 +60,9 @@ class Study:
         return shelves.STRATEGIES.load(self.strategy, folders)
 
     def build_codec(self, folders: Sequence[Path] = ()) -> Codec:
-        return shelves.CODECS.load({key: value for key, value in self.wire.items() if key != "channel"}, folders)
+        """How updates travel."""
+        return shelves.CODECS.load({key: value for key, value in self.wire.items() if key not in WIRES}, folders)
+
+    def build_down(self, folders: Sequence[Path] = ()) -> Codec:
+        """How the consensus travels."""
+        return shelves.CODECS.load(self.wire["down"], folders)
