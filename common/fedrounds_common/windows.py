@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice, product
-from math import ceil
+from math import ceil, prod
 from typing import Literal, final
 
 import torch
@@ -19,6 +19,8 @@ from torch.nn import functional
 from fedrounds_common.errors import UsageError
 
 FACTS = "fedrounds_facts"
+SMALL = 2**18  # voxels of a 3D example (64³) up to which torch's CPU path for one is slower than for two
+AT_ONCE = 2**20  # voxels that go through a network in one call: more of them take memory, and no less time each
 SIGMA = 0.125  # of the window's size: nnU-Net's and MONAI's importance map
 
 
@@ -74,8 +76,8 @@ def judging(network: nn.Module, amp: Literal["off", "bf16"]) -> Iterator[Callabl
     device = next(network.parameters()).device
 
     def probabilities(x: Tensor) -> Tensor:
-        if len(x) == 1 and x.ndim == 5 and device.type == "cpu":
-            # torch's CPU path for one small 3D example is up to 11 times slower than for two
+        if len(x) == 1 and x.ndim == 5 and x[0, 0].numel() <= SMALL and device.type == "cpu":
+            # up to 11 times slower; of a large one two take three times as long as one
             return probabilities(x.expand(2, *x.shape[1:]).contiguous())[:1]
         with torch.no_grad(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=amp == "bf16"):
             logits = padded(network, x.to(device)).float()
@@ -86,6 +88,11 @@ def judging(network: nn.Module, amp: Literal["off", "bf16"]) -> Iterator[Callabl
         yield probabilities
     finally:
         network.train(was_training)
+
+
+def at_once(window: Sequence[int], most: int = 4) -> int:
+    """How many windows go through a network in one call."""
+    return max(1, min(most, AT_ONCE // prod(window)))
 
 
 def slide(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedrounds_common import windows
+from fedrounds_common import sampling, windows
 from fedrounds_common.case import F32, U8, Case, CaseRef, Target
 from fedrounds_common.errors import CaseError, UsageError
 from fedrounds_common.metrics.rules import METRICS
@@ -284,6 +284,48 @@ def test_a_prediction_covers_the_grid_and_is_background_off_the_content(
         assert (prediction.labels[outside] == 0).all()
         expected = [1, 0, 0, 0] if form is PARTS else [0, 0, 0]
         np.testing.assert_array_equal(prediction.outputs[:, outside].T, np.tile(expected, (outside.sum(), 1)))
+
+
+@pytest.mark.parametrize("form", [TUMOUR, PARTS])
+@pytest.mark.parametrize("within", ["content", "grid"])
+@pytest.mark.parametrize("patch", [(8, 8, 8), (5, 20, 3)])
+def test_a_prediction_is_monais_on_the_same_box(form: CaseForm, within: str, patch: tuple[int, int, int]) -> None:
+    from monai.inferers.utils import sliding_window_inference
+
+    one, net = case(), network(form).eval()
+    found = TASK.predict(net, one, form, Training(patch=patch), Evaluation(within=within))  # type: ignore[arg-type]
+    content = (
+        (slice(2, 13), slice(2, 11), slice(2, 9)) if within == "content" else [slice(0, size) for size in one.grid]
+    )
+    box = sampling.grown(content, patch, one.grid)
+
+    def probabilities(x: Tensor) -> Tensor:
+        logits = windows.padded(net, x)
+        return logits.softmax(1) if form is PARTS else logits.sigmoid()
+
+    image = torch.from_numpy(one.image[(slice(None), *box)].copy())[None]
+    with torch.no_grad():
+        theirs = sliding_window_inference(image, patch, 4, probabilities, overlap=0.25, mode="gaussian")[0]
+    np.testing.assert_allclose(found.outputs[(slice(None), *box)], theirs.numpy(), rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(found.labels, TASK.decide(found.outputs, one, form).labels)
+
+
+@pytest.mark.parametrize("window", ["content", (11, 9, 7), (30, 30, 30)])
+def test_a_window_as_large_as_the_content_looks_at_it_once(window: object) -> None:
+    one, net = case(), network(TUMOUR)
+    found = TASK.predict(net, one, TUMOUR, PLAIN, Evaluation(window=window))  # type: ignore[arg-type]
+    if window == (30, 30, 30):  # larger than the grid, which is filled up with zeros
+        assert np.isfinite(found.outputs).all()
+        return
+    box = (slice(None), slice(2, 13), slice(2, 11), slice(2, 9))
+    image = torch.from_numpy(one.image[box].copy())[None]
+    with windows.judging(net, "off") as function:
+        np.testing.assert_allclose(found.outputs[box], function(image)[0].numpy(), rtol=0, atol=1e-6)
+
+
+def test_a_window_of_another_number_of_axes_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"FR-U44 evaluation.window = \[8, 8\]; 3 numbers"):
+        TASK.predict(network(TUMOUR), case(), TUMOUR, PLAIN, Evaluation(window=(8, 8)))
 
 
 def test_a_prediction_lies_where_its_image_lies() -> None:

@@ -88,6 +88,14 @@ def test_a_single_small_volume_is_run_as_two_on_a_cpu() -> None:
     assert values.shape == (1, 3, 8, 8, 8)
 
 
+def test_a_single_large_volume_is_run_alone_and_so_are_large_windows() -> None:
+    network = noted(3)
+    with windows.judging(network, "off") as function:
+        function(noise(1, 2, 65, 64, 64))
+    assert network.shapes == [(1, 2, 65, 64, 64)]
+    assert [windows.at_once((size,) * 3) for size in (32, 64, 80, 128, 200)] == [4, 4, 2, 1, 1]
+
+
 def test_no_image_is_an_error() -> None:
     with pytest.raises(ValueError, match="no image to predict"):
         windows.slide(lambda x: x, torch.zeros(0, 1, 4, 4), (4, 4), 0.0, 4)

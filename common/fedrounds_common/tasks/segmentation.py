@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from fedrounds_common.network import Network
 
-WINDOWS_PER_CALL = 4
 SURE = 1e-6  # probabilities are kept this far from 0 and 1 before their logarithm
 
 
@@ -126,13 +125,15 @@ class Segmentation(Task):
         image = torch.from_numpy(np.array(inside_box, order="C"))
         image = image.movedim(1, 0) if first else image[None]  # slices are a batch, a volume one image
         with windows.judging(network, training.amp) as function:
-            inside = windows.slide(function, image, window, evaluation.overlap, WINDOWS_PER_CALL).cpu()
+            inside = windows.slide(function, image, window, evaluation.overlap, windows.at_once(window)).cpu()
         inside = inside.movedim(0, 1) if first else inside[0]
         probabilities = np.zeros((len(inside), *case.grid), np.float32)
         if _exclusive(form):
             probabilities[0] = 1
         probabilities[(slice(None), *box)] = inside.numpy()
-        return self.decide(probabilities, case, form)
+        labels = np.zeros(case.grid, np.uint8)
+        labels[box] = self.decide(inside.numpy(), case, form).labels  # outside it is decided already
+        return Prediction(probabilities, labels)
 
     def decide(self, outputs: F32, case: Case, form: CaseForm) -> Prediction:
         """Label values from probabilities (K, *grid), such as the mean of several networks'.
@@ -282,7 +283,11 @@ def _box_and_window(
 ) -> tuple[tuple[slice, ...], tuple[int, ...]]:
     """Where a case is predicted, at least one window large as far as its grid goes, and what is predicted at once."""
     first = len(case.grid) - form.dims
-    found = sampling.index_of(case).box if evaluation.within == "content" else tuple(map(slice, (0,) * len(case.grid), case.grid))
+    found = (
+        sampling.index_of(case).box
+        if evaluation.within == "content"
+        else tuple(map(slice, (0,) * len(case.grid), case.grid))
+    )
     content = tuple(span.stop - span.start for span in found[first:])
     if evaluation.window == "content":
         window = content
@@ -291,7 +296,9 @@ def _box_and_window(
     else:
         window = evaluation.window
     if len(window) != form.dims:
-        raise UsageError("FR-U44", f"evaluation.window = {list(window)}", wanted=f"{form.dims} numbers, one a dimension")
+        raise UsageError(
+            "FR-U44", f"evaluation.window = {list(window)}", wanted=f"{form.dims} numbers, one a dimension"
+        )
     return (*found[:first], *sampling.grown(found[first:], window, case.grid[first:])), window
 
 
