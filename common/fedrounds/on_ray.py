@@ -17,7 +17,7 @@ from fedrounds_server.engines.ray import Cluster, ray_pool, share_of_gpu
 from fedrounds_sites.hospitals import open_hospital, read_rehearsal
 from fedrounds_sites.simulation import Simulation
 
-KIND = "memory"
+KIND = "memory"  # of the job in `worker.py`
 
 
 def pool_on_ray(simulation: Simulation, run: Path) -> Workers:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import final
+from typing import TYPE_CHECKING, final
 
 from fedrounds.playing import carry_out
 from fedrounds.run import Run
@@ -16,9 +16,10 @@ from fedrounds_common.network import Network
 from fedrounds_common.strategy import Strategy
 from fedrounds_common.task import Task
 from fedrounds_server.plan import Listener, nobody
-from fedrounds_server.report import table_of_runs
-from fedrounds_server.report.table import Table
 from fedrounds_server.tables import MetricRow
+
+if TYPE_CHECKING:
+    from fedrounds_server.report.table import Table
 
 
 @final
@@ -40,6 +41,9 @@ class Series:
 
     def table(self) -> Table:
         """Mean ± standard deviation over the runs of one setting; one group of lines a setting."""
+        # not at the top: it brings matplotlib, which a run does not need before its report
+        from fedrounds_server.report import table_of_runs
+
         labelled = any(self.labels)
         return table_of_runs([run.path for run in self.runs], list(self.labels) if labelled else None)
 

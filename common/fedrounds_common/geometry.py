@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
 
 from fedrounds_common.case import F32, F64, OPPOSITE, U8, orientation_of, spacing_of
 from fedrounds_common.errors import DataError
@@ -154,6 +153,8 @@ def _onto(image: F32, axes: tuple[int, ...], positions: tuple[F64, ...], smooth:
 def _along(image: F32, axis: int, position: F64, smooth: bool) -> F32:
     step = abs(float(position[1] - position[0])) if len(position) > 1 else float(image.shape[axis])
     if smooth and step > 1 + _WHOLE:
+        from scipy.ndimage import gaussian_filter1d  # a third of a second, which most studies do not need
+
         sigma = math.sqrt(step**2 - 1) / FWHM_PER_SIGMA
         image = gaussian_filter1d(image, sigma, axis=axis, mode="nearest", truncate=3.0)
     if _is_whole(position):

@@ -9,7 +9,6 @@ from typing import Annotated, ClassVar, final
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
-from scipy.ndimage import gaussian_filter, zoom
 
 from fedrounds_common import rng
 from fedrounds_common.case import F32, Case
@@ -99,6 +98,8 @@ def _seen(channel: F32, scanner: Scanner, index: int) -> F32:
 
 def _field(grid: tuple[int, ...], draws: np.random.Generator) -> F32:
     """A smooth field (*grid) within [-1, 1]: cubic between a few random values an axis."""
+    from scipy.ndimage import zoom  # not at the top: most studies leave their hospitals as they are
+
     knots = draws.uniform(-1, 1, size=(4,) * len(grid))
     fine: NDArray[np.float64] = zoom(knots, [size / 4 for size in grid], order=3, mode="nearest", grid_mode=True)
     field: F32 = np.clip(fine, -1, 1).astype(np.float32)
@@ -108,6 +109,8 @@ def _field(grid: tuple[int, ...], draws: np.random.Generator) -> F32:
 def _blurred(image: F32, case: Case, fwhm_mm: float) -> F32:
     if fwhm_mm == 0:
         return image
+    from scipy.ndimage import gaussian_filter
+
     sigmas = [0.0, *(fwhm_mm / FWHM_PER_SIGMA / spacing for spacing in case.spacing_mm)]
     blurred: F32 = gaussian_filter(image, sigmas, mode="nearest")
     return blurred
