@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from fedrounds_common.errors import RunFileError
+from fedrounds_common.explain import explanations
 from fedrounds_server.report import summary, table_of_runs, write_report
 from fedrounds_server.report.folder import read_run
 from fedrounds_server.report.honesty import limits, privacy, what_left
@@ -233,6 +234,26 @@ def test_failures_and_bad_cases_are_named_with_their_codes(fake_run: Write) -> N
     assert left_out.rows == (("s02", "FR-D03", "1"),)
     assert took_part(run) == "Not everything that was planned took part:"
     assert "Not all took part: s05 (error:FR-D07)." in in_short(run)
+
+
+def test_the_terminal_names_each_thing_that_a_partial_run_did_without(fake_run: Write) -> None:
+    path = fake_run()
+    status = json.loads((path / "status.json").read_text())
+    left_out = {"s01": {"FR-D29": 2}, "s02": {"FR-D29": 1, "FR-D03": 1}}
+    more = {"left_out_cases": left_out, "failed_models": {"local-only-s03": "error:FR-R05"}}
+    (path / "status.json").write_text(json.dumps({**status, **more}))
+    lines = summary(path)
+    assert lines[1:5] == [
+        "  hospital s05: error:FR-D07",
+        f"  1 case left out, FR-D03 ({explanations()['FR-D03'].title[0].lower()}{explanations()['FR-D03'].title[1:]}): 1 of s02",
+        "  3 cases left out, FR-D29 (a channel of a case is blank): 2 of s01, 1 of s02",
+        "  model local-only-s03: error:FR-R05",
+    ]
+    whole = {"state": "done", "exit": 0, "failed": {}, "left_out_cases": {}}
+    (path / "status.json").write_text(json.dumps({**status, **whole}))
+    assert not {"left out", "hospital s05", "model local"} & {
+        word for line in summary(path) for word in ("left out", "hospital s05", "model local") if word in line
+    }
 
 
 def test_a_run_that_broke_off_still_has_a_page_and_no_path_in_it(fake_run: Write) -> None:

@@ -30,7 +30,7 @@ def nearby(path: Path) -> Path:
 def parts(path: Path) -> dict[str, Any]:
     from fedrounds_server.report.folder import read_run
     from fedrounds_server.report.summary import end_table
-    from fedrounds_server.report.words import in_short
+    from fedrounds_server.report.words import in_short, lacking
 
     view = read_run(path, with_sites=False)
     table = end_table(view)
@@ -39,6 +39,7 @@ def parts(path: Path) -> dict[str, Any]:
         "run": str(path),
         "status": dict(view.status),
         "in_short": list(in_short(view)),
+        "without": list(lacking(view)),
         "models": [] if table is None else [dict(zip(table.columns, row, strict=True)) for row in table.rows],
         "files": {name: str(path / name) for name in files if (path / name).exists()},
     }

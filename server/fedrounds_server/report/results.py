@@ -150,12 +150,15 @@ def margin_sentences(pair: Comparison | None, margin: float | None, digits: int)
 
 def intervals_are(hospitals: int, pairs: Iterable[Comparison], unit: str) -> str:
     """Whom the intervals of differences speak of, and what they are worth; empty where that is known."""
-    if any(one.is_over_cases for one in pairs):
+    known = tuple(pairs)
+    if any(one.is_over_cases for one in known):
         return (
             f"{worth(hospitals)} Intervals of differences are over its cases ({unit}s resampled, the same draws for every model); "
             "they say nothing about other hospitals."
         )
-    return worth(hospitals)
+    return (
+        f"{worth(hospitals)} Over its cases this run has none either." if hospitals == 1 and known else worth(hospitals)
+    )
 
 
 def gap_sentence(way: Gap, digits: int) -> str:

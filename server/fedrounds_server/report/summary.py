@@ -9,8 +9,9 @@ from fedrounds_server.report.folder import RunView, read_run
 from fedrounds_server.report.hospitals import main_region
 from fedrounds_server.report.models import difference_of, judged_cohort, where
 from fedrounds_server.report.results import comparisons, text_of
+from fedrounds_server.report.style import count_of
 from fedrounds_server.report.table import Table, as_lines
-from fedrounds_server.report.words import ended, headline, in_short
+from fedrounds_server.report.words import ended, headline, in_short, lacking
 from fedrounds_server.tables import MEAN, MISSING, regions_of, shown
 
 
@@ -33,7 +34,7 @@ def end_table(run: RunView) -> Table | None:
     phantom = ", phantom" if run.phantom else ""
     hospitals, cases = (max(getattr(one, name) for one in every) for name in ("hospitals", "cases"))
     return Table(
-        f"mean {run.word} at {where(cohort)}: {hospitals} hospitals, {cases} cases{phantom}",
+        f"mean {run.word} at {where(cohort)}: {count_of(hospitals, 'hospital')}, {cases} cases{phantom}",
         (
             "model",
             f"mean of {run.measures.parts[1]}" if main == MEAN else main,
@@ -60,6 +61,7 @@ def summary(run: Path) -> list[str]:
     view = read_run(run, with_sites=False)
     table = end_table(view)
     lines = [f"{headline(view)}: {ended(view)}"]
+    lines += [f"  {lack}" for lack in lacking(view)]
     lines += ["", *as_lines(table)] if table is not None else []
     lines += ["", *in_short(view)]
     there = [run / name for name in ("report.html", "figures", "metrics.csv", "consensus.safetensors")]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from fedrounds_common.explain import explanations
 from fedrounds_server.compare import OVER_CASES, Standing, standings
 from fedrounds_server.intervals import worth
 from fedrounds_server.report.folder import RunView, table_of
@@ -85,6 +86,22 @@ def took_part(run: RunView) -> str:
     # the message may hold a path of the machine it was raised on; a report is sent around
     code = run.status.get("code")
     return "The run did not reach its end" + (f" ({code}: fedrounds explain {code} says why)." if code else ".")
+
+
+def lacking(run: RunView) -> tuple[str, ...]:
+    """What a run that ended as partial did without, a line each: hospitals, cases by code, models."""
+    lines = [f"hospital {site}: {state}" for site, state in sorted(table_of(run.status, "failed").items())]
+    by_code: dict[str, dict[str, int]] = {}
+    for site, codes in table_of(run.status, "left_out_cases").items():
+        for code, cases in codes.items() if isinstance(codes, Mapping) else ():
+            by_code.setdefault(str(code), {})[str(site)] = int(cases)
+    for code, sites in sorted(by_code.items()):
+        known = explanations().get(code)
+        why = f" ({known.title[:1].lower()}{known.title[1:]})" if known else ""
+        places = ", ".join(f"{cases} of {site}" for site, cases in sorted(sites.items()))
+        lines.append(f"{count_of(sum(sites.values()), 'case')} left out, {code}{why}: {places}")
+    lines += [f"model {name}: {state}" for name, state in sorted(table_of(run.status, "failed_models").items())]
+    return tuple(lines)
 
 
 def withheld(run: RunView) -> tuple[str, ...]:
