@@ -27,6 +27,7 @@ from fedrounds_server.engines.inline import deliver
 from fedrounds_server.engines.pool import Done, Handler, Job, serve
 from fedrounds_sites.hospitals import open_hospital, read_rehearsal
 
+
 def _memory_job(run: Path, parts: Parts, job: Job) -> Done:
     from fedrounds.on_ray import memory_job  # not at the top: it measures, and other engines do not
 
