@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from fedrounds_client.ahead import each_made
+from fedrounds_client.optimising import optimiser_of, take_step
 from fedrounds_client.threads import threads
 from fedrounds_common.arrays import Array, Arrays, into_module, of_module
 from fedrounds_common.case import Cases
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Correct = Callable[[Mapping[str, "Tensor"], Mapping[str, "Tensor"]], None]
-
-SECOND = 0.999  # of Adam's moments, torch's own default
 
 
 @final
@@ -113,7 +112,7 @@ def train(
     still(network)
     # of a turn whose weights are all frozen there is nothing to take
     trained = {turn: [each for each in task.parameters(network, turn) if each.requires_grad] for turn in task.turns}
-    optimisers = {turn: _optimiser(parameters, training) for turn, parameters in trained.items() if parameters}
+    optimisers = {turn: optimiser_of(parameters, training) for turn, parameters in trained.items() if parameters}
     for turn, optimiser in optimisers.items():
         _put_moments(optimiser, network, turn, moments or {})
     draws = generator(piece.seed, "draw", *piece.labels)
@@ -178,7 +177,7 @@ def _step(
     if correct is not None:
         weights = {name: parameter.detach() for name, parameter in named.items()}
         correct({name: parameter.grad for name, parameter in named.items() if parameter.grad is not None}, weights)
-    optimiser.step()
+    take_step(optimiser)
     return losses[0] if len(losses) == 1 else math.fsum(losses)
 
 
@@ -196,16 +195,6 @@ def _backward(
         loss = loss * share
     loss.backward()  # type: ignore[no-untyped-call]
     return float(loss.detach())
-
-
-def _optimiser(parameters: Sequence[nn.Parameter], training: Training) -> torch.optim.Optimizer:
-    if training.optimiser == "sgd":
-        return torch.optim.SGD(
-            parameters, lr=training.learning_rate, momentum=training.momentum, weight_decay=training.weight_decay
-        )
-    kind = torch.optim.AdamW if training.optimiser == "adamw" else torch.optim.Adam
-    betas = (training.momentum, SECOND)
-    return kind(parameters, lr=training.learning_rate, betas=betas, weight_decay=training.weight_decay)
 
 
 def _named(network: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, nn.Parameter]:
