@@ -17,6 +17,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar, final
@@ -183,7 +184,8 @@ class RulesBroken(ValueError):
 
 def _checked(kind: type[T], fields: Mapping[str, Any]) -> T:
     # strict, and by way of JSON: "5" is no number and 5.0 no count, yet a list may stand for a tuple
-    return _adapter(kind).validate_json(json.dumps(fields, default=str), strict=True)
+    built: T = _adapter(kind).validate_json(json.dumps(fields, default=str), strict=True)
+    return built
 
 
 def _faults(error: ValidationError, kind: type[Any], fields: Mapping[str, Any], key: str) -> list[Fault]:
@@ -208,7 +210,9 @@ def field_names(kind: type[Any]) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(kind) if field.init)
 
 
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
+@lru_cache(maxsize=256)
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    # made once a class: a study has some thirty tables and plug-ins, and is read several times in a run
     return TypeAdapter(kind)
 
 
