@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fedrounds_common.errors import UsageError
+from fedrounds_common.flat import Array as Array
+from fedrounds_common.flat import Buffer, Entry, Flat, Layout, layout_of
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Array = NDArray[Any]
 Arrays = Mapping[str, Array]  # float32 or integer, by state-dict name, in the model's own order
+BLOCK = 2**17  # entries of one pass: a MiB of float64, which stays in a core's own cache
 
 
 def is_float(array: Array) -> bool:
@@ -64,17 +65,33 @@ def difference(trained: Arrays, start: Arrays) -> dict[str, Array]:
 
 
 def norm(arrays: Arrays) -> float:
-    """The L2 norm over all float entries together, in float64."""
-    squares = (float(np.sum(np.square(a, dtype=np.float64))) for a in arrays.values() if is_float(a))
-    return float(np.sqrt(sum(squares)))
+    """The L2 norm over all float entries together, in float64; not finite if any of them is not."""
+    flats = _runs(arrays) if isinstance(arrays, Flat) else map(np.ravel, arrays.values())
+    return float(np.sqrt(sum(_sum_of_squares(flat) for flat in flats if is_float(flat))))
+
+
+def _runs(arrays: Flat) -> Iterator[Array]:
+    return (arrays.read(run) for run in arrays.layout.runs)
+
+
+def _sum_of_squares(flat: Array) -> float:
+    wide, total = np.empty(min(flat.size, BLOCK)), 0.0
+    for start in range(0, flat.size, BLOCK):
+        part = flat[start : start + BLOCK]
+        block = wide[: part.size]
+        np.copyto(block, part)
+        total += float(np.dot(block, block))
+    return total
 
 
 def size_bytes(arrays: Arrays) -> int:
-    return sum(array.nbytes for array in arrays.values())
+    return arrays.layout.size if isinstance(arrays, Flat) else sum(array.nbytes for array in arrays.values())
 
 
-def manifest(arrays: Arrays) -> list[tuple[str, str, tuple[int, ...]]]:
+def manifest(arrays: Arrays) -> list[Entry]:
     """Name, dtype and shape of each array, in order: what an update of this model must look like."""
+    if isinstance(arrays, Flat):
+        return list(arrays.layout.entries)
     return [(name, array.dtype.str, tuple(array.shape)) for name, array in arrays.items()]
 
 
@@ -82,27 +99,42 @@ def digest(arrays: Arrays) -> str:
     """SHA-256 over manifest and bytes, names sorted: equal iff every bit is."""
     result = hashlib.sha256(json.dumps(sorted(manifest(arrays))).encode())
     for name in sorted(arrays):
-        result.update(np.asarray(arrays[name], order="C").tobytes())
+        result.update(_bytes_of(arrays[name]))
     return result.hexdigest()
 
 
 def pack(arrays: Arrays) -> bytes:
-    """All arrays end to end in one buffer, in order; `manifest` says how to read it."""
-    return b"".join(np.asarray(array, order="C").tobytes() for array in arrays.values())
+    """All arrays end to end in one buffer, in order; `manifest` says how to read it. What was unpacked is not copied."""
+    if isinstance(arrays, Flat) and isinstance(arrays.buffer, bytes):
+        return arrays.buffer
+    return b"".join(buffers(arrays))
 
 
-def unpack(buffer: bytes, entries: list[tuple[str, str, tuple[int, ...]]]) -> dict[str, Array]:
-    """The inverse of `pack`; the arrays are read-only views of `buffer`.
+def buffers(arrays: Arrays) -> list[Buffer]:
+    """The bytes of the arrays, in order; nothing is copied of those that lie in C order."""
+    return [arrays.buffer] if isinstance(arrays, Flat) else [_bytes_of(array) for array in arrays.values()]
+
+
+def _bytes_of(array: Array) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def unpack(buffer: Buffer, entries: Sequence[Entry]) -> Flat:
+    """The inverse of `pack`; the arrays are views of `buffer`, read-only where that is.
 
     Raises:
-        ValueError: the buffer is shorter or longer than the manifest says.
+        ValueError: the buffer is shorter or longer than the manifest says, or no array has such an entry.
     """
-    arrays: dict[str, Array] = {}
-    offset = 0
-    for name, dtype, shape in entries:
-        count = int(np.prod(shape, dtype=np.int64))
-        arrays[name] = np.frombuffer(buffer, dtype=np.dtype(dtype), count=count, offset=offset).reshape(shape)
-        offset += arrays[name].nbytes
-    if offset != len(buffer):
-        raise ValueError(f"{len(buffer)} bytes, where the manifest describes {offset}")
-    return arrays
+    return Flat(buffer, layout_of(tuple(entries)))
+
+
+def packed(arrays: Arrays) -> Flat:
+    """The same arrays, end to end in one buffer and read-only; not copied if they are already."""
+    if isinstance(arrays, Flat) and isinstance(arrays.buffer, bytes):
+        return arrays
+    return unpack(pack(arrays), manifest(arrays))
+
+
+def like(layout: Layout) -> Flat:
+    """Arrays of that layout in a buffer of their own, to be written into; what is in them is not set."""
+    return Flat(np.empty(layout.size, np.uint8).data, layout)

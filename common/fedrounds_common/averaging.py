@@ -1,17 +1,24 @@
-"""The weighted mean of the sites' differences: read once each, in site order, in float64."""
+"""The weighted mean of the sites' differences: each read once, in site order, in float64."""
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from fedrounds_common.arrays import Array, Arrays, is_float
+from fedrounds_common.arrays import BLOCK, Array, Arrays, is_float, like, manifest
 from fedrounds_common.case import F64
-from fedrounds_common.errors import RoundError
-from fedrounds_common.strategy import Updates
+from fedrounds_common.flat import layout_of
+from fedrounds_common.strategy import Updates, Weights
+from fedrounds_common.summed import nobody_weighs
 
-Weights = Literal["cases", "equal", "root"]
+
+@runtime_checkable
+class Summing(Protocol):
+    """Updates that were added up as they came, or lie where they can be read in parts."""
+
+    def mean(self, weights: Weights) -> Mapping[str, F64]: ...
 
 
 def weight_of(cases: int, weights: Weights) -> float:
@@ -19,7 +26,7 @@ def weight_of(cases: int, weights: Weights) -> float:
     return {"cases": float(cases), "equal": 1.0, "root": float(np.sqrt(cases))}[weights]
 
 
-def weighted_mean(updates: Updates, weights: Weights = "cases") -> dict[str, F64]:
+def weighted_mean(updates: Updates, weights: Weights = "cases") -> Mapping[str, F64]:
     """Average the sites' differences, each in proportion to its weight.
 
     Args:
@@ -27,36 +34,60 @@ def weighted_mean(updates: Updates, weights: Weights = "cases") -> dict[str, F64
             sites come in another order. Each is dropped before the next is read.
 
     Returns:
-        float64 arrays of the same names and shapes.
+        float64 arrays of the same names and shapes; those of a store are worked out one by one, as they are asked for.
 
     Raises:
         RoundError: there are no updates, or no site weighs more than 0.
 
     Source: McMahan et al. 2017, Algorithm 1 (arXiv:1602.05629).
     """
+    if isinstance(updates, Summing):
+        return updates.mean(weights)
     total: dict[str, F64] = {}
     weight_sum = 0.0
     for update in updates:
         weight = weight_of(update.cases, weights)
         weight_sum += weight
         for name, array in update.arrays.items():
-            # NumPy makes a plain number of an array without axes, and a number cannot be divided in place
-            share = np.asarray(np.multiply(array, weight, dtype=np.float64))
             if name in total:
-                total[name] += share
+                _add(total[name].reshape(-1), np.ravel(array), weight)
             else:
-                total[name] = share
+                # NumPy makes a plain number of an array without axes, and a number cannot be added to in place
+                total[name] = np.asarray(np.multiply(array, weight, dtype=np.float64, order="C"))
     if weight_sum <= 0:
-        raise RoundError("FR-R20", f"all {len(updates)} sites weigh 0", do="did every site report 0 cases?")
+        raise nobody_weighs(len(updates))
     for array in total.values():
         array /= weight_sum
     return total
 
 
-def moved(arrays: Arrays, step: Arrays) -> dict[str, Array]:
+def _add(total: F64, values: Array, weight: float) -> None:
+    """total += weight · values, a block at a time."""
+    product = np.empty(min(BLOCK, total.size))
+    for start in range(0, total.size, BLOCK):
+        part = total[start : start + BLOCK]
+        block = product[: part.size]
+        np.copyto(block, values[start : start + BLOCK])
+        block *= weight
+        part += block
+
+
+def moved(arrays: Arrays, step: Mapping[str, Array]) -> dict[str, Array]:
     """`arrays + step` in float64, in the arrays' own dtypes; integer buffers round to the nearest."""
-    return {name: _cast(array.astype(np.float64) + step[name], array) for name, array in arrays.items()}
+    result = dict(like(layout_of(tuple(manifest(arrays)))))
+    for name, array in arrays.items():
+        _move(np.ravel(array), np.asarray(step[name]), result[name].reshape(-1))
+    return result
 
 
-def _cast(value: F64, like: Array) -> Array:
-    return (value if is_float(like) else np.rint(value)).astype(like.dtype)
+def _move(values: Array, step: Array, result: Array) -> None:
+    steps = np.ravel(step) if step.size == values.size else np.broadcast_to(step, values.shape)
+    wide = np.empty(min(BLOCK, values.size))
+    for start in range(0, values.size, BLOCK):
+        part = result[start : start + BLOCK]
+        block = wide[: part.size]
+        np.copyto(block, values[start : start + BLOCK])
+        block += steps[start : start + BLOCK]
+        if not is_float(result):
+            np.rint(block, out=block)
+        np.copyto(part, block, casting="unsafe")

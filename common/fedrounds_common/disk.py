@@ -172,7 +172,7 @@ class Scratch:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = tempfile.TemporaryFile(dir=folder, buffering=0)  # noqa: SIM115  (closed by close, or with the process)
 
-    def write_at(self, data: Data, start: int) -> None:
+    def write_at(self, data: Data | bytearray, start: int) -> None:
         left = memoryview(data).cast("B")
         while left:
             written = os.pwrite(self._file.fileno(), left, start)

@@ -19,9 +19,10 @@ from typing import Any, ClassVar, Literal, final
 
 import numpy as np
 
-from fedrounds_common.arrays import Array, Arrays, manifest, norm, pack, unpack
+from fedrounds_common.arrays import Arrays, buffers, manifest, norm, pack, unpack
 from fedrounds_common.case import F64
 from fedrounds_common.errors import CODE, UpdateError
+from fedrounds_common.flat import Buffer, Entry, layout_of
 
 FORMAT = 1
 SIGNED_AS = b"fedrounds-message-1\0"  # so that nothing else these keys sign can be taken for a message
@@ -170,20 +171,21 @@ _TEXTS = {
 
 
 def to_wire(message: Ask | Leaving) -> tuple[str, bytes]:
-    """Scalars as JSON (with the manifests), and all arrays end to end in one buffer."""
+    """Scalars as JSON (with the manifests), and all arrays end to end in one buffer: copied once, or not at all."""
     scalars: Scalars = {"format": FORMAT, "type": "ask" if isinstance(message, Ask) else message.kind}
-    buffers: list[bytes] = []
+    parts: list[Arrays] = []
     for entry in fields(message):
         value = getattr(message, entry.name)
         if entry.name in _ARRAY_FIELDS:
             scalars[entry.name] = manifest(value)
-            buffers.append(pack(value))
+            parts += [value] if value else []
         else:
             scalars[entry.name] = _scalar(value)
-    return json.dumps(scalars, sort_keys=True), buffers[0] if len(buffers) == 1 else b"".join(buffers)
+    whole = pack(parts[0]) if len(parts) == 1 else b"".join(each for part in parts for each in buffers(part))
+    return json.dumps(scalars, sort_keys=True), whole
 
 
-def from_wire(header: str, buffer: bytes) -> Ask | Leaving:
+def from_wire(header: str, buffer: Buffer) -> Ask | Leaving:
     """The inverse of `to_wire`; arrays are read-only views of `buffer`.
 
     Raises:
@@ -206,7 +208,7 @@ def from_wire(header: str, buffer: bytes) -> Ask | Leaving:
         ) from error
 
 
-def signed_bytes(header: str, buffer: bytes) -> bytes:
+def signed_bytes(header: str, buffer: Buffer) -> bytes:
     """What a signature of a message is made over: the header names run, round, nonce, study and sender."""
     return SIGNED_AS + hashlib.sha256(header.encode()).digest() + hashlib.sha256(buffer).digest()
 
@@ -224,39 +226,41 @@ def _fits(name: str, value: object, wanted: str) -> bool:
     return wanted != "int" or not isinstance(value, int) or value >= 0
 
 
-def _with_arrays(values: Scalars, buffer: bytes) -> Scalars:
-    names = [name for name in values if name in _ARRAY_FIELDS]
-    entries = [(name, str(key), str(dtype), tuple(int(n) for n in shape)) for name in names
-               for key, dtype, shape in values[name]]  # fmt: skip
-    if any(np.dtype(dtype).hasobject or min(shape, default=0) < 0 for _, _, dtype, shape in entries):
-        raise ValueError("a dtype or shape no array of ours has")
-    if len({(name, key) for name, key, _, _ in entries}) != len(entries):
-        raise ValueError("one name twice")
-    flat = unpack(buffer, [(f"{name}\x00{key}", dtype, shape) for name, key, dtype, shape in entries])
-    split: dict[str, dict[str, Array]] = {name: {} for name in names}
-    for joined, array in flat.items():
-        name, key = joined.split("\x00", 1)
-        split[name][key] = array
+def _with_arrays(values: Scalars, buffer: Buffer) -> Scalars:
+    entries = {name: _entries(values[name]) for name in values if name in _ARRAY_FIELDS}
+    sizes = {name: layout_of(found).size for name, found in entries.items()}
+    if sum(sizes.values()) != len(buffer):
+        raise ValueError(f"{len(buffer)} bytes, where the manifests describe {sum(sizes.values())}")
+    split, start = {}, 0
+    for name, found in entries.items():
+        whole = sizes[name] == len(buffer)  # the bytes themselves, which can be sent on as they are
+        split[name] = unpack(buffer if whole else memoryview(buffer)[start : start + sizes[name]], found)
+        start += sizes[name]
     return {**values, **split}
 
 
-def check_update(update: Update, model: Arrays, max_norm: float) -> None:
+def _entries(said: Any) -> tuple[Entry, ...]:
+    return tuple((str(key), str(dtype), tuple(int(n) for n in shape)) for key, dtype, shape in said)
+
+
+def check_update(update: Update, model: Arrays, max_norm: float) -> float:
     """Refuse an update that must not be averaged. Runs at the site before it leaves, and again at the coordinator.
 
     Args:
         model: the consensus it is a difference from: names, shapes and dtypes must be the same.
         max_norm: the largest L2 norm over all float entries that is believed.
 
+    Returns:
+        That norm.
+
     Raises:
         UpdateError: with the first reason found; the message names tensors, never a case.
     """
     if manifest(update.arrays) != manifest(model):
         raise UpdateError("FR-R11", _manifest_difference(update.arrays, model), wanted="the model's own tensors")
-    for name, array in update.arrays.items():
-        if not np.isfinite(array).all():
-            bad = int(np.size(array) - np.isfinite(array).sum())
-            raise UpdateError("FR-R12", f"{name} has {bad} values that are not finite", wanted="finite numbers")
     size = norm(update.arrays)
+    if not math.isfinite(size):  # only now is it worth a look which of them it is
+        _check_finite(update.arrays)
     if size > max_norm:
         raise UpdateError("FR-R13", f"the update's norm is {size:.4g}", wanted=f"at most {max_norm:.4g}")
     if isinstance(update.cases, bool) or not isinstance(update.cases, int) or not 1 <= update.cases <= MAX_CASES:
@@ -264,6 +268,14 @@ def check_update(update: Update, model: Arrays, max_norm: float) -> None:
     for name, number in (("loss", update.loss), ("seconds", update.seconds)):
         if not isinstance(number, float | int) or not math.isfinite(number):
             raise UpdateError("FR-R15", f"{name} = {number!r}", wanted="a finite number")
+    return size
+
+
+def _check_finite(arrays: Arrays) -> None:
+    for name, array in arrays.items():
+        bad = array.size - int(np.count_nonzero(np.isfinite(array)))
+        if bad:
+            raise UpdateError("FR-R12", f"{name} has {bad} values that are not finite", wanted="finite numbers")
 
 
 def check_tally(tally: Mapping[str, F64], like: Mapping[str, F64]) -> None:

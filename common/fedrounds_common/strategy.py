@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+Weights = Literal["cases", "equal", "root"]
+
+
 @final
 @dataclass(frozen=True)
 class Consensus:
@@ -45,7 +48,11 @@ class SiteUpdate:
 
 
 class Updates(Protocol):
-    """The round's accepted updates, by site name; each is read once, so memory stays flat."""
+    """The round's accepted updates, by site name; each is read once, so memory stays flat.
+
+    What only needs their mean asks `averaging.weighted_mean` for it; what needs every site's value of each weight
+    asks `columns.columns` for a block of them at a time.
+    """
 
     def __iter__(self) -> Iterator[SiteUpdate]: ...
 
@@ -56,6 +63,13 @@ class Strategy(ABC):
     """A frozen dataclass; its fields are the study's `[strategy]` table."""
 
     reads: ClassVar[Literal["sum", "each"]] = "sum"  # "each" (median, Krum …) cannot stand beside secure sums
+
+    def folds(self) -> Weights | None:
+        """The weights of the one mean that `aggregate` asks for, if it looks at the updates in no other way.
+
+        Each update can then be added to the sum as it comes, and need not be kept. None: the updates are kept.
+        """
+        return None
 
     def begin(self, arrays: Arrays) -> Consensus:
         """The consensus before round 1."""

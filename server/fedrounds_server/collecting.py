@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import final
 
 import numpy as np
 
-from fedrounds_common.arrays import Arrays, is_float, norm
+from fedrounds_common.arrays import Arrays, is_float
 from fedrounds_common.disk import settle
+from fedrounds_common.case import F64
 from fedrounds_common.errors import RunFileError, UpdateError
+from fedrounds_common.flat import Flat
 from fedrounds_common.leaving import Ask, Leaving, Update, from_wire
 from fedrounds_common.strategy import SiteUpdate
 from fedrounds_server.answers import Answer
+from fedrounds_server.cosines import MOST, cosine, sample
 from fedrounds_server.guard import Guard
 from fedrounds_server.history import SiteLine
 from fedrounds_server.midround import FRESH, LATE, drop_kept, keep, kept_files, read_kept
 from fedrounds_server.plan import Plan
-from fedrounds_server.updates import UpdateStore
+from fedrounds_server.updates import Kept, UpdateStore
 
 
 @final
 @dataclass
 class Collection:
     """`before`: what was asked in the round before, whose late answers may stand in (None: none may), and of
-    which site at which node."""
+    which site at which node. `sampled`: how many weights of each update are kept aside for its cosine."""
 
     plan: Plan
     guard: Guard
@@ -37,6 +40,8 @@ class Collection:
     names_before: Mapping[int, str] = field(default_factory=dict)
     late: dict[str, tuple[SiteUpdate, SiteLine]] = field(default_factory=dict)
     answered: set[str] = field(default_factory=set)  # of this round, whatever they said
+    sampled: int = MOST
+    _samples: dict[str, F64] = field(default_factory=dict)
 
     @property
     def fresh(self) -> dict[str, int]:
@@ -46,8 +51,9 @@ class Collection:
     def take(self, answer: Answer, name: str) -> None:
         """One answer of this round. Where updates are kept, it is on disk before it counts."""
         self.answered.add(name)
-        self.lines[name] = self._taken(answer, name)
-        line = self.lines[name]
+        line = self.lines[name] = self._taken(answer, name)
+        if line.failed:
+            self.store.gone(name)
         self.plan.listen("site", {"round": self.ask.round, "site": name, "state": line.state, "loss": line.loss})
 
     def _taken(self, answer: Answer, name: str) -> SiteLine:
@@ -59,24 +65,27 @@ class Collection:
         except UpdateError as error:
             return SiteLine(name, f"error:{error.code}", bytes_up=answer.bytes_up, bytes_down=sent)
         self._store(answer, update)
-        return replace(_line(update, answer.leaving, answer.bytes_up), bytes_down=sent)
+        return replace(self._line(update, answer.leaving, answer.bytes_up, self.ask), bytes_down=sent)
 
     def _store(self, answer: Answer, update: SiteUpdate) -> None:
-        if not self.plan.keeps or answer.raw is None:
-            self.store.put(update)
-            return
-        file = self._file(update.site, FRESH)
-        keep(file, answer.raw, answer.bytes_down)
-        self.store.put(update, lambda: self._again(file, update.site))
+        kept = None
+        if self.plan.keeps and answer.raw is not None:
+            file = self._file(update.site, FRESH)
+            start = keep(file, answer.raw, answer.bytes_down)
+            kept = _as_it_came(update, answer.raw[1], Kept(file, start))
+        self._put(update, kept)
+
+    def _put(self, update: SiteUpdate, kept: Kept | None = None) -> None:
+        self._samples[update.site] = sample(update.arrays, self.sampled)
+        self.store.put(update, kept)
 
     def _file(self, name: str, kind: str) -> Path:
         return self.plan.folder.updates(self.ask.round) / f"{name}{kind}"
 
-    def _again(self, file: Path, name: str) -> Arrays:
-        (header, buffer, _), _ = read_kept(file)
-        leaving = from_wire(header, buffer)
-        assert isinstance(leaving, Update)
-        return self.guard.decoded(leaving.arrays, self.ask.arrays, name)
+    def _line(self, update: SiteUpdate, said: Leaving, bytes_up: int, ask: Ask) -> SiteLine:
+        assert isinstance(said, Update)
+        size = self.guard.norms[ask.round][update.site]
+        return SiteLine(update.site, "ok", update.cases, said.steps, said.loss, said.seconds, bytes_up, norm=size)
 
     # ------------------------------------------------------------ late ones
 
@@ -92,7 +101,7 @@ class Collection:
             return
         if self.plan.keeps and answer.raw is not None:
             keep(self._file(name, LATE), answer.raw)
-        self._hold_late(update, _line(update, answer.leaving, answer.bytes_up))
+        self._hold_late(update, self._line(update, answer.leaving, answer.bytes_up, self.before))
 
     def _hold_late(self, update: SiteUpdate, line: SiteLine) -> None:
         factor = self.plan.study.cohort.late_factor
@@ -103,7 +112,7 @@ class Collection:
         """Let the late updates stand in for the sites that sent none of this round. They count for no quorum."""
         for name, (update, line) in sorted(self.late.items()):
             if name in self.lines and name not in self.fresh:
-                self.store.put(update)
+                self._put(update)
                 self.lines[name] = replace(line, bytes_down=self.lines[name].bytes_down)
 
     # ------------------------------------------------------------ what an interrupted run had
@@ -131,31 +140,26 @@ class Collection:
             drop_kept(file)
             return
         settle(file)
-        line = _line(update, leaving, len(header.encode()) + len(buffer))
+        line = self._line(update, leaving, len(header.encode()) + len(buffer), ask)
         if ask is not self.ask:
             self._hold_late(update, line)
             return
-        self.store.put(update, lambda: self._again(file, name))
+        self._put(update, _as_it_came(update, buffer, Kept(file, file.stat().st_size - len(buffer))))
         self.lines[name] = replace(line, bytes_down=sent)
 
     # ------------------------------------------------------------ the end
 
-    def with_cosines(self, before: Arrays, after: Arrays) -> None:
-        """How far each update points where the consensus went: −1 … 1."""
-        step = {name: after[name].astype(np.float64) - before[name] for name in before if is_float(before[name])}
-        length = norm(step)
-        for update in self.store:
-            dot = sum(float(np.vdot(step[name], update.arrays[name])) for name in step)
-            scale = length * norm(update.arrays)
-            cosine = dot / scale if scale > 0 else None
-            self.lines[update.site] = replace(self.lines[update.site], cosine=cosine)
+    def with_cosines(self, before: Arrays, after: Arrays, averaged: Iterable[str]) -> None:
+        """How far each update that was averaged points where the consensus went: −1 … 1."""
+        step = sample(after, self.sampled) - sample(before, self.sampled)
+        for name in averaged:
+            self.lines[name] = replace(self.lines[name], cosine=cosine(self._samples[name], step))
 
 
-def _line(update: SiteUpdate, said: Leaving, bytes_up: int) -> SiteLine:
-    assert isinstance(said, Update)
-    return SiteLine(
-        update.site, "ok", update.cases, said.steps, said.loss, said.seconds, bytes_up, norm=norm(update.arrays)
-    )
+def _as_it_came(update: SiteUpdate, buffer: bytes, kept: Kept) -> Kept | None:
+    """Where the update can be read in parts: only a codec that changes nothing leaves on disk what is averaged."""
+    arrays = update.arrays
+    return kept if isinstance(arrays, Flat) and arrays.buffer is buffer else None
 
 
 def _scaled(arrays: Arrays, factor: float) -> Arrays:

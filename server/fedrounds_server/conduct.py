@@ -8,14 +8,16 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import final
 
-from fedrounds_common.arrays import digest
+from fedrounds_common.arrays import Arrays, digest, packed
 from fedrounds_common.disk import remove_folder
 from fedrounds_common.errors import TooFewSites
+from fedrounds_common.flat import Flat
 from fedrounds_common.leaving import Ask
 from fedrounds_common.strategy import Consensus
 from fedrounds_server.answers import LOST, Answer
 from fedrounds_server.cohort import Roster, need, need_cases, ranked, spares
 from fedrounds_server.collecting import Collection
+from fedrounds_server.cosines import sampled_of
 from fedrounds_server.downlink import Downlink
 from fedrounds_server.greeting import LAST_S, Reception
 from fedrounds_server.grid import Post
@@ -58,11 +60,14 @@ class Conduct:
         try:
             sites, opened = self._collect(collection, sites, opened)
             collection.stand_in()
-            following = plan.strategy.aggregate(consensus, collection.store)
-            collection.with_cosines(consensus.arrays, following.arrays)
+            following = _held(plan.strategy.aggregate(consensus, collection.store))
+            averaged = collection.store.cases
         finally:
             # what must outlive a failed round is beside the store, and kept
             collection.store.forget() if plan.keeps else collection.store.clear()
+        # as it will travel: what is sent is then this very buffer, and no copy of it
+        following = replace(following, arrays=packed(following.arrays), shared=packed(following.shared))
+        collection.with_cosines(consensus.arrays, following.arrays, averaged)
         lines = tuple(collection.lines[name] for name in sorted(collection.lines))
         self.reception.lost({line.site for line in lines if line.state == f"error:{LOST}"})
         line = RoundLine(round_, plan.clock.now() - started, digest(following.arrays), lines)
@@ -106,13 +111,15 @@ class Conduct:
         )  # fmt: skip
 
     def _collection(self, opened: OpenRound, consensus: Consensus) -> Collection:
-        store = UpdateStore(self.plan.folder.updates(opened.round), self.plan.update_budget_bytes)
+        plan = self.plan
+        store = UpdateStore(plan.folder.updates(opened.round), plan.update_budget_bytes, plan.strategy.folds())
+        sampled = sampled_of(len(opened.sites))
         ask = self.down.ask(self._ask(opened.round, opened.nonce, consensus))
         if self.before is not None:
-            return Collection(self.plan, self.guard, ask, store, {}, *self.before)
+            return Collection(plan, self.guard, ask, store, {}, *self.before, sampled=sampled)
         # of the round before, only what is on disk of it: the model's tensors are the same
         before = self._ask(opened.round - 1, opened.before, consensus) if opened.before else None
-        return Collection(self.plan, self.guard, ask, store, {}, before)
+        return Collection(plan, self.guard, ask, store, {}, before, sampled=sampled)
 
     # ------------------------------------------------------------ what comes
 
@@ -152,6 +159,8 @@ class Conduct:
         missing = set(opened.sites) - set(collection.fresh) - failed
         names = {sites.nodes[name]: name for name in sorted(missing) if name in sites.nodes}
         asked |= names
+        if self._is_final():
+            collection.store.awaits({*names.values(), *collection.fresh})
         plan.listen("round-start", {"round": ask.round, "sites": len(opened.sites)})
         keep = not self.reception.closed or cohort.late == "next"
         order = ranked(list(opened.sites), cohort, plan.study.seed, ask.round)
@@ -159,6 +168,13 @@ class Conduct:
             while not self._enough(collection, order) and (answer := next(answers, None)) is not None:
                 self._take(collection, answer, names[answer.node])
         self._leave_out_spares(collection, order, asked)
+
+    def _is_final(self) -> bool:
+        """Whether an answer of this round, or that there is none, stands when it comes: whose turn it is in the sum
+        can then be told. Nobody is asked twice, left out as a spare, or stood in for by an answer to another round.
+        """
+        cohort = self.plan.study.cohort
+        return self.reception.closed and not self.plan.keeps and not cohort.over_select and cohort.late == "drop"
 
     def _take(self, collection: Collection, answer: Answer, name: str) -> None:
         collection.take(answer, name)
@@ -237,6 +253,15 @@ class Conduct:
         late = self.plan.study.cohort.late == "next"
         self.post.give_up(lambda node, sent: sent.kind == "train" and not (late and sent is ask))
         self.before = (ask, dict(asked)) if late else None
+
+
+def _held(consensus: Consensus) -> Consensus:
+    """The same, with what a strategy left to be worked out of the updates worked out: the store is about to go."""
+    return Consensus(*(_as_dict(getattr(consensus, part)) for part in ("arrays", "shared", "kept")))
+
+
+def _as_dict(arrays: Arrays) -> Arrays:
+    return arrays if isinstance(arrays, dict | Flat) else dict(arrays)
 
 
 def mends(state: str) -> bool:

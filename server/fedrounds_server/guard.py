@@ -37,6 +37,7 @@ class Guard:
     codec: Codec
     norms: dict[int, dict[str, float]] = field(default_factory=dict)
     _seen: set[tuple[str, int, str]] = field(default_factory=set)
+    _sizes: dict[str, float] = field(default_factory=dict)  # norm of the model that a request was sent with
 
     def admit(self, answer: Leaving, ask: Ask, site: str) -> SiteUpdate:
         """The update, decoded and fit to be averaged.
@@ -53,12 +54,12 @@ class Guard:
         if answer.study != ask.digest:
             raise UpdateError("FR-R16", f"{site} trained another study", wanted=ask.digest[:12])
         decoded = replace(answer, arrays=self.decoded(answer.arrays, ask.arrays, site))
-        check_update(decoded, ask.arrays, self._most(site, ask))
+        size = check_update(decoded, ask.arrays, self._most(site, ask))
         cap = self.agreed_cases.get(site, 0)
         if answer.cases > cap:
             raise UpdateError("FR-R19", f"{site} claims {answer.cases} cases", wanted=f"at most the {cap} it agreed to")
         self._see(site, ask)
-        self.norms.setdefault(ask.round, {})[site] = norm(decoded.arrays)
+        self.norms.setdefault(ask.round, {})[site] = size
         return SiteUpdate(site, decoded.arrays, answer.cases)
 
     def admit_scores(self, answer: Leaving, ask: Ask, site: str) -> Scores:
@@ -110,10 +111,16 @@ class Guard:
 
         Ten times the model itself; and a hundred times what it sent last, unless that is small anyway.
         """
-        size = 1.0 + norm(ask.arrays)
+        size = 1.0 + self._size(ask)
         most = min(self.max_norm, OF_MODEL * size)
         last = self._last(site, ask.round)
         return most if last is None else min(most, max(OF_LAST * last, ANYWAY * size))
+
+    def _size(self, ask: Ask) -> float:
+        if ask.nonce not in self._sizes:
+            self._sizes.clear()  # one request at a time, or the one before
+            self._sizes[ask.nonce] = norm(ask.arrays)
+        return self._sizes[ask.nonce]
 
     def _last(self, site: str, round_: int) -> float | None:
         """Of this site, or where it has sent none the largest of all; of this round nothing, where order is chance."""

@@ -60,8 +60,12 @@ def settle_open(folder: Path) -> None:
     settle(folder / "round.json")
 
 
-def keep(file: Path, letter: Letter, bytes_down: int = 0) -> None:
-    """Have one answer on disk, whole: a line that says what it is, how much it answers, and its sum; then its buffer."""
+def keep(file: Path, letter: Letter, bytes_down: int = 0) -> int:
+    """Have one answer on disk, whole: a line that says what it is, how much it answers, and its sum; then its buffer.
+
+    Returns:
+        The byte that its buffer begins at.
+    """
     header, buffer, signature = letter
     says = {
         "format": FORMAT,
@@ -70,7 +74,9 @@ def keep(file: Path, letter: Letter, bytes_down: int = 0) -> None:
         "signature": base64.b64encode(signature).decode(),
         "sum": _sum(header, buffer),
     }
-    write_whole(file, json.dumps(says, sort_keys=True).encode() + b"\n", buffer)
+    line = json.dumps(says, sort_keys=True).encode() + b"\n"
+    write_whole(file, line, buffer)
+    return len(line)
 
 
 def read_kept(file: Path) -> tuple[Letter, int]:
@@ -80,8 +86,8 @@ def read_kept(file: Path) -> tuple[Letter, int]:
         RunFileError: FR-R59 the file is damaged.
     """
     try:
-        line, buffer = file.read_bytes().split(b"\n", 1)
-        says = json.loads(line)
+        with file.open("rb") as stream:
+            says, buffer = json.loads(stream.readline()), stream.read()
         if says["format"] != FORMAT or says["sum"] != _sum(says["header"], buffer):
             raise ValueError("another sum")
         return (says["header"], buffer, base64.b64decode(says["signature"], validate=True)), int(says["bytes_down"])

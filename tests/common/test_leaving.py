@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def plain(message: object) -> dict[str, Any]:
     """Its fields, with arrays as nested lists beside their dtype."""
     return {
         name: {key: (str(array.dtype), array.tolist()) for key, array in value.items()}
-        if isinstance(value, dict) and any(isinstance(each, np.ndarray) for each in value.values())
+        if isinstance(value, Mapping) and any(isinstance(each, np.ndarray) for each in value.values())
         else value
         for name, value in vars(message).items()
     }

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import final
 
-from fedrounds_common.averaging import Weights, moved, weighted_mean
-from fedrounds_common.strategy import Consensus, Strategy, Updates
+from fedrounds_common.averaging import moved, weighted_mean
+from fedrounds_common.strategy import Consensus, Strategy, Updates, Weights
 
 
 @final
@@ -15,6 +15,9 @@ class FedAvg(Strategy):
     """The consensus moves by the mean of the sites' differences, weighted by `weights`."""
 
     weights: Weights = "cases"
+
+    def folds(self) -> Weights:
+        return self.weights
 
     def aggregate(self, consensus: Consensus, updates: Updates) -> Consensus:
         return Consensus(moved(consensus.arrays, weighted_mean(updates, self.weights)))

@@ -12,9 +12,10 @@ from typing import Annotated, final
 import numpy as np
 from pydantic import Field
 
-from fedrounds_common.arrays import Arrays, is_float
-from fedrounds_common.averaging import Weights, moved, weighted_mean
-from fedrounds_common.strategy import Consensus, Strategy, Updates
+from fedrounds_common.arrays import Array, Arrays, is_float
+from fedrounds_common.averaging import moved, weighted_mean
+from fedrounds_common.case import F64
+from fedrounds_common.strategy import Consensus, Strategy, Updates, Weights
 
 
 @final
@@ -30,15 +31,20 @@ class FedAvgM(Strategy):
     nesterov: bool = False
     weights: Weights = "cases"
 
+    def folds(self) -> Weights:
+        return self.weights
+
     def begin(self, arrays: Arrays) -> Consensus:
         still = {name: np.zeros_like(array) for name, array in arrays.items() if is_float(array)}
         return Consensus(arrays, kept=still)
 
     def aggregate(self, consensus: Consensus, updates: Updates) -> Consensus:
-        mean = weighted_mean(updates, self.weights)
-        velocity = {name: self.momentum * v.astype(np.float64) + mean[name] for name, v in consensus.kept.items()}
-        step = dict(mean)
-        for name, v in velocity.items():
-            step[name] = self.rate * (self.momentum * v + mean[name] if self.nesterov else v)
-        kept = {name: v.astype(consensus.kept[name].dtype) for name, v in velocity.items()}
-        return Consensus(moved(consensus.arrays, step), kept=kept)
+        mean, velocity, after = weighted_mean(updates, self.weights), dict[str, Array](), dict[str, Array]()
+        for name, array in consensus.arrays.items():  # one at a time: in float64 all of them are two models more
+            step: F64 = mean[name]
+            if name in consensus.kept:
+                v = self.momentum * consensus.kept[name].astype(np.float64) + step
+                step = self.rate * (self.momentum * v + step if self.nesterov else v)
+                velocity[name] = v.astype(consensus.kept[name].dtype)
+            after |= moved({name: array}, {name: step})
+        return Consensus(after, kept=velocity)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, final
 from pydantic import Field
 
 from fedrounds_common.arrays import Arrays
-from fedrounds_common.averaging import Weights, moved, weighted_mean
-from fedrounds_common.strategy import Consensus, Strategy, Updates
+from fedrounds_common.averaging import moved, weighted_mean
+from fedrounds_common.strategy import Consensus, Strategy, Updates, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +23,9 @@ class FedProx(Strategy):
 
     mu: Annotated[float, Field(ge=0)] = 0.01
     weights: Weights = "cases"
+
+    def folds(self) -> Weights:
+        return self.weights
 
     def correct(
         self,
