@@ -15,8 +15,9 @@ from typing import Any, final
 from fedrounds.baselines import Alone, judged_at, judged_by_itself, judges, planned
 from fedrounds.forecast import DryRun, SitePlan
 from fedrounds.health import free_memory_bytes, usable_cores
-from fedrounds.measure import Measured, finished_after, measure
+from fedrounds.measure import Down, Measured, finished_after, measure
 from fedrounds.simulation import Prepared
+from fedrounds_client.receiving import KEPT_FILES as HELD_FILES
 from fedrounds_client.state import KEPT_FILES
 from fedrounds_client.training import steps_per_round
 from fedrounds_common.errors import DataError
@@ -149,7 +150,9 @@ def _estimate(
     asked_for_sums = training_sites * len(purposes(prepared.parts.task))  # the model goes with each request
     cases = one.case_bytes * sum(plan.cases for plan in plans)
     kept = simulation.cache
-    left = one.state_bytes * KEPT_FILES * training_sites + one.model_bytes * (KEPT + 2 + len(alone))
+    # of what differences are from, the sites keep the last few, and the coordinator those of its checkpoints
+    held = HELD_FILES * training_sites + KEPT + 1 if prepared.parts.down.differences else 0
+    left = one.state_bytes * KEPT_FILES * training_sites + one.model_bytes * (KEPT + 2 + len(alone) + held)
     return DryRun(
         sites=plans,
         rounds=rounds,
@@ -158,9 +161,9 @@ def _estimate(
         cores=cores,
         models=tuple(each.model for each in judgings),
         measured=one,
-        down_bytes=drawn * one.down_bytes,
+        down_bytes=_down_bytes(study, [plan.name for plan in plans if plan.steps], one.down) // max(rounds, 1),
         up_bytes=drawn * one.up_bytes,
-        judging_bytes=(sum(len(each.cases) for each in judgings if each.sent) + asked_for_sums) * one.down_bytes,
+        judging_bytes=(sum(len(each.cases) for each in judgings if each.sent) + asked_for_sums) * one.down.unpacked,
         memory_bytes=memory + (one.base_bytes if simulation.workers else 0),
         free_memory_bytes=free_memory_bytes(),
         disk_bytes=left + cases,
@@ -170,6 +173,18 @@ def _estimate(
         free_disk_bytes=free_bytes(Path() if kept is None else kept),
         seconds=_seconds(prepared, plans, one, alone, at_once, judgings),
     )
+
+
+def _down_bytes(study: Study, training: Sequence[str], down: Down) -> int:
+    """Of all rounds together, if every site that is drawn answers."""
+    total, before = 0, set(training)
+    for round_ in range(1, study.training.rounds + 1):
+        drawn = set(choose(training, study.cohort, study.seed, round_))
+        stayed = len(drawn & before)
+        each = down.first if round_ == 1 else down.next
+        total += stayed * each + (len(drawn) - stayed) * down.missed
+        before = drawn
+    return total
 
 
 def _seconds(

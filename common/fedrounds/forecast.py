@@ -29,7 +29,7 @@ class SitePlan:
 @final
 @dataclass(frozen=True)
 class DryRun:
-    """What a run would be. Bytes up and down are a round's, of all sites drawn; `seconds` by part of the run.
+    """What a run would be. Bytes up and down are a round's, of all sites drawn, on average; `seconds` by part of the run.
 
     `memory_bytes`: of all processes together. `disk_bytes` while it runs, of which `cases_bytes` for prepared cases,
     and `left_bytes` after it ended; `kept`: the folder that keeps the prepared cases for the next run, "" if none.
@@ -99,7 +99,8 @@ class DryRun:
             ("network", f"{one.parameters:,} parameters, {shown_bytes(one.model_bytes)}"),
             ("steps", f"{self.steps} a round, {self.steps * self.rounds} in all if every site is drawn"),
             ("models judged", ", ".join(self.models)),
-            ("traffic", f"{down} to sites and {up} from them a round; {shown_bytes(total)} in all with judging"),
+            ("traffic", f"{down} to sites and {up} from them a round ({self._packed()}); {shown_bytes(total)} in all "
+                        "with judging"),
             ("memory", f"{shown_bytes(self.memory_bytes)} with {self.workers or 'no'} worker processes"),
             ("disk", f"{shown_bytes(self.disk_bytes)} while it runs, {shown_bytes(self.left_bytes)} after"),
             ("prepared", f"{shown_bytes(self.cases_bytes)} of cases, " + (f"kept in {self.kept}" if self.kept else "deleted at the end")),
@@ -107,6 +108,12 @@ class DryRun:
                          f"{one.predict_s:.2g} s to predict and score one"),
             ("time", f"about {shown_seconds(self.total_s)} ({parts})"),
         )  # fmt: skip
+
+    def _packed(self) -> str:
+        """What that is of weights that travel as they are."""
+        plain = self.drawn * self.measured.down.unpacked
+        down, up = (round(100 * sent / plain) if plain else 100 for sent in (self.down_bytes, self.up_bytes))
+        return f"{down} % and {up} % of float32"
 
     def text(self) -> str:
         from fedrounds_server.report.table import Table, as_lines

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -19,6 +19,7 @@ from fedrounds_client.site import Parts
 from fedrounds_client.training import Piece, Result, train
 from fedrounds_common.arrays import Arrays, of_module, size_bytes
 from fedrounds_common.case import Case, CaseRef
+from fedrounds_common.downwards import pack_down, pack_half
 from fedrounds_common.errors import CaseError, to_keep
 from fedrounds_common.leaving import Ask, Update, to_wire
 from fedrounds_common.rng import derive
@@ -31,6 +32,18 @@ from fedrounds_sites.reader import Reader
 CASES = 4  # that are read: enough for a mean, few enough to wait for
 STEPS = 3
 _KIB = 1024  # Linux counts resident memory in these
+
+
+@final
+@dataclass(frozen=True)
+class Down:
+    """Bytes of a request with a model in it, as it travels: in round 1, to who was sent the last one too, to who missed
+    that, and unpacked, as models travel to be judged."""
+
+    first: int
+    next: int
+    missed: int
+    unpacked: int
 
 
 @final
@@ -52,7 +65,7 @@ class Measured:
     predict_s: float
     start_s: float
     floor_s: float
-    down_bytes: int
+    down: Down
     up_bytes: int
     model_bytes: int
     state_bytes: int
@@ -97,7 +110,7 @@ def measure(prepared: Prepared, site: str, refs: Sequence[CaseRef]) -> Measured:
         floor_s=_timed(lambda: parts.task.guessed(judged, study.cases, study.evaluation)) / max(len(judged), 1)
         if "floor" in prepared.simulation.baselines
         else 0.0,
-        down_bytes=down,
+        down=down,
         up_bytes=up,
         model_bytes=size_bytes(start),
         state_bytes=size_bytes(result.moments) + kept,
@@ -146,7 +159,7 @@ def _judge(parts: Parts, network: Any, cases: Sequence[Case]) -> None:
         parts.task.score(made, case, study.cases, study.evaluation)
 
 
-def _sizes(parts: Parts, start: Arrays, trained: Arrays, text: str) -> tuple[int, int, int]:
+def _sizes(parts: Parts, start: Arrays, trained: Arrays, text: str) -> tuple[Down, int, int]:
     """Bytes of a round's message to a site, of its answer, and of what the site keeps besides moments."""
     consensus = parts.strategy.begin(start)
     ask = Ask("train", "run", 1, "0" * 16, text, "0" * 64, arrays=consensus.arrays, shared=consensus.shared)
@@ -154,8 +167,30 @@ def _sizes(parts: Parts, start: Arrays, trained: Arrays, text: str) -> tuple[int
     travelling, residual = parts.codec.encode(leaving, {}, 0)
     codec = str(parts.study.wire["name"])
     update = Update("site", "run", 1, "0" * 16, "0" * 64, 1, 1, 0.1, 0.1, codec, travelling)
-    down, up = (len(header.encode()) + len(buffer) for header, buffer in (to_wire(ask), to_wire(update)))
-    return down, up, size_bytes(kept) + size_bytes(residual)
+    return _down(parts, ask, trained), _bytes_of(update), size_bytes(kept) + size_bytes(residual)
+
+
+def _down(parts: Parts, ask: Ask, trained: Arrays) -> Down:
+    whole = _bytes_of(ask)
+    if parts.down.exact:
+        return Down(whole, whole, whole, whole)
+
+    def packed(form: str, coded: Arrays) -> int:
+        base = "0" * 64 if form == "difference" else ""
+        return _bytes_of(replace(ask, arrays=coded, form=form, base=base, holds="0" * 64))
+
+    form, coded, held = pack_down(parts.down, ask.arrays, None, 0)
+    first = packed(form, coded)
+    if not parts.down.differences:
+        return Down(first, first, first, whole)
+    form, coded, held = pack_down(parts.down, trained, held, 0)
+    half = pack_half(held)
+    return Down(first, packed(form, coded), whole if half is None else packed("half", half), whole)
+
+
+def _bytes_of(message: Ask | Update) -> int:
+    header, buffer = to_wire(message)
+    return len(header.encode()) + len(buffer)
 
 
 def _start_s() -> float:

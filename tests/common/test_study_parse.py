@@ -32,7 +32,7 @@ def fault_of(text: str, *settings: str) -> str:
 def test_two_lines_are_a_whole_study() -> None:
     study = parsed(HEAD).study
     assert (study.task["name"], study.model["name"], study.strategy["name"]) == ("segmentation", "unet", "fedavg")
-    assert study.wire == {"name": "float32", "channel": {"name": "plain"}}
+    assert study.wire == {"name": "float32", "down": {"name": "float32"}, "channel": {"name": "plain"}}
     assert (study.training.local_epochs, study.training.local_steps) == (1.0, None)
 
 
@@ -113,6 +113,9 @@ def test_the_message_of_several_faults_has_one_line_each_and_names_the_file() ->
         ("privacy = 3", "3 privacy: 3: must be a list of tables, [[privacy]]"),
         ("[[privacy]]\nname = 'dp_sgd'", "4 privacy.0.name: 'dp_sgd': none is there yet"),
         ("[wire]\nchannel = 3", "4 wire.channel: 3: must be a table, [wire.channel]"),
+        ("[wire]\ndown = 3", "4 wire.down: 3: must be a table, [wire.down]"),
+        ('[wire]\ndown = "int9"', "4 wire.down.name: 'int9' is not one of float16, float32, int8, top_k (did you mean 'int8'?)"),
+        ("[wire.down]\nname = 'int8'\nblock = 3", "6 wire.down.block: 3: must be greater than or equal to 8"),
         ("seed = -1", "3 seed: -1: must be greater than or equal to 0"),
         ("seed = 99999999999999999999", "3 seed: an integer past 64 bits: smaller is wanted"),
         ("seed = inf", "3 seed: inf: a finite number is wanted"),

@@ -41,7 +41,7 @@ from fedrounds_client import boundary, enrolled, home, permit
 from fedrounds_client import rounds as site_rounds
 from fedrounds_client.settings import Policy
 from fedrounds_common.arrays import digest
-from fedrounds_common.codecs.float32 import Float32
+from fedrounds_common.codec import Codec
 from fedrounds_common.disk import through
 from fedrounds_common.errors import NetworkError, RunFileError, TooFewSites
 from fedrounds_common.leaving import Ask
@@ -70,7 +70,7 @@ SUMS_EVERY = 5  # in each fifth seed the task asks for sums too: the events of t
 LONGEST_S = 6000.0  # after calm, within which every run must have come to its end
 PATIENT = ("cohort.deadline_s=25", "cohort.wait_s=60")
 # sites, rounds, strategy, and what else the study says
-STUDIES: tuple[tuple[str, int, str, tuple[str, ...]], ...] = (
+PLAIN: tuple[tuple[str, int, str, tuple[str, ...]], ...] = (
     ("ABC", 3, "fedavg", ("cohort.minimum=1",)),
     ("ABC", 3, "fedavg", ("cohort.minimum=2", 'cohort.late="next"')),
     ("ABCDE", 3, "fedavg", ("cohort.minimum=2", "cohort.per_round=3", "cohort.over_select=0.5")),
@@ -78,6 +78,14 @@ STUDIES: tuple[tuple[str, int, str, tuple[str, ...]], ...] = (
     ("ABCD", 4, "fedavgm", ("cohort.minimum=1", 'cohort.late="next"', "cohort.late_factor=0.25")),
     ("ABCD", 3, "fedavg", ("cohort.minimum=3",)),
 )
+# the same again with updates and consensus packed, in each fourth seed: the events of the others are what they were
+PACKED_EVERY = 4
+WIRES = (("int8", "int8"), ("top_k", "top_k"), ("float16", "float16"))
+PACKED = tuple(
+    (sites, rounds, strategy, (*more, f'wire.name="{up}"', f'wire.down="{down}"'))
+    for (sites, rounds, strategy, more), (up, down) in zip(PLAIN, (*WIRES, *WIRES[::-1]), strict=True)
+)
+STUDIES = (*PLAIN, *PACKED)
 
 
 @final
@@ -99,6 +107,8 @@ class Prepared:
     study: Study
     text: str
     strategy: Strategy
+    up: Codec
+    down: Codec
 
 
 @cache
@@ -110,7 +120,8 @@ def prepared(number: int) -> Prepared:
         file.write_text(text, "utf-8")
         listed = f"cohort.sites={list(sites)}".replace("'", '"')
         study = read_study(file, (*PATIENT, listed, *more), [CUBES.parent]).study
-    return Prepared(study, canonical_text(study), STRATEGIES.load({"name": strategy}))
+    loaded = STRATEGIES.load({"name": strategy})
+    return Prepared(study, canonical_text(study), loaded, study.build_codec(), study.build_down())
 
 
 @cache
@@ -147,7 +158,7 @@ _digest = cache(Policy.digest.fget)  # type: ignore[attr-defined]
 @contextmanager
 def simulated(world: World, disks: Disks) -> Iterator[None]:
     """Within, time, chance, disks and training are the scheduler's; all else is the program's own."""
-    parts = {each.text: ToyParts(each.study, each.strategy) for each in map(prepared, range(len(STUDIES)))}
+    parts = {each.text: ToyParts(each.study, each.strategy, each.up, each.down) for each in map(prepared, range(len(STUDIES)))}
     with ExitStack() as stack:
         for place, name, value in (
             (pulling, "Aside", partial(AtOnce, world)),
@@ -200,8 +211,9 @@ class Federation:
             self._hospitals.append(Hospital(name, place, FaultyDisk(place.folder, self._draw(name)), 10 + count))
         sums = self.world.seed % SUMS_EVERY == SUMS_EVERY - 1
         self.oracle = Oracle(
-            self.world, self.run_folder, self.study.cohort, self.study.seed, rounds, permitted, ready.strategy, sums
-        )
+            self.world, self.run_folder, self.study.cohort, self.study.seed, rounds, permitted, ready.strategy,
+            ready.up, ready.down, sums,
+        )  # fmt: skip
         self.link = SuperLink(
             self.world, self._hospitals, self.oracle.answered, self.oracle.asked, self._before, self._fallen
         )
@@ -210,7 +222,7 @@ class Federation:
         self.plan = Plan(
             ready.study, ready.text, digest_of_study(ready.study), self.run_folder,
             WatchedSums(self.oracle) if sums else Segmentation(),
-            Watched(ready.strategy, self.oracle), Float32(), dict(START), listen=self.oracle.listen,
+            Watched(ready.strategy, self.oracle), ready.up, dict(START), down=ready.down, listen=self.oracle.listen,
             keys=Keys(key_of("coordinator"), lambda: register), clock=Clock(lambda: self.world.now, self._sleep),
         )  # fmt: skip
 
@@ -309,7 +321,8 @@ def play(
 ) -> Result:  # fmt: skip
     """Carry one seed out. Nothing but the seed decides what happens."""
     began, world = time.process_time(), World(seed, faults)
-    number = world.rng.randrange(len(STUDIES)) if number is None else number
+    if number is None:
+        number = world.rng.randrange(len(PLAIN)) + (len(PLAIN) if seed % PACKED_EVERY == PACKED_EVERY - 1 else 0)
     folder = Path(tempfile.mkdtemp(prefix=f"faultsim-{os.getpid()}-", dir=MEMORY))
     violation, found = "", ""
     umask = os.umask(0o077)

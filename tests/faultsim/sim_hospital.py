@@ -25,7 +25,7 @@ from fedrounds_client.permits import say
 from fedrounds_client.settings import Policy, SiteSettings
 from fedrounds_client.training import Piece, Result
 from fedrounds_common.arrays import Array, Arrays
-from fedrounds_common.codecs.float32 import Float32
+from fedrounds_common.codec import Codec
 from fedrounds_common.disk import write_json, write_private
 from fedrounds_common.errors import MachineError
 from fedrounds_common.signing import SigningKey, sign_json
@@ -38,7 +38,7 @@ CASES = {"A": 3, "B": 5, "C": 8, "D": 2, "E": 6}
 # float64 among them: a sum in another order shows there, and is rounded away in float32
 START: dict[str, Array] = {
     "w": np.linspace(-1, 1, 6, dtype=np.float32),
-    "d": np.linspace(0.1, 3, 40, dtype=np.float64),
+    "d": np.linspace(0.1, 3, 40, dtype=np.float64).reshape(5, 8),
     "seen": np.array(0, np.int64),
 }
 Letter = tuple[str, bytes, bytes]
@@ -58,7 +58,7 @@ def key_of(name: str) -> SigningKey:
 def toy_round(site: str, round_: int, arrays: Arrays, moments: Arrays) -> tuple[dict[str, Array], dict[str, Array]]:
     """Where this site's training ends, and the moments that it keeps."""
     number = sum(map(ord, site)) + 10 * round_
-    m = 0.5 * moments.get("m", np.zeros(40)) + np.cos(number + arrays["d"] * (1 + number / 7))
+    m = 0.5 * moments.get("m", np.zeros((5, 8))) + np.cos(number + arrays["d"] * (1 + number / 7))
     w = arrays["w"] + np.float32(0.1) * np.cos(np.float32(number) + arrays["w"])
     return {"w": w, "d": arrays["d"] + 0.1 * m, "seen": arrays["seen"] + np.int64(1)}, {"m": m}
 
@@ -89,7 +89,7 @@ class ToyTask:
         return ()
 
     def gather(self, purpose: str, network: Any, cases: Any, form: Any, training: Any) -> dict[str, Array]:
-        return {"d": np.zeros(40), "cases": np.zeros(1)}
+        return {"d": np.zeros((5, 8)), "cases": np.zeros(1)}
 
     def settle(self, purpose: str, total: Mapping[str, Array], arrays: Arrays, form: Any) -> dict[str, Array]:
         return toy_settle(total, arrays)
@@ -102,7 +102,7 @@ def toy_gather(parts: Any, purpose: str, arrays: Arrays, cases: Any) -> dict[str
 
 def toy_train(
     network: Any, task: Any, cases: Any, form: Any, training: Any, piece: Piece, start: Arrays,
-    moments: Arrays | None = None, correct: Any = None, pieces: int = 1,
+    moments: Arrays | None = None, correct: Any = None, pieces: int = 1, beside: bool = False,
 ) -> Result:  # fmt: skip
     """In the place of `fedrounds_client.training.train`."""
     _, round_, site = piece.labels
@@ -115,6 +115,7 @@ def toy_train(
 class ToyHospital:
     name: str
     pictures: int = 0
+    simulation: Any = field(default_factory=lambda: SimpleNamespace(workers=0))
 
     def open_all(self) -> Opened:
         cases: Any = tuple(
@@ -130,11 +131,15 @@ class ToyParts:
 
     study: Study
     strategy: Any
+    codec: Codec
+    down: Codec
     task: Any = ToyTask()
-    codec: Float32 = field(default_factory=Float32)
 
     def module(self) -> None:
         return None
+
+    def like(self) -> Arrays:
+        return START
 
 
 # ---------------------------------------------------------------- a site

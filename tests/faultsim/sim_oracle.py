@@ -19,8 +19,11 @@ from sim_world import World
 from fedrounds_client import ledger, lineage
 from fedrounds_common import chain
 from fedrounds_common.arrays import Arrays, difference, digest
+from fedrounds_common.codec import Codec
+from fedrounds_common.downwards import pack_down
 from fedrounds_common.errors import FedroundsError
 from fedrounds_common.leaving import Ask, Leaving, Statistics, Update, from_wire
+from fedrounds_common.rng import derive
 from fedrounds_common.strategy import Consensus, SiteUpdate, Strategy, Updates
 from fedrounds_common.study.tables import Cohort
 from fedrounds_common.task import add_tallies
@@ -29,6 +32,7 @@ from fedrounds_server.cohort import choose
 from fedrounds_server.folder import RunFolder
 
 STATE = re.compile(r"ok|late|absent|(error|refused):FR-[A-Z]\d\d")
+LEFT = "left over "  # before a tensor's name: what its codec left of it for the next round
 DAMAGE = re.compile(r"FR-R59|FR-F11|damaged")
 
 
@@ -42,6 +46,8 @@ class Oracle:
     rounds: int
     permitted: int
     strategy: Strategy
+    up: Codec
+    down: Codec
     sums: bool = False  # whether sites are asked for sums, before round 1 and after the last
     committed: int = 0
     round: int = 0
@@ -60,9 +66,39 @@ class Oracle:
     charged: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # site → uses of sums that left
     _sums_now: tuple[str, set[str]] = ("", set())  # nonce of the request for sums, and whose were accepted
     _before: dict[str, tuple[int, list[Arrays]]] = field(default_factory=dict)
+    _sent: dict[tuple[int, str, str], Arrays] = field(default_factory=dict)
+    _by_digest: dict[str, Arrays] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.consensus[0] = self.strategy.begin(START)
+
+    # ------------------------------------------------------------ what travels
+
+    def sent(self, round_: int) -> Arrays:
+        """The consensus that a site holds which received this round's, worked out from the first round on."""
+        held: Arrays | None = None
+        if self.down.exact:
+            return self.consensus[round_ - 1].arrays
+        for number in range(1, round_ + 1):
+            arrays = self.consensus[number - 1].arrays
+            key = number, digest(arrays), digest(held or {})
+            if key not in self._sent:
+                seed = derive(self.study_seed, "codec down", number)
+                self._sent[key] = pack_down(self.down, arrays, held if self.down.differences else None, seed)[2]
+            held = self._sent[key]
+            self._by_digest[digest(held)] = held
+        assert held is not None
+        return held
+
+    def _received(self, ask: Ask) -> Arrays:
+        """What a site trains on that is sent this, in whatever form."""
+        return self._by_digest.get(ask.holds, {}) if ask.holds else ask.arrays
+
+    def _packed(self, name: str, round_: int, difference_: Arrays, residual: Arrays) -> tuple[Arrays, Arrays]:
+        """What arrives of a site's difference, and what stays there."""
+        seed = derive(self.study_seed, "codec", round_, name)
+        travelling, left = self.up.encode(difference_, residual, seed)
+        return self.up.decode(travelling, START), left
 
     @property
     def sites(self) -> tuple[str, ...]:
@@ -74,7 +110,7 @@ class Oracle:
         """A round begins with the one consensus of the round before, whoever was asked when."""
         if ask.kind == "statistics":
             self._asked_for_sums(ask)
-        if ask.kind == "train" and digest(ask.arrays) != digest(self.consensus[ask.round - 1].arrays):
+        if ask.kind == "train" and (ask.holds or digest(ask.arrays)) != digest(self.sent(ask.round)):
             self.world.violated(f"round {ask.round} was asked with another consensus than round {ask.round - 1} made")
 
     def _asked_for_sums(self, ask: Ask) -> None:
@@ -95,11 +131,16 @@ class Oracle:
         start = max(kept, default=0)
         if start < needed:
             self.world.violated(f"{name} has lost its state of round {needed}, whose update had left")
-        starts = self.moments[name, start] if start else [{}]
-        ends = [toy_round(name, ask.round, ask.arrays, moments) for moments in starts]
-        known = self.moments.setdefault((name, ask.round), [])
-        known += [kept_ for _, kept_ in ends if digest(kept_) not in {digest(each) for each in known}]
-        self._before[name] = ask.round, [difference(arrays, ask.arrays) for arrays, _ in ends]
+        received = self._received(ask)
+        known, made = self.moments.setdefault((name, ask.round), []), []
+        for state in list(self.moments[name, start]) if start else [{}]:
+            arrays, moments = toy_round(name, ask.round, received, state)
+            residual = {key.removeprefix(LEFT): array for key, array in state.items() if key.startswith(LEFT)}
+            arrived, left = self._packed(name, ask.round, difference(arrays, received), residual)
+            after = {**moments, **{f"{LEFT}{key}": array for key, array in left.items()}}
+            known += [after] if digest(after) not in {digest(each) for each in known} else []
+            made.append(arrived)
+        self._before[name] = ask.round, made
 
     def answered(self, hospital: Hospital, ask: Ask, letter: Letter) -> None:
         """A site's answer leaves: it was charged, is in the books, and is what training gives."""
@@ -108,11 +149,13 @@ class Oracle:
         self.payloads[name].add(ledger.payload_digest(*letter[:2]))
         if isinstance(said, Update):
             round_, expected = self._before[name]
-            made = self.genuine.setdefault((name, ask.round), {}).setdefault(digest(ask.arrays), [])
-            if digest(said.arrays) not in {digest(each.arrays) for each in made}:  # else it is the same once more
-                if round_ != ask.round or digest(said.arrays) not in {digest(each) for each in expected}:
+            received = digest(self._received(ask))
+            made = self.genuine.setdefault((name, ask.round), {}).setdefault(received, [])
+            arrived = self.up.decode(said.arrays, START)
+            if digest(arrived) not in {digest(each.arrays) for each in made}:  # else it is the same once more
+                if round_ != ask.round or digest(arrived) not in {digest(each) for each in expected}:
                     self.world.violated(f"{name}'s update of round {ask.round} is not what its state and request give")
-                made.append(SiteUpdate(name, said.arrays, said.cases))
+                made.append(SiteUpdate(name, arrived, said.cases))
             self.left[name].append((ask.round, lineage.use_of(ask)))
         if isinstance(said, Statistics):
             if digest(said.tally) != digest(toy_sums(name, ask.purpose, ask.arrays)):
@@ -230,7 +273,7 @@ class Oracle:
         """The round that an averaged update was made in, and the site's own copy of it, as it should count."""
         world, site = self.world, update.site
         for made in range(round_, 0, -1):
-            received = digest(self.consensus[made - 1].arrays)
+            received = digest(self.sent(made))
             own = [
                 each if made == round_ else self._weaker(each)
                 for each in self.genuine.get((site, made), {}).get(received, ())

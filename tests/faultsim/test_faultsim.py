@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 from sim_bugs import BUGS
 from sim_disk import Happens, Loss
-from sim_federation import STUDIES, Result, forget_templates, play
+from sim_federation import PLAIN, STUDIES, Result, forget_templates, play
 from sim_world import RATES
 
 HERE = Path(__file__).parent
 # a seed from which each bug is found within a few dozen: the search really runs from there until it finds it
 FROM = {"rename before fsync": 40, "nonce unchecked": 15, "late reply counted twice": 360}
 WITHIN = 1000
+CRASHED = (1, len(PLAIN))  # studies that are crashed at every step: one as ever, and one whose wires are packed
 HAPPENS: tuple[tuple[Happens, Loss], ...] = (
     ("before", "least"),
     ("after", "least"),
@@ -84,26 +85,28 @@ def test_a_seed_gives_the_same_events_in_every_process() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", CRASHED)
 @pytest.mark.parametrize(("happens", "loss"), HAPPENS)
 def test_a_crash_of_the_coordinator_at_every_step_of_its_disk_goes_on_to_the_same_bits(
-    happens: Happens, loss: Loss
+    happens: Happens, loss: Loss, number: int
 ) -> None:
-    quiet = play(0, 1, faults=False)
+    quiet = play(0, number, faults=False)
     assert quiet.steps > 100
     for step in range(1, quiet.steps + 1):
-        result = play(0, 1, at=("coordinator", step, happens, loss), faults=False)
+        result = play(0, number, at=("coordinator", step, happens, loss), faults=False)
         assert not result.violation, told(result)
         assert (step, result.starts, result.digest) == (step, 2, quiet.digest)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", CRASHED)
 @pytest.mark.parametrize(("happens", "loss"), HAPPENS)
 def test_a_crash_of_a_site_at_every_step_of_its_disk_leaves_its_books_and_its_state_true(
-    happens: Happens, loss: Loss
+    happens: Happens, loss: Loss, number: int
 ) -> None:
     crashed = 0
     for step in range(1, 400):
-        result = play(0, 1, at=("B", step, happens, loss), faults=False)
+        result = play(0, number, at=("B", step, happens, loss), faults=False)
         assert not result.violation, told(result)
         if not any("FAULT" in line for line in result.trace):
             break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -56,9 +57,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path, cubes: 
 @pytest.mark.parametrize(("up", "down"), BOTH_WAYS)
 def test_worker_processes_give_the_same_bits(tmp_path: Path, cubes: Cubes, up: str, down: str) -> None:
     study = cubes(tmp_path, rounds=3)
-    assert (
-        len({run_of(study, up, down, f"simulation.workers={count}").status["consensus"] for count in (0, 2)}) == 1
-    )
+    assert len({run_of(study, up, down, f"simulation.workers={count}").status["consensus"] for count in (0, 2)}) == 1
 
 
 def test_each_codec_gives_other_bits(tmp_path: Path, cubes: Cubes) -> None:
@@ -105,3 +104,36 @@ def test_the_consensus_that_is_released_is_the_coordinators_own(tmp_path: Path, 
         line = rounds_of(run)[-1]
         arrays = load_arrays(run.folder.consensus)[0]
         assert digest(arrays) == line.digest == run.status["consensus"]
+
+
+def test_a_site_whose_copy_is_damaged_or_gone_is_sent_the_whole_and_ends_with_the_same_bits(
+    tmp_path: Path, cubes: Cubes
+) -> None:
+    study = cubes(tmp_path, rounds=3)
+    run = run_of(study, "int8", "int8")
+    undisturbed, before = run.status["consensus"], {site.site: site.bytes_down for site in rounds_of(run)[-1].sites}
+    stopped_in_round(run, 3)
+    damaged, lost, *whole = sorted(before)
+    for file in (run.path / "sites" / damaged / "held").glob("*.safetensors"):
+        data = bytearray(file.read_bytes())
+        data[-1] ^= 1
+        file.write_bytes(data)  # it says what it holds, and finds out on use
+    shutil.rmtree(run.path / "sites" / lost / "held")
+    resumed = run_of(study, "int8", "int8", resume=run.path)
+    assert resumed.status["consensus"] == undisturbed
+    after = {site.site: site.bytes_down for site in rounds_of(resumed)[-1].sites}
+    assert 1.7 * before[lost] < after[lost]
+    # the others were in the middle of that very round and hold what they would be sent: only words travel
+    (words,) = {after[name] for name in whole}
+    assert words < 0.5 * before[lost]
+    assert after[damaged] == words + after[lost]
+
+
+def test_without_what_was_sent_before_the_sites_begin_anew(tmp_path: Path, cubes: Cubes) -> None:
+    study = cubes(tmp_path, rounds=3)
+    run = run_of(study, "int8", "int8")
+    stopped_in_round(run, 3)
+    shutil.rmtree(run.folder.down)
+    resumed = run_of(study, "int8", "int8", resume=run.path)
+    assert resumed.status["state"] == "done"
+    assert [len(line.ok) for line in rounds_of(resumed)] == [len(line.ok) for line in rounds_of(run)]

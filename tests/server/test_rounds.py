@@ -18,7 +18,7 @@ from flwr.supercore.run import Run
 from fedrounds_common.arrays import Array, Arrays, digest
 from fedrounds_common.codecs.float32 import Float32
 from fedrounds_common.errors import RoundError, RunFileError, TooFewSites
-from fedrounds_common.leaving import Ask, Hello, Leaving, Refusal, Scores, Statistics, Update
+from fedrounds_common.leaving import Ask, Hello, Leaving, Refusal, Scores, Statistics, Update, to_wire
 from fedrounds_common.shelves import STRATEGIES
 from fedrounds_common.strategies.fedavg import FedAvg
 from fedrounds_common.strategy import Consensus, Updates
@@ -121,6 +121,12 @@ class Hospitals(Grid):
         if isinstance(said, BaseException):
             raise said
         return Message(said if isinstance(said, Error) else to_record(said), reply_to=message)
+
+
+def bytes_of(grid: Hospitals, kind: str, round_: int) -> int:
+    """Of the first request of this kind in that round: header and buffer, as they were sent."""
+    header, buffer = to_wire(next(ask for _, ask in grid.asked if (ask.kind, ask.round) == (kind, round_)))
+    return len(header.encode()) + len(buffer)
 
 
 @dataclass
@@ -249,8 +255,8 @@ def test_who_answers_first_and_where_updates_lie_changes_no_bit(strategy: str, m
 
 
 def test_a_line_of_the_history_holds_the_numbers_behind_it(made: Make) -> None:
-    run = made(rounds=1)
-    run.run(hospitals())
+    run, grid = made(rounds=1), hospitals()
+    run.run(grid)
     (line,) = history.read(run.folder.history)
     a, b, c = line.sites
     assert [(s.site, s.cases, s.steps, s.loss, s.seconds) for s in (a, b, c)] == [
@@ -259,7 +265,7 @@ def test_a_line_of_the_history_holds_the_numbers_behind_it(made: Make) -> None:
     assert a.norm == pytest.approx(float(np.linalg.norm(np.cos(START["w"]))), rel=1e-6)
     # A: 1, B: 15, C: -12 of 8 cases: the step points where A and B point, and C the other way
     assert [s.cosine for s in (a, b, c)] == pytest.approx([1, 1, -1])
-    assert a.bytes_down == 2 * 4 + 8
+    assert {site.bytes_down for site in line.sites} == {bytes_of(grid, "train", 1)}
     assert a.bytes_up > 16
 
 
@@ -292,10 +298,11 @@ def test_a_site_in_trouble_for_a_round_is_named_and_the_consensus_is_that_of_the
     trouble: str, made: Make
 ) -> None:
     says, state = TROUBLES[trouble]
-    run = made("cohort.deadline_s=0.2")
-    run.run(hospitals({"B": only("train", 2, says)}))
+    run, grid = made("cohort.deadline_s=0.2"), hospitals({"B": only("train", 2, says)})
+    run.run(grid)
     # the consensus went to it all the same
-    assert {site.bytes_down for line in history.read(run.folder.history) for site in line.sites} == {2 * 4 + 8}
+    for line in history.read(run.folder.history):
+        assert {site.bytes_down for site in line.sites} == {bytes_of(grid, "train", line.round)}
     assert run.states == [
         {"A": "ok", "B": "ok", "C": "ok"},
         {"A": "ok", "B": state, "C": "ok"},
@@ -581,15 +588,16 @@ def test_sums_before_round_1_are_where_it_starts_and_those_after_the_last_round_
 
 
 def test_a_purpose_has_a_line_in_the_history_with_every_site_and_what_it_sent(made: Make) -> None:
-    run = with_sums(made(rounds=1))
-    run.run(all_sum())
+    run, grid = with_sums(made(rounds=1)), all_sum()
+    run.run(grid)
+    sent = bytes_of(grid, "statistics", 0)
     lines = history.read(run.folder.history)
     assert [(line.kind, line.round, line.purpose) for line in lines] == [
         ("statistics", 0, "middle"), ("statistics", 0, "again"), ("round", 1, ""), ("statistics", 1, "last"),
     ]  # fmt: skip
     assert lines[-1].digest == digest(run.consensus) == run.status["consensus"]
     assert [(s.site, s.state, s.cases, s.steps, s.bytes_down) for s in lines[0].sites] == [
-        ("A", "ok", 1, 0, 16), ("B", "ok", 3, 0, 16), ("C", "ok", 4, 0, 16),
+        ("A", "ok", 1, 0, sent), ("B", "ok", 3, 0, sent), ("C", "ok", 4, 0, sent),
     ]  # fmt: skip
     assert all(site.bytes_up > 200 for line in lines for site in line.sites)
 
