@@ -10,8 +10,8 @@ from typing import final
 import numpy as np
 
 from fedrounds_common.arrays import Arrays, is_float
-from fedrounds_common.disk import settle
 from fedrounds_common.case import F64
+from fedrounds_common.disk import settle
 from fedrounds_common.errors import RunFileError, UpdateError
 from fedrounds_common.flat import Flat
 from fedrounds_common.leaving import Ask, Leaving, Update, from_wire

@@ -209,8 +209,11 @@ class UpdateStore:
         """
         self._refuse_if_folded("one by one")
         for site in sorted(self._cases):
-            held = self._held[site]
-            yield SiteUpdate(site, held if isinstance(held, Flat) else held.whole(), self._cases[site])
+            yield SiteUpdate(site, self._arrays(site), self._cases[site])
+
+    def _arrays(self, site: str) -> Flat:
+        held = self._held[site]
+        return held if isinstance(held, Flat) else held.whole()
 
     @property
     def layout(self) -> Layout:
