@@ -115,7 +115,7 @@ def test_the_message_of_several_faults_has_one_line_each_and_names_the_file() ->
         ("[wire]\nchannel = 3", "4 wire.channel: 3: must be a table, [wire.channel]"),
         ("[wire]\ndown = 3", "4 wire.down: 3: must be a table, [wire.down]"),
         ('[wire]\ndown = "int9"', "4 wire.down.name: 'int9' is not one of float16, float32, int8, top_k (did you mean 'int8'?)"),
-        ("[wire.down]\nname = 'int8'\nblock = 3", "6 wire.down.block: 3: must be greater than or equal to 8"),
+        ("[wire.down]\nname = 'int8'\nblock = 3", "5 wire.down.block: 3: must be greater than or equal to 8"),
         ("seed = -1", "3 seed: -1: must be greater than or equal to 0"),
         ("seed = 99999999999999999999", "3 seed: an integer past 64 bits: smaller is wanted"),
         ("seed = inf", "3 seed: inf: a finite number is wanted"),

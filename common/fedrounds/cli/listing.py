@@ -23,7 +23,7 @@ TABLES = {
     "tasks": "[task]",
     "networks": "[model]",
     "strategies": "[strategy]",
-    "codecs": "[wire]",
+    "codecs": "[wire] and [wire.down]",
     "channels": "[wire.channel]",
     "privacy": "[[privacy]]",
     "readers": "[simulation.reader]",
