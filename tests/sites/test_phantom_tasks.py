@@ -12,7 +12,9 @@ from scipy.ndimage import map_coordinates
 
 from fedrounds_common.case import F32, U8, Case, CaseRef
 from fedrounds_common.errors import CaseError, DataError
+from fedrounds_common.registration import world
 from fedrounds_common.study.tables import CaseForm
+from fedrounds_common.tasks.registration import Registration
 from fedrounds_sites.phantom.patients import PARTS
 from fedrounds_sites.phantom.twins import Twins
 from fedrounds_sites.prepare import prepare
@@ -254,8 +256,7 @@ def moved_back(image: NDArray[Any], case: Case, order: int) -> NDArray[Any]:
     assert case.target is not None
     assert case.target.field is not None
     voxels = np.stack(np.meshgrid(*map(np.arange, case.grid), indexing="ij"))
-    # of a pair the grid's axes are the world's, or a picture's rows and columns
-    there = voxels + case.target.field / case.spacing_mm[0]
+    there = voxels + world.to_voxels(case.target.field, case.affine)
     found: NDArray[Any] = map_coordinates(image, there, order=order)
     return found
 
@@ -291,7 +292,8 @@ def test_the_true_field_is_smooth_invertible_and_a_few_mm(form: CaseForm) -> Non
         assert field.dtype == np.float32
         lengths = np.linalg.norm(field, axis=0)
         assert 2 < lengths.mean() < 12
-        slopes = np.stack(np.gradient(field / 5.0, axis=tuple(range(1, form.dims + 1))), axis=-1)
+        voxels = world.to_voxels(field, case.affine)
+        slopes = np.stack(np.gradient(voxels, axis=tuple(range(1, form.dims + 1))), axis=-1)
         determinants = np.linalg.det(np.moveaxis(slopes, 0, -2) + np.eye(form.dims))
         assert determinants.min() > 0.2
 
@@ -304,11 +306,32 @@ def test_landmarks_lie_in_the_brain_and_on_the_field(form: CaseForm) -> None:
     assert case.target.landmarks is not None
     places, there = case.target.landmarks.swapaxes(0, 1)
     assert places.shape == (16, form.dims)
-    voxels = np.rint((places - case.affine[: form.dims, 3]) / 5.0).astype(int)
-    np.testing.assert_allclose(voxels * 5.0 + case.affine[: form.dims, 3], places, atol=1e-3)
+    voxels = np.rint(world.places_in(case.affine, places)).astype(int)
+    turn, start = case.affine[: form.dims, : form.dims], case.affine[: form.dims, 3]
+    np.testing.assert_allclose(voxels @ turn.T + start, places, atol=1e-3)
     assert (labels_of(case)[tuple(voxels.T)] > 0).all()
     np.testing.assert_allclose(places + case.target.field[(slice(None), *voxels.T)].T, there, atol=0.05)
     assert len(np.unique(voxels, axis=0)) == 16
+
+
+def test_a_slice_of_a_pair_lies_where_it_does_in_the_head_and_is_drawn_with_its_sides() -> None:
+    solid, flat = (PhantomPairs(spacing_mm=4.0).load(ref("s1", 3), form) for form in (PAIR, FLAT_PAIR))
+    assert flat.orientation == "PL"
+    assert flat.target is not None
+    assert flat.target.landmarks is not None
+    # each voxel of the slice is the head's at that place of the world
+    rows, columns = 20, 12
+    x, y, z = (flat.affine @ np.array([rows, columns, 0, 1]))[:3]
+    there = np.rint(np.linalg.inv(solid.affine) @ np.array([x, y, z, 1])).astype(int)[:3]
+    assert flat.image[0, rows, columns] == pytest.approx(solid.image[0][tuple(there)], rel=1e-5)
+    assert flat.image[0, rows, columns] != flat.image[0, rows, flat.grid[1] - 1 - columns]
+    # what lies to the patient's right, x above 0, is on the left of the screen
+    tumour = np.argwhere(labels_of(flat) > 0)
+    right = (tumour @ flat.affine[:2, :2].T + flat.affine[:2, 3])[:, 0] > 0
+    assert (tumour[right, 1] < (flat.grid[1] - 1) / 2).all()
+    task = Registration(pairs="channels")
+    still = task.guesses(flat, FLAT_PAIR)["identity"]
+    assert "R is on the left" in task.picture(flat, still, FLAT_PAIR).title
 
 
 def test_the_fixed_image_is_the_phantoms_own_and_the_moving_one_has_other_noise() -> None:

@@ -65,13 +65,22 @@ def contact_sheet(cases: Cases, form: CaseForm) -> U8:
     canvas = Image.new("RGB", (columns * TILE, ceil(len(cases) / columns) * height + LINE))
     draw = ImageDraw.Draw(canvas)
     font = load_default(size=11)
-    draw.text((4, LINE / 2), NOTE, fill=(255, 200, 90), font=font, anchor="lm")
+    draw.text((4, LINE / 2), f"{NOTE}{_sides(cases, form)}", fill=(255, 200, 90), font=font, anchor="lm")
     for place, (case, tile) in enumerate(zip(cases, tiles, strict=True)):
         x, y = place % columns * TILE, place // columns * height + LINE
         canvas.paste(Image.fromarray(tile), (x, y))
         caption = named(case, form)[:16]
         draw.text((x + TILE / 2, y + height - LINE / 2), caption, fill=(255, 255, 255), font=font, anchor="mm")
     return np.asarray(canvas)
+
+
+def _sides(cases: Cases, form: CaseForm) -> str:
+    """Which side is which, where the images say so; pictures of nobody lie nowhere, and have none."""
+    if not cases:
+        return ""
+    axis = slice_axis(cases[0], form)
+    left = view_of(cases[0], form, axis, None if axis is None else 0).left
+    return f"; {left} is on the left" if left else ""
 
 
 def named(case: Case, form: CaseForm) -> str:

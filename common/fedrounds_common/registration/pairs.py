@@ -12,7 +12,7 @@ from typing import TypeVar, final, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from fedrounds_common.case import F64, Case, CaseRef, Cases, Target
+from fedrounds_common.case import F32, F64, Case, CaseRef, Cases, Target
 from fedrounds_common.rng import generator
 
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -76,6 +76,12 @@ def onto(array: NDArray[Scalar], affine: F64, like: Case, *, smooth: bool) -> ND
     if np.array_equal(turn, np.eye(axes)) and float(np.abs(shift - np.rint(shift)).max()) < WHOLE:
         return cut(array, [int(low) for low in np.rint(shift)], like.grid, smooth=smooth)
     return _interpolated(array, turn, shift, like.grid, smooth)
+
+
+def shown(image: F32) -> NDArray[np.bool_]:
+    """(C, *grid) → where it shows something, (*grid): another value than the corner's."""
+    corner = image[(slice(None), *(slice(0, 1),) * (image.ndim - 1))]
+    return np.asarray((image != corner).any(axis=0))
 
 
 def cut(array: NDArray[Scalar], start: Sequence[int], grid: Sequence[int], *, smooth: bool) -> NDArray[Scalar]:

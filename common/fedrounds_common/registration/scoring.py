@@ -11,7 +11,7 @@ import torch
 
 from fedrounds_common.case import F32, F64, U8, Case
 from fedrounds_common.metrics import overlap, rules
-from fedrounds_common.registration import fields, world
+from fedrounds_common.registration import fields, pairs, world
 from fedrounds_common.study.tables import CaseForm
 
 FIELD = "field"  # the row of what is said of the displacement itself
@@ -78,8 +78,7 @@ def end_point_error_mm(there_mm: F32, case: Case) -> float:
     """Mean length of the difference from the true field where the fixed image shows something; nan without one."""
     if case.target is None or case.target.field is None:
         return nan
-    fixed = case.image[: len(case.image) // 2]
-    shown = (fixed != fixed[(slice(None), *(slice(0, 1),) * len(case.grid))]).any(axis=0)
+    shown = pairs.shown(case.image[: len(case.image) // 2])
     error = np.linalg.norm(there_mm - case.target.field, axis=0)
     return float(error[shown].mean() if shown.any() else error.mean())
 

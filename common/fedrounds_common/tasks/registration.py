@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, final
 
 import numpy as np
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from fedrounds_common.network import Network
 
 FIELD, LANDMARKS = "field", "landmarks"  # rows beside the labels
+BACKGROUND = 0.05  # the least share of an image that one value fills if it is background
 OF_LABELS, OF_FIELD, OF_LANDMARKS = ("dice", "hd95"), ("epe", "folded", "sdlogj", "inverse"), ("tre",)
 
 
@@ -209,7 +209,7 @@ class Registration(Task):
     def explain(
         self, network: nn.Module, case: Case, form: CaseForm, training: Training, evaluation: Evaluation
     ) -> Why:
-        """Where the displacement is unsure, in mm: how far the answers to known shifts are off."""
+        """Where the displacement is unsure, in mm: how far the answers to known shifts are off; 0 in the background."""
         from fedrounds_common.explaining import shifting
 
         def displacement(image: F32) -> F32:
@@ -218,7 +218,13 @@ class Registration(Task):
 
         whole = _whole(case, form)
         fixed = case.with_image(whole.image[: len(whole.image) // 2], case.target)
-        unsure = partial(shifting.disagreement_mm, displacement, whole.image, case.affine)
+        shown = pairs.shown(fixed.image)
+        if 1 - shown.mean() < BACKGROUND:
+            shown[:] = True  # the corner's value is some tissue's too
+
+        def unsure() -> F32:
+            return np.where(shown, shifting.disagreement_mm(displacement, whole.image, case.affine), np.float32(0))
+
         return Why("where the displacement is unsure", fixed, {"known shifts": unsure})
 
     def files(self, prediction: Prediction, case: Case, form: CaseForm) -> Mapping[str, Written]:

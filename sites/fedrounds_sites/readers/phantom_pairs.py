@@ -98,7 +98,8 @@ class PhantomPairs(Reader):
         return case.with_image(image, truth) if index is None else _flat(case.with_image(image, truth), index)
 
     def stamp(self, ref: CaseRef, form: CaseForm) -> str:
-        return hashlib.sha256(f"{self.version}|{self}|{ref}".encode()).hexdigest()
+        # slices have had a place in the world since 2: what was kept of them before has none
+        return hashlib.sha256(f"{self.version}|{self}|{ref}|2".encode()).hexdigest()
 
     @property
     def _heads(self) -> PhantomGlioma:
@@ -165,19 +166,18 @@ def _places(made: Visit, index: int | None, random: np.random.Generator) -> F64:
 
 
 def _flat(case: Case, index: int) -> Case:
-    """One axial slice as a picture without a place in the world: rows run backwards, columns to the left.
+    """One axial slice where it lies in the world: rows run backwards, columns to the left, so that R and L are known.
 
-    Its mm count from the first row and column along them, for the field and the landmarks too.
+    Its field and its landmarks are in mm along the world's first two axes, to the right and to the front.
     """
     stack = stack_of_slices(case, STACKS["axial"])
     flat = one_slice(stack, index)
     assert flat.target is not None
     assert flat.target.field is not None
     assert flat.target.landmarks is not None
-    last = case.affine[:3, 3] + case.affine[0, 0] * (np.array(case.grid) - 1)
     target = replace(
         flat.target,
-        field=np.ascontiguousarray(-flat.target.field[[1, 0]]),
-        landmarks=(last - flat.target.landmarks)[..., [1, 0]],
+        field=np.ascontiguousarray(flat.target.field[:2]),
+        landmarks=np.ascontiguousarray(flat.target.landmarks[..., :2]),
     )
-    return flat.with_image(flat.image, target, np.diag([case.affine[0, 0], case.affine[1, 1], 1.0, 1.0]))
+    return flat.with_image(flat.image, target)
