@@ -17,6 +17,7 @@ from flwr.serverapp import Grid
 
 from fedrounds.baselines import run_baselines
 from fedrounds.layout import lay_out, lock, new_folder, refuse_other_study
+from fedrounds.lazily import sites_lazily
 from fedrounds.record import note_start
 from fedrounds.run import Run
 from fedrounds.sessions import session
@@ -63,8 +64,9 @@ def carry_out(
     with lock(folder.path):
         with session(folder):
             try:
-                lay_out(prepared, folder, sites)
-                _play(prepared, folder, sites, resume is not None, strict, listen)
+                with sites_lazily(folder.path, syncs=True):
+                    lay_out(prepared, folder, sites)
+                    _play(prepared, folder, sites, resume is not None, strict, listen)
             except BaseException as error:
                 if not folder.status.exists():  # the coordinator had not begun, which writes it otherwise
                     # without the message: that of --strict names files of hospitals

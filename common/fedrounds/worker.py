@@ -16,6 +16,7 @@ from flwr.app import Context
 from flwr.clientapp import ClientApp
 
 from fedrounds import baselines
+from fedrounds.lazily import sites_lazily
 from fedrounds_client.app import client_app
 from fedrounds_client.permit import Permit
 from fedrounds_client.rehearsed import open_rehearsed
@@ -93,7 +94,8 @@ def main(run: Path) -> None:
     stdin, stdout = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    serve(stdin, stdout, handler(run))
+    with sites_lazily(run, syncs=False):
+        serve(stdin, stdout, handler(run))
 
 
 if __name__ == "__main__":

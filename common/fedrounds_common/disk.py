@@ -106,6 +106,11 @@ def through(steps: Steps) -> Iterator[None]:
         _steps = before
 
 
+def steps_now() -> Steps:
+    """What writes are made of at present: for who wraps them in steps of his own."""
+    return _steps
+
+
 def forget_settled() -> None:
     """Know of no folder any more that it is on disk, as a process that has just started."""
     _settled.clear()

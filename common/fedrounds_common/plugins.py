@@ -184,7 +184,8 @@ class RulesBroken(ValueError):
 
 def _checked(kind: type[T], fields: Mapping[str, Any]) -> T:
     # strict, and by way of JSON: "5" is no number and 5.0 no count, yet a list may stand for a tuple
-    built: T = _adapter(kind).validate_json(json.dumps(fields, default=str), strict=True)
+    any_kind: type[Any] = kind
+    built: T = _adapter(any_kind).validate_json(json.dumps(fields, default=str), strict=True)
     return built
 
 

@@ -45,7 +45,10 @@ def seeded(seed: int) -> Iterator[None]:
 
     devices = range(torch.cuda.device_count()) if torch.cuda.is_available() else range(0)
     with torch.random.fork_rng(devices=list(devices)):
-        torch.manual_seed(seed)
+        # not torch.manual_seed: for each kind of device that is not there it notes the whole call stack, for ever
+        torch.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed_all(seed)
         yield
 
 
