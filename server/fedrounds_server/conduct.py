@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import final
 
-from fedrounds_common.arrays import Arrays, digest, packed
+from fedrounds_common.arrays import Arrays, digest, packed, size_bytes
 from fedrounds_common.disk import remove_folder
 from fedrounds_common.errors import TooFewSites
 from fedrounds_common.flat import Flat
@@ -70,7 +70,10 @@ class Conduct:
         collection.with_cosines(consensus.arrays, following.arrays, averaged)
         lines = tuple(collection.lines[name] for name in sorted(collection.lines))
         self.reception.lost({line.site for line in lines if line.state == f"error:{LOST}"})
-        line = RoundLine(round_, plan.clock.now() - started, digest(following.arrays), lines)
+        plain = size_bytes(consensus.arrays) + size_bytes(consensus.shared)
+        line = RoundLine(
+            round_, plan.clock.now() - started, digest(following.arrays), lines, model_bytes=plain
+        )  # fmt: skip
         return following, line, sites
 
     # ------------------------------------------------------------ what is asked

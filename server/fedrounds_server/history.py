@@ -46,7 +46,8 @@ class SiteLine:
 @dataclass(frozen=True)
 class RoundLine:
     """`digest`: of the consensus that it ended with. `kind`: a round, or statistics and their `purpose`: those
-    before round 1 stand in round 0, and those after the last round in that one."""
+    before round 1 stand in round 0, and those after the last round in that one. `model_bytes`: of the weights as they are,
+    which is what travels each way where nothing is packed."""
 
     round: int
     seconds: float
@@ -54,6 +55,7 @@ class RoundLine:
     sites: tuple[SiteLine, ...]
     kind: str = ROUND
     purpose: str = ""
+    model_bytes: int = 0
 
     @property
     def ok(self) -> tuple[SiteLine, ...]:

@@ -86,6 +86,7 @@ PACKED = tuple(
     for (sites, rounds, strategy, more), (up, down) in zip(PLAIN, (*WIRES, *WIRES[::-1]), strict=True)
 )
 STUDIES = (*PLAIN, *PACKED)
+HELD = "held copy damaged"  # of the consensus that differences are from; only where there is one
 
 
 @final
@@ -201,6 +202,8 @@ class Federation:
         sites, rounds, _, _ = STUDIES[self.number]
         self.study = ready.study
         # a checkpoint that is damaged on purpose makes a round anew, of which the sites know nothing
+        if self.number >= len(PLAIN) and self.world.rates:
+            self.world.rates[HELD] = 0.5
         permitted = rounds * (4 if "checkpoint damaged" in self.world.rates else 1)
         template = templates(self.number, permitted)
         self.disk = FaultyDisk(self.folder / "coordinator", self._draw("coordinator"))
@@ -272,6 +275,9 @@ class Federation:
         loss = self._loss()
         hospital.disk.restart(loss, self.world.rng)
         self.world.say(f"{hospital.name} has crashed ({loss})")
+        held = sorted((hospital.home.runs / RUN / "held").glob("*.safetensors"))
+        if held and self.world.draws(HELD, f"of {hospital.name}"):
+            self._damage(held[-1])
         self.oracle.fallen(hospital)
 
     def _restart(self) -> None:
@@ -283,9 +289,12 @@ class Federation:
         for kind, files in (("kept answer damaged", kept), ("checkpoint damaged", points)):
             if files and self.world.draws(kind, files[-1].name):
                 self.oracle.hurt(files[-1])
-                data = bytearray(files[-1].read_bytes())
-                data[self.world.rng.randrange(len(data))] ^= 16
-                files[-1].write_bytes(bytes(data))
+                self._damage(files[-1])
+
+    def _damage(self, file: Path) -> None:
+        data = bytearray(file.read_bytes())
+        data[self.world.rng.randrange(len(data))] ^= 16
+        file.write_bytes(bytes(data))
 
     # ------------------------------------------------------------ from the first hello to the last round
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from sim_bugs import BUGS
 from sim_disk import Happens, Loss
-from sim_federation import PLAIN, STUDIES, Result, forget_templates, play
+from sim_federation import HELD, PLAIN, STUDIES, Result, forget_templates, play
 from sim_world import RATES
 
 HERE = Path(__file__).parent
@@ -60,7 +60,7 @@ def test_every_kind_of_fault_happens() -> None:
     drawn = Counter[str]()
     for seed in range(120):
         drawn.update(play(seed).drawn)
-    assert set(drawn) == set(RATES)
+    assert set(drawn) == {*RATES, HELD}
 
 
 def traces(seeds: str, hash_seed: str) -> str:

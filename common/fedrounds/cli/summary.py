@@ -28,6 +28,7 @@ def nearby(path: Path) -> Path:
 
 
 def parts(path: Path) -> dict[str, Any]:
+    from fedrounds_server.report.carried import carried
     from fedrounds_server.report.folder import read_run
     from fedrounds_server.report.summary import end_table
     from fedrounds_server.report.words import in_short, lacking
@@ -40,6 +41,7 @@ def parts(path: Path) -> dict[str, Any]:
         "status": dict(view.status),
         "in_short": list(in_short(view)),
         "without": list(lacking(view)),
+        "traffic": [one.as_dict() for one in carried(view)],
         "models": [] if table is None else [dict(zip(table.columns, row, strict=True)) for row in table.rows],
         "files": {name: str(path / name) for name in files if (path / name).exists()},
     }

@@ -23,13 +23,14 @@ def what_left(run: RunView) -> tuple[str, ...]:
     if not run.history:
         return ("No round was finished: no update left any hospital.", *sums)
     up, down = traffic(run.history)
-    codec = str(table_of(run.study, "wire").get("name", "float32"))
+    wire = table_of(run.study, "wire")
+    codec, sent = (str(table.get("name", "float32")) for table in (wire, table_of(wire, "down")))
     updates = sum(site.bytes_up > 0 for line in run.history for site in line.sites)
     seconds = math.fsum(line.seconds for line in run.history)
     return (
         f"{count_of(updates, 'update')} left the hospitals in {count_of(len(run.history), 'round')}: {shown_bytes(up)} out and "
         f"{shown_bytes(down)} in, {shown_seconds(seconds)} in all. An update holds the {codec} differences of the network's weights from "
-        "the consensus as that hospital received it, its number of cases and steps, and its mean loss. Scores leave as sums over a "
+        f"the consensus as that hospital received it (in {sent}), its number of cases and steps, and its mean loss. Scores leave as sums over a "
         "hospital's cases. No image, no label, no score of a single case, no file name and no error text leaves.",
         *sums,
     )

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from fedrounds_common.disk import write_text
 from fedrounds_server.report import honesty, words
+from fedrounds_server.report.carried import carried_table
 from fedrounds_server.report.figures import drawings, save_all
 from fedrounds_server.report.folder import RunView, read_run
 from fedrounds_server.report.results import gap_of, gap_sentence, meanings, models_table, regions_table
@@ -129,7 +130,7 @@ def sections(run: RunView, figures: dict[str, Shown]) -> tuple[Section, ...]:
         ),
         Section("hospitals", "Each hospital", figures=of("hospitals"), tables=hospital_tables(run)),
         Section("measures", "Every measure", tables=_there(measures_table(run))),
-        Section("rounds", "Round by round", figures=of("curves", "traffic")),
+        Section("rounds", "Round by round", figures=of("curves", "traffic"), tables=_there(carried_table(run))),
         Section("worst", "The worst cases", figures=of("worst")),
         Section(
             "left", "What left the hospitals", honesty.what_left(run), honesty.privacy(run), tables=_there(traffic_table(run))

@@ -117,6 +117,9 @@ def _bytes(axes: Axes, history: Sequence[RoundLine]) -> None:
     else:
         axes.plot(rounds, up / 1000**power, "-", color=BLUE, linewidth=1.6, label="from the hospitals")
         axes.plot(rounds, down / 1000**power, "--", color=SKY, linewidth=1.6, label="to the hospitals")
+    plain = np.array([line.model_bytes * sum(site.bytes_down > 0 for site in line.sites) for line in history])
+    if (plain > 1.1 * np.maximum(up, down)).any():
+        axes.plot(rounds, plain / 1000**power, ":", color=INK, linewidth=1.2, label="the weights as they are")
     axes.set_ylabel(("B", "kB", "MB", "GB")[power])
     _round_axis(axes, len(rounds))
     panel_title(axes, "Traffic")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedrounds_server.compare import Standing, standings
+from fedrounds_server.report.carried import carried_in_words
 from fedrounds_server.report.folder import RunView, read_run
 from fedrounds_server.report.hospitals import main_region
 from fedrounds_server.report.models import difference_of, judged_cohort, where
@@ -64,5 +65,6 @@ def summary(run: Path) -> list[str]:
     lines += [f"  {lack}" for lack in lacking(view)]
     lines += ["", *as_lines(table)] if table is not None else []
     lines += ["", *in_short(view)]
+    lines += [f"traffic: {told}"] if (told := carried_in_words(view)) else []
     there = [run / name for name in ("report.html", "figures", "metrics.csv", "consensus.safetensors")]
     return [*lines, "", *(f"  {path.name:<22} {path}" for path in there if path.exists())]
