@@ -17,7 +17,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar, final
@@ -184,8 +183,7 @@ class RulesBroken(ValueError):
 
 def _checked(kind: type[T], fields: Mapping[str, Any]) -> T:
     # strict, and by way of JSON: "5" is no number and 5.0 no count, yet a list may stand for a tuple
-    any_kind: type[Any] = kind
-    built: T = _adapter(any_kind).validate_json(json.dumps(fields, default=str), strict=True)
+    built: T = _adapter(kind).validate_json(json.dumps(fields, default=str), strict=True)
     return built
 
 
@@ -211,10 +209,14 @@ def field_names(kind: type[Any]) -> tuple[str, ...]:
     return tuple(field.name for field in dataclasses.fields(kind) if field.init)
 
 
-@lru_cache(maxsize=256)
+_adapters: dict[type[Any], TypeAdapter[Any]] = {}
+
+
 def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
     # made once a class: a study has some thirty tables and plug-ins, and is read several times in a run
-    return TypeAdapter(kind)
+    if kind not in _adapters:
+        _adapters[kind] = TypeAdapter(kind)
+    return _adapters[kind]
 
 
 def _no_such_key(name: str, kind: type[Any]) -> str:
