@@ -7,7 +7,7 @@ the seed they draw from, the moments they start with, and the strategy's correct
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, final
 
@@ -140,11 +140,26 @@ def train(
 def _batch(
     task: Task, cases: Cases, form: CaseForm, training: Training, draws: np.random.Generator, network: nn.Module
 ) -> Batch:
-    examples = [task.draw(cases, form, training, draws) for _ in range(training.batch)]
+    drawn = (task.draw(cases, form, training, draws) for _ in range(training.batch))
+    image, target = (torch.from_numpy(array) for array in stacked(((e.image, e.target) for e in drawn), training.batch))
     device = next(network.parameters()).device
-    image = torch.from_numpy(np.stack([example.image for example in examples]))
-    target = torch.from_numpy(np.stack([example.target for example in examples]))
     return Batch(image.to(device), target.to(device))
+
+
+def stacked(rows: Iterable[tuple[Array, ...]], count: int) -> list[Array]:
+    """Each row's arrays stacked over the rows, of which no more than one is held beside the stacks.
+
+    Raises:
+        ValueError: arrays of different shapes.
+    """
+    stacks: list[Array] = []
+    for place, row in enumerate(rows):
+        stacks = stacks or [np.empty((count, *array.shape), array.dtype) for array in row]
+        for stack, array in zip(stacks, row, strict=True):
+            if array.shape != stack.shape[1:]:
+                raise ValueError(f"examples of shapes {stack.shape[1:]} and {array.shape} in one batch")
+            stack[place] = array
+    return stacks
 
 
 def _split(batch: Batch, pieces: int) -> list[Batch]:
