@@ -262,6 +262,18 @@ def compare(
     return Row(name, ours.name, theirs.name, measures, tuple(wanted), found, off, note=note)
 
 
+def beside(
+    name: str, peer: Side, base: Side, pairs: int = PAIRS, check: Check | None = None, note: str = ""
+) -> Row:  # fmt: skip
+    """A row of a peer, against the same base as ours. Where it cannot be run, the row says so and holds nothing."""
+    try:
+        return compare(name, peer, base, pairs, (), check, note)
+    except SideFailed as error:
+        if error.args[0] != peer.name:
+            raise
+        return Row(name, peer.name, base.name, fault=str(error.args[1]), note=note)
+
+
 def _alternated(ours: Side, theirs: Side, pairs: int, check: Check | None) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, list[dict[str, Any]]] = {ours.name: [], theirs.name: []}
     for number in range(-1, pairs):  # −1 is the warm-up; theirs first, so that one that cannot be run says so at once
