@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedrounds_client.home import SiteHome, read_table
 from fedrounds_client.permit import SitePermit, checked_digest
@@ -17,6 +18,9 @@ from fedrounds_common.disk import write_json
 from fedrounds_common.errors import RefusedError
 from fedrounds_common.leaving import Ask, signed_bytes
 from fedrounds_sites.own import Own, open_own
+
+if TYPE_CHECKING:
+    from fedrounds_client.device import Device
 
 # a person has to look (again): not permitted, policy changed, expired, used up
 ASKS_AGAIN = {"FR-C02", "FR-C08", "FR-C09", "FR-C10", "FR-C32"}
@@ -41,7 +45,7 @@ def permitted(home: SiteHome, ask: Ask, now: datetime) -> tuple[SiteSettings, Pa
     settings = home.read_settings()
     show_gpu(settings)
     checked_digest(ask)
-    parts = parts_of_text(ask.study, settings.plugins)
+    parts = parts_of_text(ask.study, settings.plugins, device_at(settings))
     permit = SitePermit(home, settings, parts.study, now)
     try:
         permit.check(ask)
@@ -73,6 +77,11 @@ def open_enrolled(home: SiteHome, ask: Ask, now: datetime | None = None, pieces:
 def show_gpu(settings: SiteSettings) -> None:
     """Let this process see the GPU that the policy names and no other; it holds until CUDA is first used."""
     os.environ["CUDA_VISIBLE_DEVICES"] = "" if settings.policy.gpu == "none" else settings.policy.gpu
+
+
+def device_at(settings: SiteSettings) -> Device:
+    """Where this site's networks run: on the GPU that its policy names, or on none."""
+    return "cpu" if settings.policy.gpu == "none" else "cuda"
 
 
 def check_again(home: SiteHome, ask: Ask) -> None:

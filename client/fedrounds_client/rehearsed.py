@@ -25,7 +25,9 @@ def open_rehearsed(context: Context, ask: Ask) -> tuple[Site, Permit]:
 
 def open_site(rehearsal: Rehearsal, name: str, parts_text: str) -> Site:
     hospital = open_hospital(rehearsal.folder, name)
-    return Site(name, hospital.folder, hospital, parts_of_text(parts_text, rehearsal.plugins))
+    return Site(
+        name, hospital.folder, hospital, parts_of_text(parts_text, rehearsal.plugins, hospital.simulation.device)
+    )
 
 
 def _by_partition(context: Context, rehearsal: Rehearsal) -> str:

@@ -106,6 +106,8 @@ def _correction(site: Site, consensus: Arrays, kept: Arrays) -> Correct:
 
     def correct(gradients: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
         federated = {name: gradient for name, gradient in gradients.items() if name in fixed}
+        for name in federated:  # onto the weights' own device, once
+            fixed[name] = fixed[name].to(weights[name].device)
         site.parts.strategy.correct(federated, {name: weights[name] for name in federated}, fixed, kept)
 
     return correct

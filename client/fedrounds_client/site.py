@@ -24,11 +24,16 @@ from fedrounds_sites.hospitals import Hospital
 if TYPE_CHECKING:
     from torch import nn
 
+    from fedrounds_client.device import Device
+
 
 @final
 @dataclass(frozen=True)
 class Parts:
-    """What the study names, built: from our files, from a person's own folders, or handed in as objects."""
+    """What the study names, built: from our files, from a person's own folders, or handed in as objects.
+
+    `device`: where its networks run.
+    """
 
     study: Study
     task: Task
@@ -36,6 +41,7 @@ class Parts:
     strategy: Strategy
     codec: Codec
     down: Codec
+    device: Device = "cpu"
 
     def like(self) -> Arrays:
         """Arrays of the study's network: their names, shapes and dtypes are those of everything that comes and goes."""
@@ -46,10 +52,15 @@ class Parts:
 
         Raises:
             UsageError: FR-U49 `training.freeze` names what the network has not.
+            MachineError: FR-E61 a GPU is wanted and none is seen.
         """
+        from fedrounds_client.device import device_of, placed
+
+        training = self.study.training
         with seeded(derive(self.study.seed, "weights")):
             module = self.task.network(self.network, self.study.cases)
-        return freeze(module, self.network, self.study.training.freeze)
+        frozen = freeze(module, self.network, training.freeze)
+        return placed(frozen, device_of(self.device), compiled=training.compile)
 
 
 @final
@@ -87,6 +98,7 @@ def build_parts(
     task: Task | None = None,
     network: Network | None = None,
     strategy: Strategy | None = None,
+    device: Device = "cpu",
 ) -> Parts:
     """Objects win over the study's names: only a simulation can hand them in."""
     return Parts(
@@ -96,10 +108,11 @@ def build_parts(
         strategy or study.build_strategy(plugins),
         study.build_codec(plugins),
         study.build_down(plugins),
+        device,
     )
 
 
 @lru_cache(maxsize=8)
-def parts_of_text(text: str, plugins: tuple[Path, ...]) -> Parts:
+def parts_of_text(text: str, plugins: tuple[Path, ...], device: Device = "cpu") -> Parts:
     """The parts of a study as it came in a message; built once a process."""
-    return build_parts(study_from_canonical(text, plugins), plugins)
+    return build_parts(study_from_canonical(text, plugins), plugins, device=device)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from fedrounds_client.ahead import each_made
+from fedrounds_client.device import carried
 from fedrounds_client.optimising import optimiser_of, take_step
 from fedrounds_client.threads import threads
 from fedrounds_common.arrays import Array, Arrays, into_module, of_module
@@ -143,7 +144,7 @@ def _batch(
     drawn = (task.draw(cases, form, training, draws) for _ in range(training.batch))
     image, target = (torch.from_numpy(array) for array in stacked(((e.image, e.target) for e in drawn), training.batch))
     device = next(network.parameters()).device
-    return Batch(image.to(device), target.to(device))
+    return Batch(carried(image, device), carried(target, device))
 
 
 def stacked(rows: Iterable[tuple[Array, ...]], count: int) -> list[Array]:

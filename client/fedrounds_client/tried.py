@@ -81,7 +81,7 @@ def network_is_off() -> bool:
 
 def work(home: SiteHome, study: str, walls: Sequence[str]) -> None:
     """One round and one judging, from the study's own start weights; everything into the folder, images away again."""
-    from fedrounds_client.enrolled import own_of, show_gpu
+    from fedrounds_client.enrolled import device_at, own_of, show_gpu
     from fedrounds_client.page import page_of
     from fedrounds_client.site import Site, parts_of_text
     from fedrounds_client.withdrawn import withdrawn_patients
@@ -89,7 +89,7 @@ def work(home: SiteHome, study: str, walls: Sequence[str]) -> None:
 
     settings, asked = home.read_settings(), find(home, study)
     show_gpu(settings)
-    folder, parts = folder_of(home, study), parts_of_text(asked.text, settings.plugins)
+    folder, parts = folder_of(home, study), parts_of_text(asked.text, settings.plugins, device_at(settings))
     inside = folder / "run"
     try:
         own = open_own(own_of(settings), parts.study, inside, withdrawn_patients(home))

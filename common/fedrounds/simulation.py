@@ -57,7 +57,8 @@ class Prepared:
 
     @property
     def parts(self) -> Parts:
-        return build_parts(self.study, self.plugins, self.given.task, self.given.network, self.given.strategy)
+        given = self.given
+        return build_parts(self.study, self.plugins, given.task, given.network, given.strategy, self.simulation.device)
 
 
 def prepare(

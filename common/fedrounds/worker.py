@@ -63,7 +63,7 @@ def handler(run: Path, parts: Parts | None = None) -> Handler:
 
 def _parts(run: Path) -> Parts:
     rehearsal = read_rehearsal(run / "rehearsal.json")
-    return parts_of_text(rehearsal.study_text, rehearsal.plugins)
+    return parts_of_text(rehearsal.study_text, rehearsal.plugins, rehearsal.simulation.get("device", "cpu"))
 
 
 def _app(run: Path, parts: Parts | None) -> ClientApp:

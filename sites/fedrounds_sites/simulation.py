@@ -54,6 +54,7 @@ class Simulation:
     with "mean" a first convolution made for other channels is averaged over them.
     `cache`: a folder, relative to the study file, that keeps prepared cases from run to run; without it they are kept
     while a run lasts.
+    `device`: where networks run: "cpu", the GPU ("cuda"), or "auto", a GPU where there is one. A GPU gives other bits.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -73,6 +74,7 @@ class Simulation:
     initial_names: dict[str, str] = field(default_factory=dict)
     initial_adapt: Literal["no", "mean"] = "no"
     cache: Path | None = None
+    device: Literal["cpu", "cuda", "auto"] = "cpu"
 
     def build_reader(self, plugins: Sequence[Path] = ()) -> Reader:
         return READERS.load(self.reader, plugins)

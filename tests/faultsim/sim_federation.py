@@ -167,7 +167,7 @@ def simulated(world: World, disks: Disks) -> Iterator[None]:
             (boundary, "datetime", SiteTime),
             (enrolled, "datetime", SiteTime),
             (enrolled, "open_own", toy_own),
-            (enrolled, "parts_of_text", lambda text, plugins: parts[text]),
+            (enrolled, "parts_of_text", lambda text, plugins, device="cpu": parts[text]),
             (enrolled, "show_gpu", lambda settings: None),
             (home, "read_settings", lambda file: settings_of(file.parent.name)),
             (site_rounds, "train", toy_train),
