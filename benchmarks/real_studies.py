@@ -80,7 +80,7 @@ def one_run(name: str, seed: int, place: Path, out: Path) -> Run:
     if not folders:
         overrides = [f"seed={seed}", f'simulation.reader.root="{place}"']
         made = simulate(STUDIES / f"{name}.toml", overrides=overrides, runs=out, name=f"{name}-seed{seed}")
-    elif json.loads(RunFolder(folders[-1]).status.read_text("utf-8"))["state"] == "done":
+    elif json.loads(RunFolder(folders[-1]).status.read_text("utf-8"))["state"] in ("done", "partial"):
         return Run(folders[-1])
     else:
         made = simulate(resume=folders[-1], runs=out)

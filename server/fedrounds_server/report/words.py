@@ -132,9 +132,9 @@ def in_short(run: RunView) -> tuple[str, ...]:
     if way is not None:
         sentences.append(gap_sentence(way, digits))
     sentences += margin_sentences(to_pooled(run), run.margin, digits)
-    if ours.worst_site:
+    if ours.worst_site and ours.hospitals > 1:
         sentences.append(f"The worst hospital is {ours.worst_site} at {ours.worst:.{digits}f}.")
-    else:
+    elif not ours.worst_site:
         sentences.append("No hospital is called the worst: too few cases stand behind each.")
     failed = run.status.get("failed")
     if isinstance(failed, Mapping) and failed:
