@@ -47,7 +47,9 @@ def enter_packed(file: Path, message: Leaving, purpose: str, letter: Letter) -> 
 
 def payload_digest(header: str, buffer: bytes) -> str:
     """SHA-256 of a payload, by which the records of both ends are compared."""
-    return hashlib.sha256(header.encode() + buffer).hexdigest()
+    found = hashlib.sha256(header.encode())
+    found.update(buffer)  # not joined first: that would be one more copy of a model
+    return found.hexdigest()
 
 
 def entries(file: Path) -> list[dict[str, Any]]:

@@ -1,29 +1,8 @@
-"""Memory: what is freed is kept, and running out of it is recognised.
-
-The system's allocator gives large blocks back after every step. A training step frees and asks for the
-same hundreds of megabytes again; glibc returns each to the kernel and takes fresh, zeroed pages for the
-next. Keeping them halves a small 3D step on a CPU (`benchmarks/allocator.py` measures it) and changes no
-bit of any result.
-"""
+"""Running out of memory is recognised; and what is freed is kept (`fedrounds_common.allocator`)."""
 
 from __future__ import annotations
 
-import ctypes
-import sys
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
-LARGEST = 2**30
-
-
-def keep_freed_memory() -> bool:
-    """Ask glibc to keep blocks of up to 1 GiB; False where there is no glibc."""
-    if sys.platform != "linux":
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return False
-    return bool(mallopt(M_MMAP_THRESHOLD, LARGEST)) and bool(mallopt(M_TRIM_THRESHOLD, LARGEST))
+from fedrounds_common.allocator import keep_freed_memory as keep_freed_memory
 
 
 def out_of_memory(error: BaseException | None) -> bool:

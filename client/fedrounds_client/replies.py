@@ -17,7 +17,7 @@ from fedrounds_client.lineage import use_of
 from fedrounds_client.withdrawn import withdrawn_patients
 from fedrounds_common.disk import locked, remove_file, write_whole
 from fedrounds_common.leaving import Ask, signed_bytes
-from fedrounds_common.letter import Letter, pack_letter, unpack_letter
+from fedrounds_common.letter import Letter, letter_parts, unpack_letter
 
 KEPT_FILES = 4  # a round's update and its judgings
 
@@ -43,7 +43,7 @@ def keep_reply(home: SiteHome, ask: Ask, letter: Letter) -> None:
     if ask.kind == "hello":
         return
     file = _file(home, ask)
-    write_whole(file, pack_letter(letter))
+    write_whole(file, *letter_parts(letter))
     for old in sorted(set(file.parent.glob("*.reply")) - {file})[: 1 - KEPT_FILES]:
         remove_file(old)
 

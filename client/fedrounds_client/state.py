@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
 
-import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load_file
 
 from fedrounds_common.arrays import Array, Arrays
 from fedrounds_common.disk import remove_file, write_whole
 from fedrounds_common.errors import RunFileError
+from fedrounds_common.tensorfile import file_parts
 
 # The coordinator keeps three checkpoints. Gone back from round r + 1 to the oldest, r − 2, it asks for round
 # r − 1 again, which starts from the state of r − 2: with fewer kept, that round would start afresh without a word.
@@ -65,8 +65,10 @@ def read_state(folder: Path, round_: int) -> SiteState:
 
 def write_state(folder: Path, round_: int, state: SiteState) -> None:
     parts = {"moments": state.moments, "kept": state.kept, "residual": state.residual, "own": state.own}
-    flat = {f"{part}|{name}": np.asarray(a, order="C") for part, arrays in parts.items() for name, a in arrays.items()}
-    write_whole(_file(folder, round_), save(flat, metadata={"format": FORMAT}))
+    flat = {f"{part}|{name}": array for part, arrays in parts.items() for name, array in arrays.items()}
+    if not flat and not _rounds(folder):
+        return  # nothing is what a site without a file starts from; an older file must not stand for this round
+    write_whole(_file(folder, round_), *file_parts(flat, {"format": FORMAT}))
     # by count, not by age: a site drawn in rounds 1 and 5 needs round 1's state if round 5 is asked again
     for old in _rounds(folder)[:-KEPT_FILES]:
         remove_file(_file(folder, old))

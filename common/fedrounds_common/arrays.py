@@ -99,7 +99,7 @@ def digest(arrays: Arrays) -> str:
     """SHA-256 over manifest and bytes, names sorted: equal iff every bit is."""
     result = hashlib.sha256(json.dumps(sorted(manifest(arrays))).encode())
     for name in sorted(arrays):
-        result.update(_bytes_of(arrays[name]))
+        result.update(bytes_of(arrays[name]))
     return result.hexdigest()
 
 
@@ -112,10 +112,11 @@ def pack(arrays: Arrays) -> bytes:
 
 def buffers(arrays: Arrays) -> list[Buffer]:
     """The bytes of the arrays, in order; nothing is copied of those that lie in C order."""
-    return [arrays.buffer] if isinstance(arrays, Flat) else [_bytes_of(array) for array in arrays.values()]
+    return [arrays.buffer] if isinstance(arrays, Flat) else [bytes_of(array) for array in arrays.values()]
 
 
-def _bytes_of(array: Array) -> memoryview:
+def bytes_of(array: Array) -> memoryview:
+    """Its bytes in C order; not copied where they lie so."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 

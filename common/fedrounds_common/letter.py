@@ -9,8 +9,13 @@ SIZES = struct.Struct(">QQQ")
 
 
 def pack_letter(letter: Letter) -> bytes:
+    return b"".join(letter_parts(letter))
+
+
+def letter_parts(letter: Letter) -> tuple[bytes, ...]:
+    """What `pack_letter` joins, for whoever writes it piece by piece: a buffer may be as large as a model."""
     parts = (letter[0].encode(), *letter[1:])
-    return SIZES.pack(*(len(part) for part in parts)) + b"".join(parts)
+    return (SIZES.pack(*(len(part) for part in parts)), *parts)
 
 
 def unpack_letter(data: bytes) -> Letter:

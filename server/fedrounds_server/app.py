@@ -14,6 +14,7 @@ from typing import Any, final
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from fedrounds_common.allocator import keep_freed_memory
 from fedrounds_common.arrays import Arrays, digest, of_module
 from fedrounds_common.disk import write_json
 from fedrounds_common.errors import (
@@ -44,6 +45,8 @@ from fedrounds_server.release import read_model, write_model
 from fedrounds_server.rounds import Outcome, run
 
 MOST_WARNINGS = 1000
+
+keep_freed_memory()  # every update of a round has the size of the one before
 
 
 @final

@@ -9,15 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 
-import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from fedrounds_common.arrays import Array, Arrays, digest
-from fedrounds_common.disk import remove_file, settle, write_whole
+from fedrounds_common.disk import Data, remove_file, settle, write_whole
 from fedrounds_common.errors import RunFileError
 from fedrounds_common.strategy import Consensus
 from fedrounds_common.tail import Tail
+from fedrounds_common.tensorfile import file_parts
 
 FORMAT = 1
 KEPT = 3
@@ -58,7 +57,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "averaged": checkpoint.tail.models,
         "order": {part: list(arrays) for part, arrays in parts.items()},
     }
-    write_whole(_file(folder, checkpoint.round), save_arrays(flat, says))
+    write_whole(_file(folder, checkpoint.round), *arrays_file(flat, says))
     for old in _rounds(folder)[:-KEPT]:
         if old != checkpoint.round:  # those after it are damaged, where a run is begun anew
             remove_file(_file(folder, old))
@@ -95,13 +94,17 @@ def _read(file: Path) -> Checkpoint:
     return Checkpoint(says["round"], says["study"], Consensus(**parts), says["states"], says.get("settled", 0), tail)
 
 
-def save_arrays(arrays: Arrays, says: Mapping[str, Any]) -> bytes:
-    """Safetensors with exactly one metadata key: with several, it writes them in random order.
+def arrays_file(arrays: Arrays, says: Mapping[str, Any]) -> list[Data]:
+    """Safetensors with one metadata key, in parts that are written one after the other: the arrays as they lie.
 
     What the file says of itself holds a sum over that and every array, by which damage is seen.
     """
-    flat = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    return save(flat, metadata={KEY: json.dumps({**says, SUM: _sum(flat, says)}, sort_keys=True)})
+    return file_parts(arrays, {KEY: json.dumps({**says, SUM: _sum(arrays, says)}, sort_keys=True)})
+
+
+def save_arrays(arrays: Arrays, says: Mapping[str, Any]) -> bytes:
+    """The same as one piece."""
+    return b"".join(arrays_file(arrays, says))
 
 
 def _sum(arrays: Arrays, says: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from fedrounds_common.downwards import Form, pack_down, pack_half
 from fedrounds_common.errors import RunFileError
 from fedrounds_common.leaving import Ask, Hello
 from fedrounds_common.rng import derive
-from fedrounds_server.checkpoint import KEPT, load_arrays, save_arrays
+from fedrounds_server.checkpoint import KEPT, arrays_file, load_arrays
 from fedrounds_server.cohort import Roster
 
 FORMAT = 1
@@ -99,7 +99,7 @@ class Downlink:
         }  # fmt: skip
         before = self._read(round_)
         if before is None or before[1] != sent.holds:
-            write_whole(file, save_arrays(sent.arrays, says))
+            write_whole(file, *arrays_file(sent.arrays, says))
         for old in sorted(self.folder.glob("round-*.safetensors")):
             if old.stem < self._file(round_ - KEPT).stem:
                 remove_file(old)

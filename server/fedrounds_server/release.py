@@ -11,7 +11,7 @@ from fedrounds_common.disk import write_whole
 from fedrounds_common.errors import RunFileError
 from fedrounds_common.study.canonical import agreed_tables
 from fedrounds_common.study.study import Study
-from fedrounds_server.checkpoint import load_arrays, save_arrays
+from fedrounds_server.checkpoint import arrays_file, load_arrays
 
 FORMAT = 1
 
@@ -35,7 +35,7 @@ def write_model(
         "order": list(arrays),
         **({} if made_of is None else {"made_of": dict(made_of)}),
     }
-    write_whole(file, save_arrays(arrays, says))
+    write_whole(file, *arrays_file(arrays, says))
 
 
 def read_model(file: Path, like: Arrays) -> dict[str, Array]:
