@@ -149,6 +149,21 @@ def pack_halves(arrays: Arrays, names: Sequence[str], key: str) -> Packed:
     return {key: halves, f"{key}.exponents": exponents}
 
 
+def to_halves(arrays: Arrays) -> dict[str, Array]:
+    """The floats as they come out of `pack_halves`, so that packing them again changes no bit."""
+    return {name: _to_halves(array, name) if is_float(array) else array for name, array in arrays.items()}
+
+
+def _to_halves(array: Array, name: str) -> Array:
+    flat, exponent = np.ravel(array), None
+    # twice where the largest value was rounded up to the next power of two: it is then packed by that one
+    while exponent != (found := _exponent(flat, name)):
+        exponent = found
+        halves = np.multiply(flat, 2.0**-exponent, dtype=flat.dtype).astype(np.float16)
+        flat = np.multiply(halves, np.float32(2.0**exponent), dtype=np.float32).astype(array.dtype, copy=False)
+    return flat.reshape(array.shape)
+
+
 def _exponent(flat: Array, name: str) -> int:
     largest = float(np.abs(flat).max(initial=0.0))
     exponent = int(np.frexp(largest)[1]) - 15 if largest > 0 else 0

@@ -22,6 +22,7 @@ import numpy as np
 
 from fedrounds_common.arrays import Array, Arrays
 from fedrounds_common.codec import Codec
+from fedrounds_common.codec_parts import to_halves
 from fedrounds_common.codecs.float16 import Float16
 
 Form = Literal["", "whole", "difference", "opening", "half", "held"]
@@ -37,7 +38,8 @@ def pack_down(codec: Codec, arrays: Arrays, held: Arrays | None, seed: int) -> t
     """
     form: Form = "whole" if not codec.differences else "opening" if held is None else "difference"
     packs = codec.opening() if form == "opening" else codec
-    what = arrays if form != "difference" or held is None else _less(arrays, held)
+    # from where rounding would bring it: what float16 cannot hold would else be among the largest for ever
+    what = arrays if form != "difference" or held is None else _less(to_halves(arrays), held)
     coded, _ = packs.encode(what, {}, seed)
     return form, coded, unpack_down(form, codec, coded, held, arrays)
 
@@ -65,9 +67,9 @@ def unpack_down(form: str, codec: Codec, coded: Arrays, held: Arrays | None, lik
     if form == "whole":
         return codec.decode(coded, like)
     if form == "opening":
-        return _rounded(codec.opening().decode(coded, like))
+        return to_halves(codec.opening().decode(coded, like))
     assert held is not None
-    return held if form == "held" else _rounded(_plus(held, codec.decode(coded, like)))
+    return held if form == "held" else to_halves(_plus(held, codec.decode(coded, like)))
 
 
 def _less(arrays: Arrays, held: Arrays) -> dict[str, Array]:
@@ -76,11 +78,3 @@ def _less(arrays: Arrays, held: Arrays) -> dict[str, Array]:
 
 def _plus(held: Arrays, step: Arrays) -> dict[str, Array]:
     return {name: np.asarray(array + held[name]) for name, array in step.items()}
-
-
-def _rounded(arrays: Arrays) -> Arrays:
-    """To float16, twice: a tensor whose largest value was rounded up to the next power of two is packed by that one."""
-    for _ in range(2):
-        arrays = HALF.decode(HALF.encode(arrays, {}, 0)[0], arrays)
-    return arrays
-
