@@ -24,7 +24,7 @@ from fedrounds_common.errors import DataError, RefusedError, code_of
 from fedrounds_common.leaving import Ask, Hello, Scores, Statistics, Update
 from fedrounds_common.rng import derive
 from fedrounds_common.settling import purposes
-from fedrounds_common.strategy import Consensus, Trained
+from fedrounds_common.strategy import Consensus, Strategy, Trained
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -99,7 +99,10 @@ def take_part(ask: Ask, site: Site) -> tuple[Update, SiteState]:
     return update, SiteState(result.moments, kept, residual, {name: result.arrays[name] for name in sorted(own)})
 
 
-def _correction(site: Site, consensus: Arrays, kept: Arrays) -> Correct:
+def _correction(site: Site, consensus: Arrays, kept: Arrays) -> Correct | None:
+    """What the strategy does to gradients; None of one that corrects nothing, which needs no copy of the consensus."""
+    if type(site.parts.strategy).correct is Strategy.correct:
+        return None
     import torch
 
     fixed = {name: torch.from_numpy(np.array(array)) for name, array in consensus.items()}
