@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,16 @@ def into_module(module: nn.Module, arrays: Arrays) -> None:
     """Set every entry of the state dict, in place. Names and shapes must match (`strict`)."""
     import torch
 
-    module.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}, strict=True)
+    with warnings.catch_warnings():
+        # those of a message are read-only; they are read here, and copied once instead of twice
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        tensors = {name: torch.from_numpy(_tensor_like(array)) for name, array in arrays.items()}
+        module.load_state_dict(tensors, strict=True)
+
+
+def _tensor_like(array: Array) -> Array:
+    found = np.asarray(array, order="C")
+    return found if found.flags.aligned else found.copy()
 
 
 def difference(trained: Arrays, start: Arrays) -> dict[str, Array]:

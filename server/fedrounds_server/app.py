@@ -15,7 +15,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from fedrounds_common.allocator import keep_freed_memory
-from fedrounds_common.arrays import Arrays, digest, of_module
+from fedrounds_common.arrays import Arrays, digest, of_module, packed
 from fedrounds_common.disk import write_json
 from fedrounds_common.errors import (
     DONE,
@@ -109,7 +109,7 @@ def make_plan(config: dict[str, Any], given: Objects) -> Plan:
         task=task,
         strategy=given.strategy or study.build_strategy(folders),
         codec=study.build_codec(folders),
-        initial=read_model(Path(file), start) if file else start,
+        initial=packed(read_model(Path(file), start) if file else start),  # as it is sent in round 1
         start_model="initial" if file else "untrained",
         resume=bool(config.get("resume", False)),
         listen=given.listen,
