@@ -7,7 +7,7 @@ those of the messages packed here, the cases those that this site's reader finds
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, final
 
 import numpy as np
@@ -16,15 +16,18 @@ from fedrounds_client import lineage, policy
 from fedrounds_client.enrolled import own_of
 from fedrounds_client.home import SiteHome, read_table
 from fedrounds_client.permits import Said, heard, last_allowed
+from fedrounds_client.receiving import KEPT_FILES as HELD_FILES
 from fedrounds_client.settings import Policy, SiteSettings
 from fedrounds_client.site import Parts, parts_of_text
 from fedrounds_client.state import KEPT_FILES
 from fedrounds_client.training import steps_per_round
 from fedrounds_client.waiting import Waiting
 from fedrounds_client.withdrawn import withdrawn_patients
-from fedrounds_common.arrays import Arrays, manifest, of_module, size_bytes
+from fedrounds_common.arrays import Arrays, digest, is_float, manifest, of_module, size_bytes
 from fedrounds_common.case import CaseRef
+from fedrounds_common.downwards import pack_down
 from fedrounds_common.leaving import Ask, Hello, Scores, Statistics, Update, to_wire
+from fedrounds_common.rng import generator
 from fedrounds_common.settling import purposes
 from fedrounds_common.strategy import Trained
 from fedrounds_common.study.canonical import agreed_tables, study_from_canonical
@@ -178,7 +181,7 @@ def review(home: SiteHome, settings: SiteSettings, asked: Waiting) -> Review:
         asked.study, study.name, asked.coordinator, asked.run, asked.first, asked.last, asked.times, asked.why,
         study.task, study.model, study.strategy, before.study if before else "",
         changes(before.text, asked.text, settings) if before else (), cases, leaving, _privacy(settings, study),
-        _costs(home, asked.study, study, cases, leaving, down, size_bytes(start)),
+        _costs(home, asked.study, study, cases, leaving, down, _models_kept(parts) * size_bytes(start)),
         _said(heard(home, settings.name, asked.study)), len(lineage.uses(home, asked.study, "trained")),
         tuple(str(rule) for rule in policy.broken_by(settings.policy, study, settings.plugins)),
         *_too_few(cases, settings.policy.minimum_cases),
@@ -248,18 +251,35 @@ def _parted(refs: tuple[CaseRef, ...], site: str, study: Study) -> tuple[tuple[C
 def _leaves(parts: Parts, site: str, start: Arrays, asked: Waiting, cases: Cases) -> tuple[Leaves, int]:
     """What leaves, and the bytes that come a round: the very messages, packed here with numbers in place of results."""
     study, consensus = parts.study, parts.strategy.begin(start)
-    sent, _ = parts.strategy.send(Trained(start, start, 1, 1), consensus, {})
+    sent, _ = parts.strategy.send(Trained(start, _as_if_trained(start, study.seed), 1, 1), consensus, {})
     travelling, _ = parts.codec.encode(sent, {}, 0)
-    run, nonce, digest = asked.run, "0" * 32, asked.study
-    update = Update(site, run, 1, nonce, digest, 1, 1, 0.1, 0.1, str(study.wire["name"]), travelling)
+    run, nonce, of = asked.run, "0" * 32, asked.study
+    update = Update(site, run, 1, nonce, of, 1, 1, 0.1, 0.1, str(study.wire["name"]), travelling)
     tally = parts.task.tally([], study.cases, study.evaluation, 0)
-    scores = Scores(site, run, 1, nonce, "consensus", "local-val", 1, tally, digest)
-    ask = Ask("train", run, 1, nonce, asked.text, digest, arrays=consensus.arrays, shared=consensus.shared)
-    up, judged, down = (_bytes(message) for message in (update, scores, ask))
+    scores = Scores(site, run, 1, nonce, "consensus", "local-val", 1, tally, of)
+    ask = Ask("train", run, 1, nonce, asked.text, of, arrays=consensus.arrays, shared=consensus.shared)
+    up, judged, down = (_bytes(message) for message in (update, scores, _as_it_comes(parts, ask)))
     sums = tuple(_sums(parts, site, purpose, asked, cases) for purpose in _asked_of(parts.task, cases))
     return Leaves(
         _tensors(travelling), up, _scalars(Update), _tensors(tally), judged, _scalars(Hello), sums
     ), down  # fmt: skip
+
+
+def _as_if_trained(start: Arrays, seed: int) -> Arrays:
+    """Other weights than those, drawn: what a codec makes of no change at all is smaller than any update."""
+    draws = generator(seed, "review")
+    return {
+        name: np.asarray(array + draws.normal(size=array.shape), array.dtype) if is_float(array) else array
+        for name, array in start.items()
+    }
+
+
+def _as_it_comes(parts: Parts, ask: Ask) -> Ask:
+    """The request of round 1 as the study's codec packs it."""
+    if parts.down.exact:
+        return ask
+    form, coded, held = pack_down(parts.down, ask.arrays, None, 0)
+    return replace(ask, arrays=coded, form=form, holds=digest(held))
 
 
 def _asked_of(task: Task, cases: Cases) -> tuple[str, ...]:
@@ -303,16 +323,22 @@ def _privacy(settings: SiteSettings, study: Study) -> Privacy:
 
 
 def _costs(
-    home: SiteHome, digest: str, study: Study, cases: Cases, leaving: Leaves, down: int, model_bytes: int
+    home: SiteHome, digest: str, study: Study, cases: Cases, leaving: Leaves, down: int, kept_bytes: int
 ) -> Costs:
     tried = read_table(home.tries / digest[:12] / "try.json") or {}
     measured = tried if tried.get("study") == digest else {}
     return Costs(
         study.training.rounds, steps_per_round(study.training, cases.training) if cases.training else 0,
         leaving.update_bytes, down,
-        # two moments a weight, and the strategy's own
-        KEPT_FILES * 3 * model_bytes, measured.get("seconds"), measured.get("disk_bytes"),
+        kept_bytes, measured.get("seconds"), measured.get("disk_bytes"),
     )  # fmt: skip
+
+
+def _models_kept(parts: Parts) -> int:
+    """How many models' bytes stay here for the rounds to come: of each state two moments a weight, the strategy's own and
+    what a codec left over, and what differences are from."""
+    of_each = 3 if parts.codec.exact else 4
+    return KEPT_FILES * of_each + (HELD_FILES if parts.down.differences else 0)
 
 
 def _said(before: Said | None) -> str:
