@@ -134,9 +134,18 @@ def _privacy(found: Review) -> Iterator[str]:
     else:
         budget = "no limit" if privacy.budget is None else f"{privacy.budget:g}"
         yield (
-            f"protects each {privacy.protects}: epsilon {privacy.epsilon:.3g} in all, about {privacy.a_round:.2g} a "
-            f"round; this site's limit is {budget}"
+            f"protects each {privacy.protects}: epsilon {privacy.epsilon:.3g} at delta {privacy.delta:g} over all rounds, as "
+            f"{privacy.accountant} counts; the first round alone {privacy.a_round:.2g}; this site's limit is {budget}"
         )
+    if privacy.how is not None:
+        how = privacy.how
+        yield (
+            f"in each step every patient is drawn with probability {how.rate:g}, the gradient cut to {how.clip:g}, noise of "
+            f"{how.multiplier:g} times that added, from this machine's own randomness; with fewer than "
+            f"{counted(how.patients, 'patient')} to train on, this site takes no part"
+        )
+    for what in privacy.outside:
+        yield f"outside that promise: {what}"
     if found.leaves.sums:
         yield (
             f"the sums for {', '.join(each.purpose for each in found.leaves.sums)} have no noise: where one of them is over "

@@ -10,9 +10,9 @@ from datetime import datetime
 from pathlib import Path
 
 from fedrounds_client.settings import Policy
-from fedrounds_common import shelves
 from fedrounds_common.errors import RefusedError
 from fedrounds_common.leaving import Kind, Leaving
+from fedrounds_common.privacy import Spent
 from fedrounds_common.study.study import Study
 
 GB = 10**9
@@ -60,12 +60,19 @@ def _privacy(policy: Policy, study: Study, plugins: Sequence[Path]) -> list[Refu
 
 def privacy_of(study: Study, plugins: Sequence[Path] = ()) -> tuple[str, float | None]:
     """Whom the study's measures protect, and their epsilon over all rounds at its fewest sites; None: no bound."""
-    measures = [shelves.PRIVACY.load(table, plugins) for table in study.privacy]
+    spent = spent_by(study, study.training.rounds, plugins)
+    return ("none", None) if spent is None else (spent.unit, spent.epsilon)
+
+
+def spent_by(study: Study, rounds: int, plugins: Sequence[Path] = ()) -> Spent | None:
+    """What so many rounds cost whom the study protects most; None: it protects nobody."""
+    measures = study.build_privacy(plugins)
     if not measures:
-        return "none", None
+        return None
     protects = max((measure.unit for measure in measures), key=PROTECTS.index)
-    rounds = [study.cohort.minimum] * study.training.rounds
-    return protects, min(measure.spent(rounds).epsilon for measure in measures if measure.unit == protects)
+    each = [study.cohort.minimum] * rounds
+    found = [measure.spent(study.training, each) for measure in measures if measure.unit == protects]
+    return min(found, key=lambda spent: spent.epsilon)
 
 
 def check_answer(policy: Policy, kind: Kind) -> None:

@@ -28,6 +28,7 @@ from fedrounds_common.case import CaseRef
 from fedrounds_common.downwards import pack_down
 from fedrounds_common.leaving import Ask, Hello, Scores, Statistics, Update, to_wire
 from fedrounds_common.rng import generator
+from fedrounds_common.privacy import OUTSIDE, NoisySteps
 from fedrounds_common.settling import purposes
 from fedrounds_common.strategy import Trained
 from fedrounds_common.study.canonical import agreed_tables, study_from_canonical
@@ -109,13 +110,18 @@ class Leaves:
 
 @final
 @dataclass(frozen=True)
-class Privacy:
-    """`epsilon` over all rounds, None: no bound. `budget`: the policy's."""
+class Protection:
+    """`epsilon` at `delta` over all rounds, None: no bound. `a_round`: of the first one alone; rounds do not just add.
+    `budget`: the policy's. `how`: how every step is taken. `outside`: what the epsilon says nothing of."""
 
     protects: str
     epsilon: float | None
+    delta: float | None
+    accountant: str
     a_round: float | None
     budget: float | None
+    how: NoisySteps | None
+    outside: tuple[str, ...]
 
 
 @final
@@ -157,7 +163,7 @@ class Review:
     changes: tuple[Change, ...]
     cases: Cases
     leaves: Leaves
-    privacy: Privacy
+    privacy: Protection
     costs: Costs
     said: str
     used: int
@@ -316,10 +322,15 @@ def _scalars(kind: type[Any]) -> tuple[str, ...]:
     return tuple(entry.name for entry in fields(kind) if entry.name not in ("arrays", "tally", "kind"))
 
 
-def _privacy(settings: SiteSettings, study: Study) -> Privacy:
-    protects, epsilon = policy.privacy_of(study, settings.plugins)
-    a_round = None if epsilon is None else epsilon / max(study.training.rounds, 1)
-    return Privacy(protects, epsilon, a_round, settings.policy.maximum_epsilon)
+def _privacy(settings: SiteSettings, study: Study) -> Protection:
+    budget = settings.policy.maximum_epsilon
+    whole, first = (policy.spent_by(study, rounds, settings.plugins) for rounds in (study.training.rounds, 1))
+    if whole is None or first is None:
+        return Protection("none", None, None, "", None, budget, None, ())
+    return Protection(
+        whole.unit, whole.epsilon, whole.delta, whole.accountant, first.epsilon, budget,
+        study.noisy_steps(settings.plugins), OUTSIDE,
+    )  # fmt: skip
 
 
 def _costs(

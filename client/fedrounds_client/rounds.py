@@ -13,6 +13,7 @@ import numpy as np
 
 from fedrounds_client.ahead import spare_core
 from fedrounds_client.gathering import gather_sums
+from fedrounds_client.private import Lost
 from fedrounds_client.receiving import newest_held
 from fedrounds_client.scoring import score_cases, write_scores
 from fedrounds_client.site import Site
@@ -20,10 +21,12 @@ from fedrounds_client.state import SiteState, read_state
 from fedrounds_client.training import Correct, Piece, steps_per_round, train
 from fedrounds_common.arrays import Arrays
 from fedrounds_common.case import Cases
+from fedrounds_common.disk import add_text
 from fedrounds_common.errors import DataError, RefusedError, code_of
 from fedrounds_common.leaving import Ask, Hello, Scores, Statistics, Update
 from fedrounds_common.rng import derive
 from fedrounds_common.settling import purposes
+from fedrounds_common.spans import timed
 from fedrounds_common.strategy import Consensus, Strategy, Trained
 
 if TYPE_CHECKING:
@@ -85,18 +88,21 @@ def take_part(ask: Ask, site: Site) -> tuple[Update, SiteState]:
         parts.module(), parts.task, cases, study.cases, study.training, piece, start, moments,
         _correction(site, {name: array for name, array in ask.arrays.items() if name not in own}, state.kept),
         site.pieces, beside=spare_core(study.training.threads, site.hospital.simulation.workers),
+        noisy=parts.noisy,
     )  # fmt: skip
+    _write_lost(ask, site, result.lost)
     # for what stays here, the strategy sees neither where it was nor where it came to
     reached = {name: received[name] if name in own else array for name, array in result.arrays.items()}
     leaving, kept = parts.strategy.send(Trained(received, reached, len(cases), steps), consensus, state.kept)
     # by round and site, not by run: a round asked twice is packed the same, and so is a study that is run again
     seed = derive(study.seed, "codec", ask.round, site.name)
-    travelling, residual = parts.codec.encode(leaving, state.residual, seed)
+    travelling, residual = timed("serialise")(parts.codec.encode)(leaving, state.residual, seed)
     update = Update(
         site=site.name, run=ask.run, round=ask.round, nonce=ask.nonce, study=ask.digest, cases=len(cases),
         steps=steps, loss=result.loss, seconds=time.monotonic() - started, codec=study.wire["name"], arrays=travelling,
     )  # fmt: skip
-    return update, SiteState(result.moments, kept, residual, {name: result.arrays[name] for name in sorted(own)})
+    stays = result.moments if study.training.moments == "keep" else {}
+    return update, SiteState(stays, kept, residual, {name: result.arrays[name] for name in sorted(own)})
 
 
 def _correction(site: Site, consensus: Arrays, kept: Arrays) -> Correct | None:
@@ -116,6 +122,16 @@ def _correction(site: Site, consensus: Arrays, kept: Arrays) -> Correct | None:
     return correct
 
 
+def _write_lost(ask: Ask, site: Site, lost: Lost) -> None:
+    """Into the site's own log: that a patient's part was left out must not be seen from outside."""
+    if lost:
+        add_text(
+            (site.books or site.folder) / "log",
+            f"FR-R31 round {ask.round}: left out of noisy steps: {lost.unreadable} times a patient whose cases could not be "
+            f"drawn from, {lost.not_finite} times one whose loss or gradient was not finite",
+        )
+
+
 def judge(ask: Ask, site: Site) -> Scores:
     """Score the model that came on one cohort of this site; the single scores stay here."""
     cases, beside = site.hospital.cohort(ask.cohort), beside_judged(ask, site)
@@ -132,6 +148,8 @@ def judge(ask: Ask, site: Site) -> Scores:
 def beside_judged(ask: Ask, site: Site) -> Cases:
     """The training cases that are looked at beside the judged ones: of a model that was trained on them."""
     if ask.trained_at not in ("all", site.name) or ask.cohort != "local-val":
+        return ()
+    if site.parts.noisy is not None:  # sums over training cases have no noise
         return ()
     study = site.parts.study
     return site.parts.task.beside(site.hospital.open_all().training, study.cases, derive(study.seed, "beside"))

@@ -14,6 +14,7 @@ from fedrounds_common.codec import Codec
 from fedrounds_common.freezing import freeze
 from fedrounds_common.leaving import MAX_NORM, Ask
 from fedrounds_common.network import Network
+from fedrounds_common.privacy import NoisySteps
 from fedrounds_common.rng import derive, seeded
 from fedrounds_common.strategy import Strategy
 from fedrounds_common.study.canonical import study_from_canonical
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 class Parts:
     """What the study names, built: from our files, from a person's own folders, or handed in as objects.
 
-    `device`: where its networks run.
+    `device`: where its networks run. `noisy`: how steps are taken, where the study protects patients.
     """
 
     study: Study
@@ -42,6 +43,7 @@ class Parts:
     codec: Codec
     down: Codec
     device: Device = "cpu"
+    noisy: NoisySteps | None = None
 
     def like(self) -> Arrays:
         """Arrays of the study's network: their names, shapes and dtypes are those of everything that comes and goes."""
@@ -109,6 +111,7 @@ def build_parts(
         study.build_codec(plugins),
         study.build_down(plugins),
         device,
+        study.noisy_steps(plugins),
     )
 
 

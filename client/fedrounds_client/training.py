@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, final
 
 import numpy as np
@@ -18,12 +18,15 @@ from torch import nn
 from fedrounds_client.ahead import each_made
 from fedrounds_client.device import carried
 from fedrounds_client.optimising import optimiser_of, take_step
+from fedrounds_client.private import Lost, PatientSteps
 from fedrounds_client.threads import threads
 from fedrounds_common.arrays import Array, Arrays, into_module, of_module
 from fedrounds_common.case import Cases
 from fedrounds_common.errors import RoundError, no_exit
 from fedrounds_common.freezing import still
+from fedrounds_common.privacy import NoisySteps
 from fedrounds_common.rng import derive, generator, seeded, torch_generator
+from fedrounds_common.spans import timed
 from fedrounds_common.study.tables import CaseForm, Training
 from fedrounds_common.tail import Tail
 from fedrounds_common.task import Batch, Task
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Correct = Callable[[Mapping[str, "Tensor"], Mapping[str, "Tensor"]], None]
+Fill = Callable[[Mapping[str, nn.Parameter]], float]  # sets the gradients of these, and returns the loss
 
 
 @final
@@ -50,12 +54,13 @@ class Piece:
 @dataclass(frozen=True)
 class Result:
     """`loss`: mean over the piece's steps. `moments`: the optimisers' state, as named arrays. `waiting`: seconds that
-    steps have waited for their batches."""
+    steps have waited for their batches. `lost`: of noisy steps, what was left out; there is no loss of them."""
 
     arrays: Arrays
     moments: Arrays = field(default_factory=dict)
     loss: float = 0.0
     waiting: float = 0.0
+    lost: Lost = field(default_factory=Lost)
 
 
 def steps_per_round(training: Training, cases: int) -> int:
@@ -78,6 +83,7 @@ def learning_rate(training: Training, step: int, total: int) -> float:
 
 
 @no_exit()
+@timed("compute")
 def train(
     network: nn.Module,
     task: Task,
@@ -91,6 +97,7 @@ def train(
     pieces: int = 1,
     averaged: Set[int] = frozenset(),
     beside: bool = False,
+    noisy: NoisySteps | None = None,
 ) -> Result:
     """Train `network` from `start` on `cases`.
 
@@ -101,12 +108,15 @@ def train(
         averaged: after which steps, from 1, the weights count for the mean that is returned; empty: only the last.
         beside: draw each batch in a thread while the step before runs, where there is a core for it. The bits are
             the same.
+        noisy: take every step so, by patients and with noise, none of it from the piece's seed. `training.gradient_norm`
+            is then not looked at: each patient's gradient is cut by itself.
 
     Returns:
         The weights reached; the moments; the mean loss. Nothing is kept anywhere else.
 
     Raises:
-        RoundError: a loss is not finite (the site then sends no update).
+        RoundError: a loss is not finite (the site then sends no update; of noisy steps that patient's part is left out).
+        UsageError: FR-U95 of noisy steps, the network mixes patients.
     """
     into_module(network, start)
     network.train()
@@ -116,28 +126,42 @@ def train(
     optimisers = {turn: optimiser_of(parameters, training) for turn, parameters in trained.items() if parameters}
     for turn, optimiser in optimisers.items():
         _put_moments(optimiser, network, turn, moments or {})
-    draws = generator(piece.seed, "draw", *piece.labels)
-    noise = torch_generator(piece.seed, "loss", *piece.labels)
+    private = None if noisy is None else PatientSteps.of(noisy, cases)
+    seed = piece.seed if private is None else private.seed()
+    draws = generator(seed, "draw", *piece.labels)
+    noise = torch_generator(seed, "loss", *piece.labels)
     losses, waiting, tail = list[float](), 0.0, Tail()
+
+    def make(own: Cases, count: int) -> Batch:
+        return _batch(task, own, form, replace(training, batch=count), draws, network)
+
+    def drawn() -> list[Batch]:
+        return [make(cases, training.batch)] if private is None else private.draw(make)
+
+    def back(batch: Batch, turn: str, share: float) -> float:
+        return _backward(network, task, batch, turn, training, noise, share)
+
     # dropout draws from torch's global generator: it must not know what ran before in this process
-    with seeded(derive(piece.seed, "dropout", *piece.labels)), threads(training.threads):
-        batches = each_made(lambda: _batch(task, cases, form, training, draws, network), piece.steps, beside=beside)
-        for step, (batch, waited) in enumerate(batches):
+    with seeded(derive(seed, "dropout", *piece.labels)), threads(training.threads):
+        if private is not None:
+            private.check(network, task, make)
+        for step, (batches, waited) in enumerate(each_made(drawn, piece.steps, beside=beside)):
             rate = learning_rate(training, piece.first + step, piece.total)
             waiting += waited
             for turn, optimiser in optimisers.items():
-                losses.append(
-                    _step(network, task, _split(batch, pieces), turn, optimiser, rate, training, noise, correct)
-                )
+                fill = _filling(batches, turn, back, training.gradient_norm, pieces, private)
+                losses.append(_step(network, optimiser, rate, fill, correct))
             if step + 1 in averaged:
                 tail = tail.plus(of_module(network))
     kept: dict[str, Array] = {}
     for turn, optimiser in optimisers.items():
         kept |= _take_moments(optimiser, network, turn)
     reached = of_module(network)
-    return Result(tail.mean(reached) if tail.models else reached, kept, float(np.mean(losses)), waiting)
+    lost = Lost() if private is None else private.lost
+    return Result(tail.mean(reached) if tail.models else reached, kept, float(np.mean(losses)), waiting, lost)
 
 
+@timed("data")
 def _batch(
     task: Task, cases: Cases, form: CaseForm, training: Training, draws: np.random.Generator, network: nn.Module
 ) -> Batch:
@@ -170,31 +194,49 @@ def _split(batch: Batch, pieces: int) -> list[Batch]:
     return [Batch(image, target) for image, target in zip(images, targets, strict=True) if len(image)]
 
 
-def _step(
-    network: nn.Module,
-    task: Task,
+def _filling(
     batches: Sequence[Batch],
     turn: str,
-    optimiser: torch.optim.Optimizer,
-    rate: float,
-    training: Training,
-    noise: torch.Generator,
-    correct: Correct | None,
+    back: Callable[[Batch, str, float], float],
+    longest: float | None,
+    pieces: int,
+    private: PatientSteps | None,
+) -> Fill:
+    """What sets a step's gradients: of one batch for all, or of one for each patient, with noise on their sum."""
+
+    def back_all(batch: Batch) -> float:
+        parts, total = _split(batch, pieces), len(batch.image)
+        losses = [back(part, turn, len(part.image) / total) for part in parts]
+        return losses[0] if len(losses) == 1 else math.fsum(losses)
+
+    def plain(named: Mapping[str, nn.Parameter]) -> float:
+        loss = math.fsum(map(back_all, batches))
+        if longest is not None:
+            nn.utils.clip_grad_norm_(named.values(), longest)
+        return loss
+
+    def noised(named: Mapping[str, nn.Parameter]) -> float:
+        assert private is not None
+        private.gradients(named, batches, back_all)
+        return 0.0  # a mean of a few patients' losses has no noise: not even the site's own update holds it
+
+    return plain if private is None else noised
+
+
+def _step(
+    network: nn.Module, optimiser: torch.optim.Optimizer, rate: float, fill: Fill, correct: Correct | None
 ) -> float:
     for group in optimiser.param_groups:
         group["lr"] = rate
     # the other turns' gradients too: a loss of this turn may run through what another one trains
     network.zero_grad(set_to_none=True)
     named = _named(network, optimiser)
-    total = sum(len(batch.image) for batch in batches)
-    losses = [_backward(network, task, batch, turn, training, noise, len(batch.image) / total) for batch in batches]
-    if training.gradient_norm is not None:
-        nn.utils.clip_grad_norm_(named.values(), training.gradient_norm)
+    loss = fill(named)
     if correct is not None:
         weights = {name: parameter.detach() for name, parameter in named.items()}
         correct({name: parameter.grad for name, parameter in named.items() if parameter.grad is not None}, weights)
     take_step(optimiser)
-    return losses[0] if len(losses) == 1 else math.fsum(losses)
+    return loss
 
 
 def _backward(

@@ -184,6 +184,11 @@ class Task(ABC):
         """What the optimiser of this turn changes, in the network's order."""
         return [parameter for parameter in network.parameters() if parameter.requires_grad]
 
+    @property
+    def of_one_patient(self) -> bool:
+        """Whether a training example is made of one patient's cases: only then can noise hide a patient."""
+        return True
+
     def at_site(self, names: Sequence[str]) -> Collection[str]:
         """Which of the model's arrays each site keeps for itself: it goes on from its own, and nothing of them leaves."""
         return ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import pytest
 from pydantic import Field
@@ -11,6 +11,7 @@ from pydantic import Field
 from fedrounds import health
 from fedrounds.cli.listing import FILES, TABLES, describe
 from fedrounds_common.explain import explanations
+from fedrounds_common.study.tables import Augmentation
 
 
 @pytest.mark.parametrize("kind", TABLES)
@@ -18,8 +19,14 @@ def test_every_kind_is_listed_with_a_line_on_each(kind: str, fedrounds: Any) -> 
     data = fedrounds("list", kind, "--format", "json").envelope["data"]
     assert data["kind"] == kind
     assert all(entry["summary"] for entry in data["entries"])
-    if kind != "privacy":
-        assert data["entries"]
+    assert data["entries"]
+
+
+def test_augmentations_are_listed_as_a_study_names_them(fedrounds: Any) -> None:
+    entries = fedrounds("list", "augmentations", "--format", "json").envelope["data"]["entries"]
+    assert [entry["name"] for entry in entries] == list(get_args(Augmentation))
+    assert all(entry["summary"].endswith(".") for entry in entries)
+    assert "which must leave it out" in entries[0]["summary"], "what goes on in the next line belongs to it"
 
 
 @pytest.mark.parametrize("kind", FILES)

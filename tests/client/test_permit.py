@@ -240,7 +240,7 @@ from fedrounds_common.privacy import Privacy, Spent
 class Noise(Privacy):
     unit: ClassVar = "patient"
     a_round: float = 1.0
-    def spent(self, sites_by_round):
+    def spent(self, training, sites_by_round):
         return Spent(self.a_round * len(sites_by_round), 1e-5, "patient", "sum")
 """
 

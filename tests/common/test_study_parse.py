@@ -111,7 +111,7 @@ def test_the_message_of_several_faults_has_one_line_each_and_names_the_file() ->
         ("[training]\npatch = [\n 8,\n 0,\n 8]", "6 training.patch.1: 0: must be greater than or equal to 1"),
         ("training = 3", "3 training: 3: must be a table, [training]"),
         ("privacy = 3", "3 privacy: 3: must be a list of tables, [[privacy]]"),
-        ("[[privacy]]\nname = 'dp_sgd'", "4 privacy.0.name: 'dp_sgd': none is there yet"),
+        ("[[privacy]]\nname = 'dp_sdg'", "4 privacy.0.name: 'dp_sdg' is not one of dp_sgd (did you mean 'dp_sgd'?)"),
         ("[wire]\nchannel = 3", "4 wire.channel: 3: must be a table, [wire.channel]"),
         ("[wire]\ndown = 3", "4 wire.down: 3: must be a table, [wire.down]"),
         ('[wire]\ndown = "int9"', "4 wire.down.name: 'int9' is not one of float16, float32, int8, top_k (did you mean 'int8'?)"),
@@ -243,9 +243,9 @@ def test_a_strategy_that_reads_each_update_cannot_stand_beside_a_channel_that_hi
             "privacy",
             "from dataclasses import dataclass\nfrom fedrounds_common.privacy import Privacy\n"
             "@dataclass(frozen=True)\nclass Noise(Privacy):\n    unit = 'patient'\n"
-            "    def spent(self, sites_by_round):\n        return None\n",
+            "    def spent(self, training, sites_by_round):\n        return None\n",
             '[[privacy]]\nname = "own"\n',
-            r"privacy\.0\.name: 'own': this version carries out no privacy measure",
+            r"privacy\.0\.name: Noise does nothing in a step, and this version carries out no privacy measure besides",
         ),
     ],
 )

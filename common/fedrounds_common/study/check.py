@@ -17,6 +17,7 @@ from fedrounds_common.channel import Channel
 from fedrounds_common.errors import Fault
 from fedrounds_common.network import Network
 from fedrounds_common.plugins import Shelf, choice_message, validate
+from fedrounds_common.privacy import Privacy
 from fedrounds_common.settling import purposes
 from fedrounds_common.strategy import Strategy
 from fedrounds_common.study.study import DEFAULT_NAMES, FORMAT, WIRES, Study
@@ -24,6 +25,7 @@ from fedrounds_common.study.tables import CaseForm, Cohort, Evaluation, Name, Ta
 from fedrounds_common.task import Task
 
 T = TypeVar("T")
+Measures = Mapping[str, Privacy]  # key of its entry, e.g. "privacy.0" → the measure
 
 AGREED = (
     "format",
@@ -100,13 +102,15 @@ def study_of(raw: Table, folders: Sequence[Path] = ()) -> tuple[Study | None, li
     head, faults = validate(_Head, {key: raw[key] for key in ("name", "format", "seed") if key in raw}, "")
     gather.faults += [dataclasses.replace(fault, key=fault.key.removeprefix(".")) for fault in faults]
     gather.faults += _wrong_format(raw.get("format"))
-    plugins, judge = _plugin_tables(gather)
+    plugins, judge, measures = _plugin_tables(gather)
     cases, training = gather.part(CaseForm, "cases"), gather.part(Training, "training")
     cohort, evaluation = gather.part(Cohort, "cohort"), gather.part(Evaluation, "evaluation")
     if cases is not None and training is not None:
         gather.faults += _between(cases, training)
     if judge is not None and evaluation is not None:
         gather.faults += _of_task(judge, plugins["task"]["name"], cases, training, evaluation)
+    if judge is not None and training is not None:
+        gather.faults += _of_measures(measures, judge, training)
     # a value no table can hold is one fault, not also whatever the table made of it
     seen = {fault.key for fault in strange}
     faults = strange + [fault for fault in gather.faults if fault.key not in seen]
@@ -117,7 +121,7 @@ def study_of(raw: Table, folders: Sequence[Path] = ()) -> tuple[Study | None, li
     return study, []
 
 
-def _plugin_tables(gather: _Gathering) -> tuple[dict[str, Any], Task | None]:
+def _plugin_tables(gather: _Gathering) -> tuple[dict[str, Any], Task | None, Measures]:
     judge: Task | None
     task, judge = gather.plugin(shelves.TASKS, gather.table("task"), "task")
     network: Network | None
@@ -138,7 +142,8 @@ def _plugin_tables(gather: _Gathering) -> tuple[dict[str, Any], Task | None]:
         gather.faults.append(
             Fault("wire.channel.name", f"{wire['channel']['name']!r}: this version sends by {carried}")
         )
-    return {"task": task, "model": model, "strategy": strategy, "wire": wire, "privacy": _privacy(gather)}, judge
+    privacy, measures = _privacy(gather)
+    return {"task": task, "model": model, "strategy": strategy, "wire": wire, "privacy": privacy}, judge, measures
 
 
 def _wire(gather: _Gathering) -> tuple[Table, Channel | None]:
@@ -175,21 +180,39 @@ def _wrong_head(model: str, network: Network, task: str, judge: Task) -> Fault:
     return Fault("model.name", f"{model!r} makes {network.makes}, and {task} wants {wanted}: {fitting}")
 
 
-def _privacy(gather: _Gathering) -> tuple[Table, ...]:
+def _privacy(gather: _Gathering) -> tuple[tuple[Table, ...], Measures]:
     entries = gather.raw.get("privacy", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         gather.faults.append(Fault("privacy", f"{entries!r}: must be a list of tables, [[privacy]]"))
-        return ()
-    tables = []
+        return (), {}
+    tables, measures = [], {}
     for number, entry in enumerate(entries):
         table, measure = gather.plugin(shelves.PRIVACY, entry, f"privacy.{number}")
-        if measure is not None:  # a plug-in of the user's own: to train without it in silence would be a breach
-            found = f"{table['name']!r}: this version carries out no privacy measure"
-            gather.faults.append(
-                Fault(f"privacy.{number}.name", f"{found}; take the entry out, and know what that means")
-            )
         tables.append(table)
-    return tuple(tables)
+        if measure is not None:
+            measures[f"privacy.{number}"] = measure
+    return tuple(tables), measures
+
+
+def _of_measures(measures: Measures, task: Task, training: Training) -> Iterator[Fault]:
+    """What the study's privacy measures say of the rest of it, and which of them no round would carry out."""
+    acting = []
+    for key, measure in measures.items():
+        found = [Fault(_within(key, where), message) for where, message in measure.faults(task, training)]
+        yield from found
+        if found:
+            continue
+        if measure.steps(training) is None:  # to train without a plug-in of the user's own in silence would be a breach
+            said = f"{type(measure).__name__} does nothing in a step, and this version carries out no privacy measure besides"
+            yield Fault(f"{key}.name", f"{said}; take the entry out, and know what that means")
+        else:
+            acting.append(key)
+    for key in acting[1:]:
+        yield Fault(f"{key}.name", f"{acting[0]} says already how each step is taken; keep one of the two")
+
+
+def _within(key: str, where: str) -> str:
+    return f"{key}{where}" if where.startswith(".") else where
 
 
 def _between(cases: CaseForm, training: Training) -> Iterator[Fault]:

@@ -14,6 +14,7 @@ from typing import final
 from fedrounds_common import shelves
 from fedrounds_common.codec import Codec
 from fedrounds_common.network import Network
+from fedrounds_common.privacy import NoisySteps, Privacy
 from fedrounds_common.strategy import Strategy
 from fedrounds_common.study.tables import CaseForm, Cohort, Evaluation, Table, Training
 from fedrounds_common.task import Task
@@ -66,3 +67,12 @@ class Study:
     def build_down(self, folders: Sequence[Path] = ()) -> Codec:
         """How the consensus travels."""
         return shelves.CODECS.load(self.wire["down"], folders)
+
+    def build_privacy(self, folders: Sequence[Path] = ()) -> tuple[Privacy, ...]:
+        """The measures, in the order in which they are applied."""
+        return tuple(shelves.PRIVACY.load(table, folders) for table in self.privacy)
+
+    def noisy_steps(self, folders: Sequence[Path] = ()) -> NoisySteps | None:
+        """How each step of local training is taken, where one of the measures says so."""
+        found = [measure.steps(self.training) for measure in self.build_privacy(folders)]
+        return next((steps for steps in found if steps is not None), None)

@@ -83,6 +83,10 @@ class Registration(Task):
         ]
         return found
 
+    @property
+    def of_one_patient(self) -> bool:
+        return self.pairs == "channels"
+
     def network(self, network: Network, form: CaseForm) -> nn.Module:
         from fedrounds_common import windows
 
