@@ -27,8 +27,8 @@ from fedrounds_common.arrays import Arrays, digest, is_float, manifest, of_modul
 from fedrounds_common.case import CaseRef
 from fedrounds_common.downwards import pack_down
 from fedrounds_common.leaving import Ask, Hello, Scores, Statistics, Update, to_wire
-from fedrounds_common.rng import generator
 from fedrounds_common.privacy import OUTSIDE, NoisySteps
+from fedrounds_common.rng import generator
 from fedrounds_common.settling import purposes
 from fedrounds_common.strategy import Trained
 from fedrounds_common.study.canonical import agreed_tables, study_from_canonical
