@@ -39,6 +39,11 @@ class RunFolder:
         return self.path / "history.jsonl"
 
     @property
+    def judging(self) -> Path:
+        """What it took to send models to be judged."""
+        return self.path / "judging.jsonl"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.csv"
 

@@ -1,5 +1,5 @@
 """`history.jsonl`: one line a round, and one for each purpose that statistics were asked for; in each line every
-site of the study with what became of it."""
+site of the study with what became of it. `judging.jsonl`: one line for each time that a model was sent to be judged."""
 
 from __future__ import annotations
 
@@ -62,7 +62,33 @@ class RoundLine:
         return tuple(line for line in self.sites if line.state == "ok" and line.part != "spare")
 
 
-def append(file: Path, line: RoundLine) -> None:
+@final
+@dataclass(frozen=True)
+class JudgingLine:
+    """One model that was sent to be judged: to how many hospitals, and what that took. A line of `judging.jsonl`."""
+
+    round: int
+    model: str
+    trained_at: str
+    sites: int
+    bytes_up: int
+    bytes_down: int
+
+
+def read_judging(file: Path) -> tuple[JudgingLine, ...]:
+    """Every whole line; nothing where no model was judged."""
+    if not file.exists():
+        return ()
+    lines = []
+    for text in file.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(JudgingLine(**json.loads(text)))
+        except (ValueError, TypeError):
+            continue  # cut short by a crash
+    return tuple(lines)
+
+
+def append(file: Path, line: RoundLine | JudgingLine) -> None:
     add_line(file, asdict(line))
 
 

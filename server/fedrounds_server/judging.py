@@ -20,6 +20,7 @@ from fedrounds_server.cohort import Roster
 from fedrounds_server.folder import FORMAT, RunFolder, read_json
 from fedrounds_server.grid import Post
 from fedrounds_server.guard import Guard
+from fedrounds_server.history import JudgingLine
 from fedrounds_server.plan import Plan
 from fedrounds_server.replicates import ENDING, write_replicates
 from fedrounds_server.tables import ALL, MetricRow, metric_rows, read_metrics, write_metrics
@@ -53,6 +54,7 @@ def judge(
     missing: dict[str, str] = {}
     withheld: dict[str, list[str]] = {}
     tallies: dict[tuple[str, str], Tally] = {}
+    moved: list[tuple[int, int]] = []
     guard = Guard({}, 0.0, plan.codec)
     post = post or Post(grid, plan.clock, plan.keys)
     for cohort, names in cohorts.items():
@@ -65,6 +67,7 @@ def judge(
         by_node = {sites.nodes[name]: name for name in names}
         for answer in post.ask(dict.fromkeys(by_node, ask), plan.study.cohort.deadline_s):
             name = by_node[answer.node]
+            moved.append((answer.bytes_up, answer.bytes_down))
             tally, state = _admitted(guard, plan, answer, ask, name)
             if state == WITHHELD:
                 withheld.setdefault(name, []).append(cohort)
@@ -75,6 +78,9 @@ def judge(
             else:
                 tallies[name, cohort] = tally
             plan.listen("score", {"site": name, "model": model, "cohort": cohort})
+    if moved:
+        up, down = (sum(way) for way in zip(*moved, strict=True))
+        history.append(plan.folder.judging, JudgingLine(round_, model, trained_at, len(moved), up, down))
     _write_withheld(file, withheld)  # first: a table without a site must say why
     write_judged(plan, tallies, round_, model, trained_at)
     return missing

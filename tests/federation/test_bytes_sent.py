@@ -137,3 +137,12 @@ def test_without_what_was_sent_before_the_sites_begin_anew(tmp_path: Path, cubes
     resumed = run_of(study, "int8", "int8", resume=run.path)
     assert resumed.status["state"] == "done"
     assert [len(line.ok) for line in rounds_of(resumed)] == [len(line.ok) for line in rounds_of(run)]
+
+
+def test_models_travel_unpacked_to_be_judged_and_that_is_counted(tmp_path: Path, cubes: Cubes) -> None:
+    run = run_of(cubes(tmp_path, rounds=1), "int8", "int8")
+    (line,) = rounds_of(run)
+    judged = history.read_judging(run.folder.judging)
+    assert [(each.round, each.model) for each in judged] == [(0, "untrained"), (1, "consensus")]
+    assert all(each.bytes_down > each.sites * line.model_bytes for each in judged)
+    assert all(0 < each.bytes_up < each.sites * line.model_bytes for each in judged)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fedrounds_server.history import RoundLine, SiteLine
+from fedrounds_server.history import JudgingLine, RoundLine, SiteLine, append, read_judging
 from fedrounds_server.report.carried import DOWN, UP, carried, carried_in_words, carried_table
 from fedrounds_server.report.folder import RunView
 
@@ -55,3 +56,16 @@ def test_a_history_that_does_not_say_how_large_the_model_is_has_no_shares() -> N
     table = carried_table(old)
     assert table is not None
     assert table.rows[0][3] == "–"
+
+
+def test_what_judging_took_is_told_beside_it(tmp_path: Path) -> None:
+    file = tmp_path / "judging.jsonl"
+    for number in (0, 5):
+        append(file, JudgingLine(number, "consensus", "all", 3, 1_500, 30_000))
+    file.write_text(file.read_text("utf-8") + '{"round": 9, "mod', "utf-8")  # cut short by a crash
+    judging = read_judging(file)
+    assert [line.round for line in judging] == [0, 5]
+    table = carried_table(replace(run_of(line(1, SiteLine("A", "ok", bytes_up=1, bytes_down=1))), judging=judging))
+    assert table is not None
+    assert table.note.endswith("2 models travelled unpacked to be judged: 60.0 kB to the hospitals, 3.0 kB from them.")
+    assert read_judging(tmp_path / "none") == ()

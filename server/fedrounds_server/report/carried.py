@@ -10,6 +10,7 @@ from typing import Any, final
 
 from fedrounds_server.history import RoundLine
 from fedrounds_server.report.folder import RunView, table_of
+from fedrounds_server.report.style import count_of
 from fedrounds_server.report.table import Table
 from fedrounds_server.tables import shown_bytes, shown_percent
 
@@ -94,9 +95,16 @@ def carried_table(run: RunView) -> Table | None:
         ("Way", "Codec", "A hospital and round", "Of the weights as they are", "In round 1", "All together"),
         rows,
         frozenset({0, 1}),
-        note="Messages of the rounds as they were sent, headers included and as often as they were; models travel "
-        "unpacked to be judged, and these are not counted here.",
+        note=f"Messages of the rounds as they were sent, headers included and as often as they were.{_judging(run)}",
     )
+
+
+def _judging(run: RunView) -> str:
+    if not run.judging:
+        return ""
+    up, down = (sum(getattr(line, way) for line in run.judging) for way in ("bytes_up", "bytes_down"))
+    models = count_of(len(run.judging), "model")
+    return f" {models} travelled unpacked to be judged: {shown_bytes(down)} to the hospitals, {shown_bytes(up)} from them."
 
 
 def carried_in_words(run: RunView) -> str:

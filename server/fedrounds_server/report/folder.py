@@ -19,7 +19,7 @@ from fedrounds_common import shelves
 from fedrounds_common.errors import RunFileError
 from fedrounds_common.task import Metric, Task
 from fedrounds_server.folder import RunFolder, read_json
-from fedrounds_server.history import ROUND, RoundLine
+from fedrounds_server.history import ROUND, JudgingLine, RoundLine, read_judging
 from fedrounds_server.history import read as read_history
 from fedrounds_server.measures import Counts, Measures, counts_of
 from fedrounds_server.replicates import Drawn, read_replicates
@@ -72,6 +72,7 @@ class RunView:
     cases: tuple[CaseValue, ...] = ()
     pictures: tuple[DrawnCase, ...] = ()
     sums: tuple[RoundLine, ...] = ()
+    judging: tuple[JudgingLine, ...] = ()
 
     @property
     def name(self) -> str:
@@ -193,6 +194,7 @@ def read_run(path: Path, with_sites: bool = True) -> RunView:
         read_metrics(folder.metrics) if folder.metrics.is_file() else (),
         tuple(line for line in lines if line.kind == ROUND),
         sums=tuple(line for line in lines if line.kind != ROUND),
+        judging=read_judging(folder.judging),
     )
     if not with_sites:
         return run
@@ -201,6 +203,7 @@ def read_run(path: Path, with_sites: bool = True) -> RunView:
         run.path, run.record, run.status, run.study, run.rows, run.history,
         tuple(value for folder in folders for value in read_cases(folder / "cases.csv", run.metric)),
         tuple(drawn for folder in folders for drawn in read_pictures(folder, run.case_metric)), run.sums,
+        run.judging,
     )  # fmt: skip
 
 
