@@ -30,7 +30,7 @@ def record_of(run: str, started: str, study: Study, task: Task, packages: Sequen
         "study": {"name": study.name, "digest": digest(study), "seed": study.seed},
         "primary": study.evaluation.primary,
         **Measures.of(task).as_dict(),
-        "privacy": "none: no differential privacy, no secure aggregation",
+        "privacy": _privacy(study),
         "machine": {
             "python": sys.version.split()[0],
             "system": f"{platform.system()} {platform.machine()}",
@@ -40,6 +40,11 @@ def record_of(run: str, started: str, study: Study, task: Task, packages: Sequen
         "versions": {name: version(name) for name in packages},
         "same_bits": "on CPUs of one kind with the same settings of the linear algebra, one thread a site; elsewhere compare within a tolerance",
     }
+
+
+def _privacy(study: Study) -> str:
+    names = ", ".join(str(table["name"]) for table in study.privacy)
+    return f"{names or 'none: no differential privacy'}{',' if not names else ';'} no secure aggregation"
 
 
 def _kernels() -> dict[str, str]:

@@ -192,6 +192,7 @@ def merged(states: Mapping[str, str], missing: Mapping[str, str]) -> dict[str, s
 
 
 def _loss(line: RoundLine) -> float | None:
-    """Mean training loss of the round, weighted by cases."""
-    weight = sum(site.cases for site in line.ok)
-    return sum((site.loss or 0.0) * site.cases for site in line.ok) / weight if weight else None
+    """Mean training loss of the round, weighted by cases; None where no site tells its own."""
+    told = [(site.loss, site.cases) for site in line.ok if site.loss is not None]
+    weight = sum(cases for _, cases in told)
+    return sum(loss * cases for loss, cases in told) / weight if weight else None

@@ -102,7 +102,7 @@ def toy_gather(parts: Any, purpose: str, arrays: Arrays, cases: Any) -> dict[str
 
 def toy_train(
     network: Any, task: Any, cases: Any, form: Any, training: Any, piece: Piece, start: Arrays,
-    moments: Arrays | None = None, correct: Any = None, pieces: int = 1, beside: bool = False,
+    moments: Arrays | None = None, correct: Any = None, pieces: int = 1, beside: bool = False, noisy: None = None,
 ) -> Result:  # fmt: skip
     """In the place of `fedrounds_client.training.train`."""
     _, round_, site = piece.labels
@@ -134,6 +134,7 @@ class ToyParts:
     codec: Codec
     down: Codec
     task: Any = ToyTask()
+    noisy: None = None
 
     def module(self) -> None:
         return None
