@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from fedrounds_common.spans import timed
+
 T = TypeVar("T")
 
 
@@ -30,7 +32,7 @@ def each_made(make: Callable[[], T], count: int, *, beside: bool) -> Iterator[tu
         coming = thread.submit(make)
         for left in reversed(range(count)):
             started = time.perf_counter()
-            made = coming.result()
+            made = timed("data")(coming.result)()
             waited = time.perf_counter() - started
             if left:
                 coming = thread.submit(make)

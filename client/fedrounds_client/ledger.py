@@ -12,6 +12,7 @@ from fedrounds_common.disk import add_line
 from fedrounds_common.leaving import Leaving, scalars_of, signed_bytes, to_wire
 from fedrounds_common.letter import Letter
 from fedrounds_common.signing import SigningKey
+from fedrounds_common.spans import timed
 
 FORMAT = 1
 
@@ -29,6 +30,7 @@ def enter_signed(file: Path, message: Leaving, purpose: str, key: SigningKey | N
     return header, buffer, signature
 
 
+@timed("serialise")
 def enter_packed(file: Path, message: Leaving, purpose: str, letter: Letter) -> None:
     """Write down what leaves as it is: `message` packed and signed before."""
     header, buffer, signature = letter

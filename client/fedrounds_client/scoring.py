@@ -19,12 +19,14 @@ from fedrounds_common.errors import no_exit
 from fedrounds_common.leaving import Ask
 from fedrounds_common.pictures import png_of, side_by_side
 from fedrounds_common.rng import derive
+from fedrounds_common.spans import timed
 from fedrounds_common.task import CaseScore, Picture, Prediction, Task
 
 SCORE_COLUMNS = ("round", "model", "trained_at", "cohort", "case", "patient", "region", "metric", "value", "state")
 
 
 @no_exit()
+@timed("evaluate")
 def score_cases(
     models: Sequence[Arrays], cases: Cases, parts: Parts, pictures: int = 0, beside: Cases = ()
 ) -> tuple[list[CaseScore], list[tuple[CaseScore, Picture]]]:
@@ -77,6 +79,7 @@ def _primary(score: CaseScore, metric: str, task: Task) -> float:
     return -value if metric in task.measures and task.measures[metric].lower_is_better else value
 
 
+@timed("evaluate")
 def write_scores(
     folder: Path, ask: Ask, scores: Sequence[CaseScore], pictures: Sequence[tuple[CaseScore, Picture]]
 ) -> None:

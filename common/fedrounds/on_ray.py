@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from fedrounds.measure import measure
 from fedrounds.simulation import prepared_of
 from fedrounds_client.site import Parts
 from fedrounds_common.errors import MachineError
+from fedrounds_common.spans import VARIABLE
 from fedrounds_server.engines.pool import Done, Handler, Job, Workers
 from fedrounds_server.engines.ray import Cluster, ray_pool, share_of_gpu
 from fedrounds_sites.hospitals import open_hospital, read_rehearsal
@@ -29,7 +31,7 @@ def pool_on_ray(simulation: Simulation, run: Path) -> Workers:
     wanted = simulation.ray
     cluster = Cluster(wanted.address, simulation.workers, wanted.cpus, wanted.gpus or 0.0)
     # one thread as everywhere, whatever the machines of the cluster have set: other threads give other bits
-    environment = {**THREADS, **SILENCE}
+    environment = {**THREADS, **SILENCE, **({VARIABLE: os.environ[VARIABLE]} if VARIABLE in os.environ else {})}
     share = _share if wanted.gpus is None else None
     return ray_pool(cluster, partial(played, run), environment, run / "rehearsal.json", share, usable_cores())
 

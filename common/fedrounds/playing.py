@@ -22,6 +22,7 @@ from fedrounds.record import note_start
 from fedrounds.run import Run
 from fedrounds.sessions import session
 from fedrounds.simulation import Prepared
+from fedrounds.times import Stopwatch, stopwatch
 from fedrounds_client.scoring import assemble_cases_csv
 from fedrounds_common.arrays import Arrays
 from fedrounds_common.case import CaseRef
@@ -40,8 +41,9 @@ from fedrounds_sites.hospitals import assign, forget, leave_one_out, open_hospit
 
 
 def carry_out(
-    prepared: Prepared, runs: Path, name: str | None, resume: Path | None, strict: bool, listen: Listener
-) -> Run:
+    prepared: Prepared, runs: Path, name: str | None, resume: Path | None, strict: bool, listen: Listener,
+    profile_time: bool = False,
+) -> Run:  # fmt: skip
     """Run a prepared study from its cases to its report.
 
     Args:
@@ -49,6 +51,7 @@ def carry_out(
         strict: refuse to start when a case cannot be used.
         listen: called with an event's name and facts: plan, hello, round-start, site, round, score,
             baseline, floor, warning, end.
+        profile_time: write where the time of this session went (`times.py`).
 
     Returns:
         The finished run; `run.exit` tells whether all sites and cases took part.
@@ -62,11 +65,12 @@ def carry_out(
         refuse_other_study(resume, prepared)
     folder = RunFolder(new_folder(runs, name or prepared.study.name) if resume is None else resume.resolve())
     with lock(folder.path):
-        with session(folder):
+        with session(folder), stopwatch(profile_time) as watch:
             try:
                 with sites_lazily(folder.path, syncs=True):
                     lay_out(prepared, folder, sites)
-                    _play(prepared, folder, sites, resume is not None, strict, listen)
+                    _play(prepared, folder, sites, resume is not None, strict, listen, watch)
+                watch.write(folder.path)
             except BaseException as error:
                 if not folder.status.exists():  # the coordinator had not begun, which writes it otherwise
                     # without the message: that of --strict names files of hospitals
@@ -79,10 +83,11 @@ def carry_out(
 
 def _play(
     prepared: Prepared, folder: RunFolder, sites: Mapping[str, Sequence[CaseRef]], resume: bool, strict: bool,
-    listen: Listener,
+    listen: Listener, watch: Stopwatch,
 ) -> None:  # fmt: skip
     """Coordinator and hospitals, from the first hello to the last score."""
     with pool_of(prepared, folder) as pool:
+        watch.watch(pool)
         start = _start_weights(prepared, folder, pool, resume, listen)
         if strict:
             _refuse_bad_cases(tuple(sites), folder)

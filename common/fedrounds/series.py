@@ -97,6 +97,7 @@ def simulate(
     name: str | None = None,
     resume: Path | str | None = None,
     strict: bool = False,
+    profile_time: bool = False,
     listen: Listener = nobody,
 ) -> Run | Series:
     """Run a study from its file to its report, once or as a series.
@@ -112,6 +113,7 @@ def simulate(
         resume: an interrupted run's folder, to go on from its last checkpoint; without a study, with
             the one that the folder holds, and then nothing else may be set.
         strict: refuse to start when a case cannot be used.
+        profile_time: write where each run's time went into its folder, `time.json` and `figures/time.png`.
         listen: called with an event's name and its facts, for a live display.
 
     Returns:
@@ -127,9 +129,11 @@ def simulate(
                 "FR-U13", "settings, and a run that goes on as its folder says", wanted="one of the two",
                 do="name the study too, to change what may be changed of a run that goes on, such as workers",
             )  # fmt: skip
-        return carry_out(_of_folder(again), Path(runs), name, again, strict, listen)
+        return carry_out(_of_folder(again), Path(runs), name, again, strict, listen, profile_time)
     if seeds is None and not sweep and not folds:
-        return carry_out(prepare(study, overrides, plugins, given), Path(runs), name, again, strict, listen)
+        return carry_out(
+            prepare(study, overrides, plugins, given), Path(runs), name, again, strict, listen, profile_time
+        )
     if again is not None:
         raise UsageError("FR-U26", "--resume with --seeds, --sweep or --folds", wanted="one run to go on with")
     finished: list[Run] = []
@@ -138,7 +142,7 @@ def simulate(
         prepared = prepare(study, [*overrides, *setting], plugins, given)
         for one in _variants(prepared, seeds or 1, folds):
             listen("series", {"run": len(finished) + 1, "setting": " ".join(setting), "seed": one.study.seed})
-            finished.append(carry_out(one, Path(runs), name, None, strict, listen))
+            finished.append(carry_out(one, Path(runs), name, None, strict, listen, profile_time))
             labels.append(" ".join(setting))
     return Series(tuple(finished), tuple(labels))
 

@@ -24,6 +24,7 @@ from fedrounds_client.site import Parts, Site, parts_of_text
 from fedrounds_common.disk import add_text
 from fedrounds_common.errors import code_of
 from fedrounds_common.leaving import Ask
+from fedrounds_common.spans import begin_worker
 from fedrounds_server.engines.inline import deliver
 from fedrounds_server.engines.pool import Done, Handler, Job, serve
 from fedrounds_sites.hospitals import open_hospital, read_rehearsal
@@ -94,6 +95,7 @@ def main(run: Path) -> None:
     stdin, stdout = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     sys.stdout = sys.stderr
+    begin_worker()
     with sites_lazily(run, syncs=False):
         serve(stdin, stdout, handler(run))
 

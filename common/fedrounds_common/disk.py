@@ -19,6 +19,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol, final
 
+from fedrounds_common.spans import timed
+
 BLOCK = 8192
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 APPEND = os.O_RDWR | os.O_CREAT | os.O_APPEND
@@ -116,6 +118,7 @@ def forget_settled() -> None:
     _settled.clear()
 
 
+@timed("disk")
 def write_whole(file: Path, *parts: Data, private: bool = False) -> None:
     """Write the parts end to end: a temporary file beside it, fsync, rename, fsync of the folder.
 
@@ -192,6 +195,7 @@ class Scratch:
         self._file.close()
 
 
+@timed("disk")
 def settle(file: Path) -> None:
     """Have on disk what is in this file by now, and its name."""
     handle = _steps.open(file, os.O_RDONLY, 0)
@@ -211,6 +215,7 @@ def write_json(file: Path, value: object) -> None:
     write_text(file, json.dumps(value, sort_keys=True, indent=1) + "\n")
 
 
+@timed("disk")
 def add_line(file: Path, value: object) -> None:
     """Append one JSON line and have it on disk before going on."""
     _make_folders(file.parent)
@@ -228,6 +233,7 @@ def add_line(file: Path, value: object) -> None:
         _steps.close(handle)
 
 
+@timed("disk")
 def add_text(file: Path, text: str) -> None:
     """Append lines to a log, which a crash may cut short."""
     _make_folders(file.parent)
@@ -244,6 +250,7 @@ def remove_file(file: Path) -> None:
     _steps.unlink(file)
 
 
+@timed("disk")
 def remove_folder(folder: Path) -> None:
     """Take a folder away with all that is in it, for good: after a power cut it does not come back. None there is
     no error."""

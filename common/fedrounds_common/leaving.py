@@ -23,6 +23,7 @@ from fedrounds_common.arrays import Arrays, buffers, manifest, norm, pack, unpac
 from fedrounds_common.case import F64
 from fedrounds_common.errors import CODE, UpdateError
 from fedrounds_common.flat import Buffer, Entry, layout_of
+from fedrounds_common.spans import timed
 
 FORMAT = 1
 SIGNED_AS = b"fedrounds-message-1\0"  # so that nothing else these keys sign can be taken for a message
@@ -170,6 +171,7 @@ _TEXTS = {
 }
 
 
+@timed("serialise")
 def to_wire(message: Ask | Leaving) -> tuple[str, bytes]:
     """Scalars as JSON (with the manifests), and all arrays end to end in one buffer: copied once, or not at all."""
     scalars: Scalars = {"format": FORMAT, "type": "ask" if isinstance(message, Ask) else message.kind}
@@ -185,6 +187,7 @@ def to_wire(message: Ask | Leaving) -> tuple[str, bytes]:
     return json.dumps(scalars, sort_keys=True), whole
 
 
+@timed("serialise")
 def from_wire(header: str, buffer: Buffer) -> Ask | Leaving:
     """The inverse of `to_wire`; arrays are read-only views of `buffer`.
 

@@ -6,6 +6,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from fedrounds_common.errors import UpdateError
 from fedrounds_common.leaving import Ask, Leaving, from_wire, to_wire
+from fedrounds_common.spans import timed
 
 TEXT, BUFFER, SIGNATURE = "fedrounds", "arrays", "signature"
 
@@ -14,6 +15,7 @@ def to_record(message: Ask | Leaving) -> RecordDict:
     return record_of(*to_wire(message))
 
 
+@timed("serialise")
 def record_of(header: str, buffer: bytes, signature: bytes = b"") -> RecordDict:
     """One message as Flower carries it; in a simulation nobody signs."""
     texts: dict[str, str | bytes] = {"header": header}
@@ -23,6 +25,7 @@ def record_of(header: str, buffer: bytes, signature: bytes = b"") -> RecordDict:
     return RecordDict({TEXT: ConfigRecord(dict(texts)), BUFFER: ArrayRecord({"flat": array})})
 
 
+@timed("serialise")
 def parts_of(record: RecordDict) -> tuple[str, bytes]:
     """Header and buffer of a record made by `record_of`.
 

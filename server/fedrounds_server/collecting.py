@@ -15,6 +15,7 @@ from fedrounds_common.disk import settle
 from fedrounds_common.errors import RunFileError, UpdateError
 from fedrounds_common.flat import Flat
 from fedrounds_common.leaving import Ask, Leaving, Update, from_wire
+from fedrounds_common.spans import timed
 from fedrounds_common.strategy import SiteUpdate
 from fedrounds_server.answers import Answer
 from fedrounds_server.cosines import MOST, cosine, sample
@@ -48,6 +49,7 @@ class Collection:
         """Site → cases of each update of this very round."""
         return self.store.cases
 
+    @timed("aggregate")
     def take(self, answer: Answer, name: str) -> None:
         """One answer of this round. Where updates are kept, it is on disk before it counts."""
         self.answered.add(name)
@@ -85,7 +87,8 @@ class Collection:
     def _line(self, update: SiteUpdate, said: Leaving, bytes_up: int, ask: Ask) -> SiteLine:
         assert isinstance(said, Update)
         size = self.guard.norms[ask.round][update.site]
-        return SiteLine(update.site, "ok", update.cases, said.steps, said.loss, said.seconds, bytes_up, norm=size)
+        loss = None if self.plan.study.privacy else said.loss  # of noisy steps a site tells none, and writes 0
+        return SiteLine(update.site, "ok", update.cases, said.steps, loss, said.seconds, bytes_up, norm=size)
 
     # ------------------------------------------------------------ late ones
 
@@ -149,6 +152,7 @@ class Collection:
 
     # ------------------------------------------------------------ the end
 
+    @timed("aggregate")
     def with_cosines(self, before: Arrays, after: Arrays, averaged: Iterable[str]) -> None:
         """How far each update that was averaged points where the consensus went: −1 … 1."""
         step = sample(after, self.sampled) - sample(before, self.sampled)

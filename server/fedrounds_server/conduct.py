@@ -13,6 +13,7 @@ from fedrounds_common.disk import remove_folder
 from fedrounds_common.errors import TooFewSites
 from fedrounds_common.flat import Flat
 from fedrounds_common.leaving import Ask
+from fedrounds_common.spans import timed
 from fedrounds_common.strategy import Consensus
 from fedrounds_server.answers import LOST, Answer
 from fedrounds_server.cohort import Roster, need, need_cases, ranked, spares
@@ -60,7 +61,7 @@ class Conduct:
         try:
             sites, opened = self._collect(collection, sites, opened)
             collection.stand_in()
-            following = _held(plan.strategy.aggregate(consensus, collection.store))
+            following = _held(timed("aggregate")(plan.strategy.aggregate)(consensus, collection.store))
             averaged = collection.store.cases
         finally:
             # what must outlive a failed round is beside the store, and kept
@@ -211,7 +212,9 @@ class Conduct:
         cohort = self.plan.study.cohort
         if not cohort.over_select:
             return False
-        first = [name for name in order if name in collection.fresh or name not in collection.answered][: cohort.per_round]
+        first = [name for name in order if name in collection.fresh or name not in collection.answered][
+            : cohort.per_round
+        ]
         return len(first) == cohort.per_round and set(first) <= set(collection.fresh)
 
     def _leave_out_spares(self, collection: Collection, order: tuple[str, ...], asked: Mapping[int, str]) -> None:

@@ -14,6 +14,7 @@ from fedrounds_common.arrays import Arrays, norm
 from fedrounds_common.codec import Codec
 from fedrounds_common.errors import UpdateError
 from fedrounds_common.leaving import Ask, Hello, Leaving, Scores, Statistics, Update, check_tally, check_update
+from fedrounds_common.spans import timed
 from fedrounds_common.strategy import SiteUpdate
 from fedrounds_common.task import Tally
 from fedrounds_server import history
@@ -95,6 +96,7 @@ class Guard:
         self._see(site, ask)
         return answer
 
+    @timed("serialise")
     def decoded(self, arrays: Arrays, like: Arrays, site: str) -> Arrays:
         """What the codec makes of a site's arrays, for a model like that; raises UpdateError if it stumbles over them."""
         try:

@@ -12,6 +12,7 @@ from fedrounds_common.arrays import Arrays
 from fedrounds_common.disk import remove_file, write_json
 from fedrounds_common.errors import RunFileError, UpdateError
 from fedrounds_common.leaving import Ask, check_tally
+from fedrounds_common.spans import timed
 from fedrounds_common.study.study import Study
 from fedrounds_common.task import Tally, Task, add_tallies
 from fedrounds_server import history
@@ -86,6 +87,7 @@ def judge(
     return missing
 
 
+@timed("evaluate")
 def write_judged(plan: Plan, tallies: Tallies, round_: int, model: str, trained_at: str) -> None:
     """The table of one model into the run's `scores/`, and beside it what intervals over one hospital's cases need."""
     file = score_file(plan.folder, round_, model, trained_at)

@@ -17,6 +17,7 @@ from fedrounds_common.case import Case, CaseRef
 from fedrounds_common.disk import add_text, write_json
 from fedrounds_common.errors import CaseError, DataError
 from fedrounds_common.rng import share
+from fedrounds_common.spans import timed
 from fedrounds_common.study.canonical import study_from_canonical
 from fedrounds_common.study.study import Study
 from fedrounds_sites.cache import CaseStore
@@ -58,6 +59,7 @@ class Hospital:
     def pictures(self) -> int:
         return self.simulation.pictures
 
+    @timed("data")
     def open_all(self) -> Opened:
         """Every case, read once a process and prepared once; a store keeps them.
 

@@ -49,6 +49,9 @@ def register(app: typer.Typer) -> None:
         dry_run: Annotated[
             bool, typer.Option("--dry-run", help="Measure one site and say what a run would take.")
         ] = False,
+        profile_time: Annotated[
+            bool, typer.Option("--profile-time", help="Say where the time went, and write it into the run's folder.")
+        ] = False,
         strict: Annotated[bool, typer.Option("--strict", help="Do not start if a case cannot be used.")] = False,
         resume: Annotated[
             str | None, typer.Option(metavar="RUN", help="Go on with an interrupted run from its last checkpoint.")
@@ -73,6 +76,7 @@ def register(app: typer.Typer) -> None:
         return carried_out(
             file, seeds=seeds, sweep=sweep or (), folds=folds, overrides=overrides, plugins=plugins or (), runs=runs,
             name=name, resume=None if resume is None else run_path(resume, runs), strict=strict,
+            profile_time=profile_time,
         )  # fmt: skip
 
 
@@ -91,7 +95,21 @@ def carried_out(file: Path | None, **options: Any) -> Answer:
 
     with screen_on(console(sys.stderr)) as listen:
         finished = series.simulate(file, listen=listen, **options)
-    return _series_told(finished) if isinstance(finished, series.Series) else _run_told(finished)
+    if isinstance(finished, series.Series):
+        return _series_told(finished)
+    answer = _run_told(finished)
+    return _with_times(answer, finished.path) if options.get("profile_time") else answer
+
+
+def _with_times(answer: Answer, run: Path) -> Answer:
+    from fedrounds.times import lines_of, read_times
+
+    found = read_times(run)
+    if found is None:
+        return answer
+    from rich.console import Group
+
+    return Answer({**answer.data, "time": found}, Group(answer.text, "", *lines_of(found)), answer.status)
 
 
 def _run_told(run: Run) -> Answer:

@@ -16,10 +16,11 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import IO, Any, Self, final
 
+from fedrounds_common import spans
 from fedrounds_common.errors import MachineError
 
 Ticket = int
@@ -39,11 +40,15 @@ class Job:
 @final
 @dataclass(frozen=True)
 class Done:
-    """`error` is "" or the code of what went wrong; a worker that died says "FR-R02"."""
+    """`error` is "" or the code of what went wrong; a worker that died says "FR-R02".
+
+    `spent`: of a worker that is timed, seconds by kind since it last said so.
+    """
 
     scalars: Mapping[str, Any]
     buffer: bytes = b""
     error: str = ""
+    spent: Mapping[str, float] = field(default_factory=dict)
 
 
 Handler = Callable[[Job], Done]
@@ -65,6 +70,16 @@ class Pool(ABC):
 
     @abstractmethod
     def close(self) -> None: ...
+
+    @property
+    def workers(self) -> int:
+        """How many processes work beside this one."""
+        return 0
+
+    @property
+    def spent(self) -> Mapping[str, float]:
+        """What its workers said they had spent, seconds by kind, where they are timed."""
+        return {}
 
     def __enter__(self) -> Self:
         return self
@@ -145,7 +160,7 @@ class Program(Hand):
         assert stdout is not None
         send_frame(stdin, {"kind": job.kind, "scalars": dict(job.scalars), "lane": job.lane}, job.buffer)
         head, buffer = receive_frame(stdout)
-        return Done(head["scalars"], buffer, head["error"])
+        return Done(head["scalars"], buffer, head["error"], head.get("spent", {}))
 
     def kill(self) -> None:
         self._process.kill()
@@ -181,6 +196,7 @@ class Workers(Pool):
         self._closed = False
         self._given_up: set[Ticket] = set()
         self._count = 0
+        self._spent: dict[str, float] = {}
         self._hands = list[Hand]()
         for _ in range(count):
             self._hands.append(self._first())
@@ -195,6 +211,15 @@ class Workers(Pool):
             self._lock.notify_all()
             return self._count
 
+    @property
+    def workers(self) -> int:
+        return len(self._hands)
+
+    @property
+    def spent(self) -> Mapping[str, float]:
+        return self._spent
+
+    @spans.timed("idle")
     def next_done(self, wait_s: float) -> tuple[Ticket, Done] | None:
         """As `Pool.next_done`.
 
@@ -209,6 +234,8 @@ class Workers(Pool):
                     "FR-E20", "every worker died and none can be started", do="see `fedrounds doctor`, or use fewer"
                 ) from None
             return None
+        for kind, seconds in done.spent.items():
+            self._spent[kind] = self._spent.get(kind, 0.0) + seconds
         return None if ticket in self._given_up else (ticket, done)
 
     def abandon(self, tickets: Sequence[Ticket]) -> None:
@@ -316,8 +343,12 @@ def serve(stdin: IO[bytes], stdout: IO[bytes], handle: Handler) -> None:
     threading.Thread(target=_listen, args=(stdin, jobs), daemon=True).start()
     while True:
         head, buffer = jobs.get()
+        spans.job_begins()
         done = handle(Job(head["kind"], head["scalars"], buffer, head["lane"]))
-        send_frame(stdout, {"scalars": dict(done.scalars), "error": done.error}, done.buffer)
+        said = {"scalars": dict(done.scalars), "error": done.error}
+        if spent := spans.job_ends():
+            said["spent"] = spent
+        send_frame(stdout, said, done.buffer)
 
 
 def _listen(stdin: IO[bytes], jobs: queue.SimpleQueue[tuple[dict[str, Any], bytes]]) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from threading import current_thread, main_thread
 from typing import Any, final
 
+from fedrounds_common import spans
 from fedrounds_common.errors import MachineError
 from fedrounds_server.engines.pool import Done, Hand, Handler, Job, Workers
 
@@ -91,15 +92,17 @@ class Player:
     """What lives in an actor's process: the handler of jobs, made there."""
 
     def __init__(self, made: Callable[[], Handler]) -> None:
+        spans.begin_worker()
         self._handle = made()
 
     def ready(self, file: str) -> dict[str, Any]:
         """Whether this machine sees the run's folder, and which fedrounds it has."""
         return {"sees": Path(file).exists(), "fedrounds": metadata.version("fedrounds"), "host": socket.gethostname()}
 
-    def do(self, kind: str, scalars: str, buffer: bytes, lane: str) -> tuple[str, bytes, str]:
+    def do(self, kind: str, scalars: str, buffer: bytes, lane: str) -> tuple[str, bytes, str, dict[str, float]]:
+        spans.job_begins()
         done = self._handle(Job(kind, json.loads(scalars), buffer, lane))
-        return json.dumps(dict(done.scalars)), bytes(done.buffer), done.error
+        return json.dumps(dict(done.scalars)), bytes(done.buffer), done.error, spans.job_ends()
 
 
 @final
@@ -122,11 +125,11 @@ class Actor(Hand):
     def do(self, job: Job) -> Done:
         try:
             sent = self.handle.do.remote(job.kind, json.dumps(dict(job.scalars)), bytes(job.buffer), job.lane)
-            scalars, buffer, error = self._ray.get(sent)
+            scalars, buffer, error, spent = self._ray.get(sent)
         except Exception:
             self._ended = True
             raise
-        return Done(json.loads(scalars), buffer, error)
+        return Done(json.loads(scalars), buffer, error, spent)
 
     def kill(self) -> None:
         self._ended = True
