@@ -29,6 +29,11 @@ def trained(work: Work, weights: Weights, sites: list[int], round_: int) -> tupl
     return total, losses, len(sites)
 
 
+def warmed(work: Work) -> None:
+    """torch imports its compiler when the first optimiser is made: no part of the loop."""
+    workload.optimiser(work, workload.network(work))
+
+
 def mean(work: Work, parts: list[tuple[Weights, float, int]], like: Weights) -> tuple[Weights, float]:
     sums = {name: sum(part[0][name] for part in parts) for name in like}
     weights = {name: (sums[name] / work.sites).astype(like[name].dtype) for name in like}
@@ -41,6 +46,7 @@ def run(work: Work, processes: int) -> dict[str, object]:
     shares = [list(range(first, work.sites, processes)) for first in range(processes)]
     context = multiprocessing.get_context("spawn")
     with context.Pool(processes) if processes > 1 else Alone() as pool:
+        pool.starmap(warmed, [(work,)] * processes)
         started, rounds = time.perf_counter(), 0
         while rounds < work.rounds:
             rounds += 1
@@ -52,9 +58,8 @@ def run(work: Work, processes: int) -> dict[str, object]:
                 if dice >= work.until:
                     break
         seconds = time.perf_counter() - started
-    steps = rounds * work.sites * work.steps
-    return {"seconds": seconds, "steps": steps, "rounds": rounds, "loss": found, "dice": dice,
-            "probe": workload.probe(weights)}  # fmt: skip
+    return {"seconds": seconds, "steps": rounds * work.sites * work.steps, "rounds": rounds, "loss": found,
+            "dice": dice, "probe": workload.probe(weights)}  # fmt: skip
 
 
 class Alone:

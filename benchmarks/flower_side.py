@@ -81,7 +81,7 @@ def server_app(work: Work, found: dict[str, Any]) -> ServerApp:
             pass
         found["rounds_s"] = time.perf_counter() - started
         # without the first round, in which the workers import torch
-        found["steady_s"] = ends[-1] - ends[1] if len(ends) > 1 else 0.0
+        found["clients_per_s"] = work.sites * (len(ends) - 2) / (ends[-1] - ends[1]) if len(ends) > 2 else 0.0
 
     return app
 

@@ -107,7 +107,8 @@ def main() -> None:
         "seconds": seconds, "cpu_s": spent, "steps": sum(site["steps"] for line in rounds for site in line["sites"]),
         "rounds": len(rounds), "loss": sum(site["loss"] for site in rounds[-1]["sites"]) / len(rounds[-1]["sites"]),
         "rounds_s": sum(line["seconds"] for line in rounds),
-        "steady_s": sum(line["seconds"] for line in rounds[1:]),
+        "clients_per_s": work.sites * (len(rounds) - 1) / sum(line["seconds"] for line in rounds[1:])
+        if rounds[1:] else 0.0,
         "probe": workload.probe(load_file(run.folder.consensus)), "exit": run.exit,
     }))  # fmt: skip
 

@@ -95,7 +95,7 @@ def main() -> None:
     seconds, rounds = time.perf_counter() - started, len(judge.ends)
     print(json.dumps({
         "seconds": seconds, "steps": rounds * work.sites * work.steps, "rounds": rounds, "dice": judge.dice,
-        "steady_s": judge.ends[-1] - judge.ends[0],
+        "clients_per_s": work.sites * (rounds - 1) / (judge.ends[-1] - judge.ends[0]) if rounds > 1 else 0.0,
         "probe": workload.probe(workload.weights_of(model.pytorch_model)),
     }))  # fmt: skip
 
