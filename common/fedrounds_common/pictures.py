@@ -104,10 +104,11 @@ def overlaid(case: Case, maps: Mapping[str, F32], form: CaseForm, note: str = ""
     """Each map as a warm tint over the slice in which the maps together peak; the reference's outline in each.
 
     Args:
-        maps: name → (*grid), larger is more; each is scaled by its own largest value, because their units differ.
+        maps: name → (*grid), larger is more; each is counted from its least value and scaled by its largest, because
+            their units differ: one that is the same everywhere says nothing, and tints nothing.
         note: stands in the title, e.g. which answer the maps explain.
     """
-    peaks = [heat / max(float(heat.max()), 1e-12) for heat in maps.values()]
+    peaks = [(heat - heat.min()) / max(float(heat.max()), 1e-12) for heat in maps.values()]
     together = np.mean(peaks, axis=0)
     axis = slice_axis(case, form)
     index = None

@@ -202,6 +202,19 @@ def test_an_answer_that_follows_known_shifts_is_sure_and_one_that_hears_nothing_
 # ---------------------------------------------------------------- drawn
 
 
+def test_a_map_that_is_the_same_everywhere_tints_nothing() -> None:
+    image = np.random.default_rng(2).normal(1, 0.1, (1, 20, 24)).astype(np.float32)
+    case = Case(CaseRef("c1", "p1"), image, None, np.eye(4))
+    even, sloped = np.full((20, 24), 0.2, np.float32), np.full((20, 24), 0.2, np.float32)
+    sloped[:10] = 0.8
+    picture = overlaid(case, {"even": even, "sloped": sloped}, CaseForm(dims=2, channels=("t1",)))
+    warm = {
+        name: int(((panel[..., 0].astype(int) - panel[..., 2]) > 40).sum()) for name, panel in picture.panels.items()
+    }
+    assert warm["even"] == warm["image"] == 0
+    assert warm["sloped"] > 1000
+
+
 def test_a_map_is_drawn_in_the_slice_in_which_it_peaks_with_the_sides_marked() -> None:
     image = np.random.default_rng(2).normal(1, 0.1, (1, 20, 24, 16)).astype(np.float32)
     heat = np.zeros((20, 24, 16), np.float32)

@@ -30,6 +30,8 @@ TABLES = {
     "partitions": "[simulation.partition]",
 }
 FILES = ("profiles", "studies")
+AUGMENTATIONS = "augmentations"
+KINDS = (*TABLES, AUGMENTATIONS, *FILES)
 
 
 def register(app: typer.Typer) -> None:
@@ -39,8 +41,8 @@ def register(app: typer.Typer) -> None:
             str,
             typer.Argument(
                 metavar="KIND",
-                click_type=click.Choice([*TABLES, *FILES]),
-                help=f"One of {', '.join([*TABLES, *FILES])}.",
+                click_type=click.Choice(KINDS),
+                help=f"One of {', '.join(KINDS)}.",
                 show_default=False,
             ),
         ],
@@ -54,6 +56,8 @@ def register(app: typer.Typer) -> None:
         folders = list(plugins or ())
         if parameters:
             return _counted(kind, folders)
+        if kind == AUGMENTATIONS:
+            return _augmentations()
         if kind in FILES:
             return _files(kind)
         return _all(kind, folders) if name is None else _one(kind, name, folders)
@@ -187,6 +191,33 @@ def _counted(kind: str, folders: list[Path]) -> Answer:
 def _first_line(file: Path) -> str:
     doc = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
     return doc.split("\n\n")[0].replace("\n", " ")
+
+
+def _augmentations() -> Answer:
+    """The names of `[training] augment`, each with what the file that does it says of it."""
+    import fedrounds_common
+    from fedrounds_common.study.tables import Augmentation
+
+    doc = (
+        ast.get_docstring(ast.parse(Path(fedrounds_common.__path__[0], "augment.py").read_text(encoding="utf-8"))) or ""
+    )
+    said: dict[str, str] = {}
+    name = ""
+    for line in doc.splitlines():
+        first, _, rest = line.partition(" ")
+        if first in get_args(Augmentation) and rest.startswith(" "):
+            name = first
+            said[name] = rest.strip()
+        elif name and line.startswith("  "):
+            said[name] += f" {line.strip()}"
+        else:
+            name = ""
+    data = {"kind": AUGMENTATIONS, "table": "[training] augment"}
+    entries = [(name, said[name]) for name in get_args(Augmentation)]
+    return Answer(
+        {**data, "entries": [{"name": name, "summary": summary} for name, summary in entries]},
+        table(("name in [training] augment", "what it is"), entries),
+    )
 
 
 def _files(kind: str) -> Answer:
