@@ -1,6 +1,6 @@
 """Bytes up and down a site and round against float32, and what the codecs cost in Dice: five seeds, paired by seed.
 
-    python benchmarks/bytes_sent.py [STUDY…] [--codecs float16 int8 top_k-25 top_k] [--seeds 5] [--data DIR] [--out DIR] [-o FOLDER]
+    python benchmarks/bytes_sent.py [STUDY…] [--codecs float16 int8 top_k top_k-5] [--seeds 5] [--data DIR] [--out DIR] [-o FOLDER]
 
 Goes on where it was interrupted: a finished run is kept, an unfinished one resumed. Bytes are those of the messages of the
 rounds as they were sent, headers included (`history.jsonl`). Dice is the consensus's, on held-out hospitals where the study has
@@ -47,7 +47,7 @@ WIRES = {
     "float16": ('wire.name="float16"', 'wire.down="float16"'),
     "int8": ('wire.name="int8"', 'wire.down="int8"'),
     "top_k": ('wire.name="top_k"', 'wire.down="top_k"'),
-    "top_k-25": ('wire={name="top_k", share=0.25, down={name="top_k", share=0.25}}',),
+    "top_k-5": ('wire={name="top_k", share=0.05, down={name="top_k", share=0.05}}',),
 }
 ALONE = ("simulation.baselines=[]", "evaluation.every=0", "simulation.pictures=0", "simulation.report=false")
 # demo's network and images on eight hospitals, each with a scanner of its own, all of them in every round
@@ -104,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs="*", default=("hippocampus", "phantom"))
     parser.add_argument(
-        "--codecs", nargs="+", default=("float16", "int8", "top_k-25", "top_k"), choices=sorted(set(WIRES) - {PLAIN})
+        "--codecs", nargs="+", default=("float16", "int8", "top_k", "top_k-5"), choices=sorted(set(WIRES) - {PLAIN})
     )
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
     parser.add_argument("--seeds", type=int, default=5)

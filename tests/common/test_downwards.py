@@ -15,7 +15,7 @@ from fedrounds_common.codecs.int8 import Int8
 from fedrounds_common.codecs.top_k import TopK
 from fedrounds_common.downwards import pack_down, pack_half, unpack_down
 
-DIFFERENCES = [Int8(), TopK(), TopK(share=0.3)]
+DIFFERENCES = [Int8(), TopK(), TopK(share=0.05)]
 
 
 def consensus(round_: int = 0) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-"""A few per cent of the bytes: the largest values only, with their places; all others stay and add up until they are large."""
+"""A tenth of the bytes: the largest values only, with their places; all others stay and add up until they are large."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class TopK(Codec):
 
     differences: ClassVar[bool] = True
 
-    share: Annotated[float, Field(gt=0, le=1)] = 0.05
+    share: Annotated[float, Field(gt=0, le=1)] = 0.25
     of: Literal["model", "tensor"] = "model"
     values: Literal["int8", "float16"] = "int8"
     block: Annotated[int, Field(ge=8, le=65536)] = 128
