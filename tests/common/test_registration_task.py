@@ -213,6 +213,19 @@ def test_a_study_is_told_what_does_not_go_with_it() -> None:
 # ---------------------------------------------------------------- what a displacement does and is worth
 
 
+def test_vectors_of_a_coronal_picture_are_told_along_its_rows_and_columns() -> None:
+    # rows run down the body, columns to the left: nothing of it is to the front
+    coronal = np.array([[0, -0.5, 0, 9], [0, 0, 1, 4], [-2.0, 0, 0, 7], [0, 0, 0, 1]])
+    field = np.stack([np.full((3, 4), 1.0, np.float32), np.full((3, 4), 2.0, np.float32)])
+    mm = world.to_mm(field, coronal)
+    np.testing.assert_allclose(mm[:, 0, 0], [2.0, 1.0])  # 1 row of 2 mm, 2 columns of 0.5
+    np.testing.assert_allclose(world.to_voxels(mm, coronal), field)
+    axial = np.array([[0, -0.5, 0, 9], [-2.0, 0, 0, 4], [0, 0, 1, 7], [0, 0, 0, 1]])
+    # 1 row backwards is 2 mm less to the front, 2 columns to the left 1 mm less to the right
+    np.testing.assert_allclose(world.to_mm(field, axial)[:, 0, 0], [-1.0, -2.0])
+    np.testing.assert_allclose(world.to_voxels(world.to_mm(field, axial), axial), field)
+
+
 @pytest.mark.parametrize("affine", [np.diag([0.5, 2.0, 1.0, 1.0]), LEFTWARDS])
 def test_the_true_field_brings_the_moving_image_and_its_labels_onto_the_fixed_ones(affine: F64) -> None:
     case = known(affine=affine)
