@@ -7,6 +7,7 @@ deviation is `multiplier` clips. No torch here: a site weighs a study's promise 
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal
@@ -47,13 +48,25 @@ def noise_multiplier(accountant: Accountant, target: float, rate: float, steps: 
     Raises:
         ValueError: none up to 10,000 does.
     """
-    if epsilon(accountant, MOST, rate, steps, delta) > target:
+    if epsilon("rdp", MOST, rate, steps, delta) > target:
         raise ValueError(f"no noise keeps {steps} steps at rate {rate:g} within epsilon {target:g}")
+
+    def within(thousandths: int) -> bool:
+        return epsilon(accountant, thousandths / GRID, rate, steps, delta) <= target
+
     low, high = int(LEAST * GRID) - 1, int(MOST * GRID)
+    # what suffices by the looser account suffices by the other, which is slow; else from 1 on, by doubling
+    near = GRID if accountant == "rdp" else round(GRID * noise_multiplier("rdp", target, rate, steps, delta))
+    while near < high and not within(near):
+        low, near = near, 2 * near
+    high = min(near, high)
+    near = high * 3 // 4
+    while near > low and within(near):
+        high, near = near, near * 3 // 4
+    low = max(low, near)
     while high - low > 1:
         middle = (low + high) // 2
-        within = epsilon(accountant, middle / GRID, rate, steps, delta) <= target
-        low, high = (low, middle) if within else (middle, high)
+        low, high = (low, middle) if within(middle) else (middle, high)
     return high / GRID
 
 
@@ -102,4 +115,6 @@ def _by_prv(multiplier: float, rate: float, steps: int, delta: float) -> float:
 
     accountant = PRVAccountant()
     accountant.history = [(multiplier, rate, steps)]
-    return float(accountant.get_epsilon(delta=delta))
+    with warnings.catch_warnings():  # of the orders with which it looks how wide its grid must be
+        warnings.simplefilter("ignore")
+        return float(accountant.get_epsilon(delta=delta))
