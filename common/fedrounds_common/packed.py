@@ -26,7 +26,7 @@ _SAMPLE = 65536  # values of which the spread is taken
 
 @final
 @dataclass(frozen=True)
-class Channel:
+class PackedChannel:
     """Of one channel the voxels within the box, (*box): uint8 places in `levels`, int16 multiples of `step`, or float32.
 
     `outside`: what every voxel outside the box holds.
@@ -60,7 +60,7 @@ class Packed:
 
     grid: tuple[int, ...]
     box: tuple[slice, ...]
-    channels: tuple[Channel, ...]
+    channels: tuple[PackedChannel, ...]
 
     @property
     def bytes(self) -> int:
@@ -112,7 +112,7 @@ def rounded(channel: F32) -> F32:
     low, high = np.percentile(content[:: max(1, content.size // _SAMPLE)], (16, 84))
     if not step <= FINE * (high - low) / 2:
         return channel
-    codes = np.rint(channel * np.float32(1 / step))
+    codes: F32 = np.rint(channel * np.float32(1 / step))
     lost = (codes == 0) & (channel != 0)
     codes[lost] = np.sign(channel[lost])
     codes *= np.float32(step)
@@ -120,17 +120,17 @@ def rounded(channel: F32) -> F32:
     return codes
 
 
-def _kept(whole: F32, inside: F32) -> Channel:
+def _kept(whole: F32, inside: F32) -> PackedChannel:
     outside = float(whole.flat[0])
     levels = _few(inside)
     if levels is not None:
-        return Channel(np.searchsorted(levels, inside).astype(np.uint8), outside, levels=levels)
+        return PackedChannel(np.searchsorted(levels, inside).astype(np.uint8), outside, levels=levels)
     step = _step(inside)
     if step is not None:
         multiples = np.rint(inside * np.float32(1 / step))
         if bool((multiples * np.float32(step) == inside).all()):
-            return Channel(multiples.astype(np.int16), outside, step)
-    return Channel(np.ascontiguousarray(inside), outside)
+            return PackedChannel(multiples.astype(np.int16), outside, step)
+    return PackedChannel(np.ascontiguousarray(inside), outside)
 
 
 def _step(channel: F32) -> float | None:

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from fedrounds_common.case import Case, CaseRef, Target
 from fedrounds_common.disk import remove_file, write_whole
-from fedrounds_common.packed import Channel, Packed, pack
+from fedrounds_common.packed import Packed, PackedChannel, pack
 from fedrounds_common.sampling import content_box
 from fedrounds_sites.prepare import VERSION
 
@@ -259,7 +259,7 @@ def _case(header: Mapping[str, Any], content: memoryview, start: int) -> Case:
     there = iter(arrays)
     codes = [next(there) for _ in header["channels"]]
     channels = tuple(
-        Channel(own, table["outside"], table["step"], next(there) if table["levels"] else None)
+        PackedChannel(own, table["outside"], table["step"], next(there) if table["levels"] else None)
         for table, own in zip(header["channels"], codes, strict=True)
     )
     box = tuple(slice(low, high) for low, high in header["box"])

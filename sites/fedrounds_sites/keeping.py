@@ -98,9 +98,9 @@ class Keeper:
         # how a hospital's images are made unlike others' depends on who it is
         who = None if unlike is None else (unlike, self.site, self.study.seed)
         stamp = self.reader.stamp(ref, form)
-        if not stamp and self.simulation.cache is not None:
-            who = (who, str(self.folder))  # this reader cannot tell when files change: what it read holds for one run
-        return case_key(self.simulation.reader, source_digest(type(self.reader)), stamp, ref, form, who)
+        # a reader that cannot tell when files change: what it read holds for one run
+        run = str(self.folder) if self.simulation.cache is not None and not stamp else ""
+        return case_key(self.simulation.reader, source_digest(type(self.reader)), stamp, ref, form, who, run)
 
 
 def acquired(ref: CaseRef, reader: Reader, simulation: Simulation, study: Study, site: str) -> Case:

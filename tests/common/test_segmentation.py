@@ -540,3 +540,18 @@ def test_a_picture_is_made_of_case_and_prediction() -> None:
     picture = TASK.picture(one, TASK.decide(perfect(one, TUMOUR), one, TUMOUR), TUMOUR)
     assert list(picture.panels) == ["image", "reference", "prediction"]
     np.testing.assert_array_equal(picture.panels["reference"][:250], picture.panels["prediction"][:250])
+
+
+def test_labels_are_what_the_odds_of_all_voxels_say() -> None:
+    rng = generator(5)
+    outputs = rng.random((3, 9, 8, 7)).astype(np.float32)
+    outputs[:, 0] = 0.5
+    outputs[:, 1] = np.nextafter(np.float32(0.5), np.float32(0)) + np.float32(3e-8) * rng.integers(0, 4, (3, 8, 7))
+    odds = np.log(outputs) - np.log1p(-outputs)
+    et, tc, wt = odds
+    evidence = np.stack([np.zeros_like(et), tc + wt, wt, et + tc + wt])
+    expected = np.array([0, 1, 2, 4], np.uint8)[evidence.argmax(axis=0)]
+    found = TASK.decide(outputs, case(), TUMOUR).labels
+    differ = found != expected
+    assert (np.sort(evidence, axis=0)[-1] - np.sort(evidence, axis=0)[-2])[differ].max(initial=0) < 1e-5
+    assert differ.mean() < 0.02

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fedrounds_common.network import Network
 
 SURE = 1e-6  # probabilities are kept this far from 0 and 1 before their logarithm
+LIKELY = 0.499  # less is less probable than not, however it is rounded
 
 
 @final
@@ -145,14 +146,18 @@ class Segmentation(Task):
         if _exclusive(form):
             values = np.array([0, *(value for (value,) in form.scored.values())], np.uint8)
             return Prediction(outputs, values[outputs.argmax(axis=0)])
-        p = np.clip(outputs, SURE, 1 - SURE)
+        # evidence above that of background takes a region that is more probable than not: the others are few, and slow
+        likely = (outputs > LIKELY).any(axis=0)
+        p = np.clip(outputs[:, likely], SURE, 1 - SURE)
         odds = np.log(p) - np.log1p(-p)
         # log P(label) = Σ over its regions of log p/(1−p), plus a sum that all labels share
-        best, labels = np.zeros(p.shape[1:], np.float32), np.zeros(p.shape[1:], np.uint8)
+        best, found = np.zeros(p.shape[1:], np.float32), np.zeros(p.shape[1:], np.uint8)
         for value, members in _signatures(form):
             evidence = odds[members].sum(axis=0)
             better = evidence > best
-            best[better], labels[better] = evidence[better], value
+            best[better], found[better] = evidence[better], value
+        labels = np.zeros(outputs.shape[1:], np.uint8)
+        labels[likely] = found
         return Prediction(outputs, labels)
 
     def score(self, prediction: Prediction, case: Case, form: CaseForm, evaluation: Evaluation) -> CaseScore:
