@@ -20,6 +20,8 @@ from fedrounds_client.waiting import Waiting, find, waiting
 from fedrounds_common.arrays import digest
 from fedrounds_common.errors import MachineError
 from fedrounds_common.leaving import Ask, Hello, Refusal, Scores, Update, from_wire, to_wire
+from fedrounds_common.study.canonical import canonical_text, study_from_canonical
+from fedrounds_common.study.canonical import digest as study_digest
 
 MakeSite = Callable[..., Any]
 MakeAsk = Callable[..., Ask]
@@ -129,6 +131,29 @@ def test_the_screen_names_everything_a_person_is_asked_about(enrolled: MakeSite,
         assert re.search(rf"^{heading} ", text, re.MULTILINE), heading
     for said in (ask.digest, site.coordinator.public.fingerprint, "6 cases of 6 patients", "nothing bounds"):
         assert said in text
+
+
+def test_the_screen_says_what_noise_promises_and_what_lies_outside(enrolled: MakeSite, study_ask: MakeAsk) -> None:
+    site, ask = enrolled(), study_ask()
+    table = {
+        "name": "dp_sgd", "epsilon": 8.0, "delta": 1e-5, "clip": 1.0, "sampling_rate": 0.5, "examples": 1, "patients": 3,
+        "accountant": "rdp",
+    }  # fmt: skip
+    study = replace(study_from_canonical(ask.study), privacy=(table,))
+    noisy = replace(ask, study=canonical_text(study), digest=study_digest(study))
+    found, asked = looked_at(site, noisy)
+    assert found.privacy.epsilon == pytest.approx(8.0, rel=0.02)
+    assert 0 < (found.privacy.a_round or 0) < (found.privacy.epsilon or 0)
+    said = " ".join(screen(found).split())
+    assert f"protects each patient: epsilon {found.privacy.epsilon:.3g} at delta 1e-05 over all rounds, as rdp counts" in said
+    assert "in each step every patient is drawn with probability 0.5" in said
+    assert "with fewer than 3 patients to train on, this site takes no part" in said
+    assert "outside that promise: how many cases a site has" in said
+    assert "nothing bounds" not in said
+    # and the site's own limit is held against it
+    site.set('policy.minimum_privacy="patient"', "policy.maximum_epsilon=5.0")
+    limited = review(site.home, site.home.read_settings(), asked)
+    assert [rule[:6] for rule in limited.broken] == ["FR-C14"]
 
 
 def test_the_screen_lets_no_study_move_the_cursor(enrolled: MakeSite, study_ask: MakeAsk) -> None:

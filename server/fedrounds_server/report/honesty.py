@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from fedrounds_server.intervals import worth
+from fedrounds_server.report import spent
 from fedrounds_server.report.folder import RunView, table_of
 from fedrounds_server.report.models import judged_cohort
 from fedrounds_server.report.rounds import traffic
@@ -27,10 +28,11 @@ def what_left(run: RunView) -> tuple[str, ...]:
     codec, sent = (str(table.get("name", "float32")) for table in (wire, table_of(wire, "down")))
     updates = sum(site.bytes_up > 0 for line in run.history for site in line.sites)
     seconds = math.fsum(line.seconds for line in run.history)
+    told = "" if run.study.get("privacy") else ", and its mean loss"
     return (
         f"{count_of(updates, 'update')} left the hospitals in {count_of(len(run.history), 'round')}: {shown_bytes(up)} out and "
         f"{shown_bytes(down)} in, {shown_seconds(seconds)} in all. An update holds the {codec} differences of the network's weights from "
-        f"the consensus as that hospital received it (in {sent}), its number of cases and steps, and its mean loss. Scores leave as sums over a "
+        f"the consensus as that hospital received it (in {sent}), its number of cases and steps{told}. Scores leave as sums over a "
         "hospital's cases. No image, no label, no score of a single case, no file name and no error text leaves.",
         *sums,
     )
@@ -67,6 +69,7 @@ def privacy(run: RunView) -> tuple[str, ...]:
     )
     return (
         noise,
+        *spent.told(run),
         secure,
         "Leaving the images at home is not anonymity: updates can leak training data to whoever sees them.",
     )
