@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import final
 
 REPO = Path(__file__).resolve().parents[1]
-FOLDER = REPO / "build" / "peers"
+FOLDER = Path(os.environ.get("FEDROUNDS_PEERS", REPO / "build" / "peers"))
 # as their own pages say to install them; torch is pinned as ours, for a step must cost the same on both sides
 WANTED = {
     "flwr": ("flwr[simulation]==1.41.0",),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,13 @@ CLOSE = 2e-3
 
 def start_file(work: Work, folder: Path) -> Path:
     """The weights that every side starts from."""
-    import torch
-
     from fedrounds_common.rng import seeded
 
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"start-{work.name}.npz"
     with seeded(1):
-        module = workload.network(work)
+        module = workload.network(replace(work, threads=1))
     np.savez(file, **workload.weights_of(module))
-    torch.set_num_threads(1)
     return file
 
 

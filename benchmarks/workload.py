@@ -45,8 +45,9 @@ class Work:
     until: float = 0.0  # a Dice to stop at
 
     def words(self) -> tuple[str, ...]:
-        """As a command line."""
-        return tuple(word for name, value in vars(self).items() for word in (f"--{name.replace('_', '-')}", str(value)))
+        """As a command line, which may be joined and split again: what is empty is left out."""
+        said = {name: str(value) for name, value in vars(self).items() if value != ""}
+        return tuple(word for name, value in said.items() for word in (f"--{name.replace('_', '-')}", value))
 
 
 def work_of(arguments: list[str] | None = None) -> Work:
@@ -131,6 +132,12 @@ def network(work: Work) -> Any:
     if work.name == "plus_one":
         return vector()
     return TinyUNet(3, 1, 3 if work.name == "hippocampus" else 2, CHANNELS)
+
+
+def named(work: Work) -> dict[str, Any]:
+    """The network by its name, for who makes it in another process."""
+    args = {"dims": 3, "inputs": 1, "outputs": 3 if work.name == "hippocampus" else 2, "channels": list(CHANNELS)}
+    return {"class_path": "fedrounds_common.layers.TinyUNet", "args": args}
 
 
 def vector() -> Any:
