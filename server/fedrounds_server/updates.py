@@ -88,7 +88,6 @@ class UpdateStore:
     _next: int = 0
     _gone: set[str] = field(default_factory=set)
     _sum: WeightedSum | None = None
-    _sum_bytes: int = 0  # in memory
     _rooms: list[Scratch] = field(default_factory=list)
     _layout: Layout | None = None
 
@@ -129,7 +128,7 @@ class UpdateStore:
         self._held[update.site] = arrays
         self._used += arrays.layout.size
         self._fold()
-        if update.site in self._held and self._used > self.budget_bytes - self._sum_bytes:
+        if update.site in self._held and self._used + self._for_the_sum > self.budget_bytes:
             self._held[update.site] = self._on_disk(arrays, kept)
             self._used -= arrays.layout.size
 
@@ -167,11 +166,19 @@ class UpdateStore:
             self._let_go(site)
 
     def _new_sum(self) -> WeightedSum:
-        if 8 * self.layout.count <= self.budget_bytes // 2:  # the other half is for updates that wait
-            self._sum_bytes = 8 * self.layout.count
+        if self._sum_in_memory:
             return WeightedSum(self.layout)
         self._rooms.append(Scratch(self.folder))
         return WeightedSum(self.layout, self._rooms[-1])
+
+    @property
+    def _sum_in_memory(self) -> bool:
+        return 8 * self.layout.count <= self.budget_bytes // 2  # the other half is for updates that wait
+
+    @property
+    def _for_the_sum(self) -> int:
+        """What of the budget is the sum's, made or not yet made."""
+        return 8 * self.layout.count if self.folds is not None and self._sum_in_memory else 0
 
     def _let_go(self, site: str) -> None:
         held = self._held.pop(site)
@@ -270,6 +277,6 @@ class UpdateStore:
         for room in self._rooms:
             room.close()
         self._scratch = self._sum = self._layout = None
-        self._slots_made = self._next = self._used = self._sum_bytes = 0
+        self._slots_made = self._next = self._used = 0
         for each in (self._cases, self._held, self._slots, self._row, self._gone, self._rooms):
             each.clear()
