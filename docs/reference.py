@@ -41,6 +41,7 @@ SHELVES: tuple[tuple[str, str, Shelf[Any]], ...] = (
     ("task", "Tasks", shelves.TASKS),
     ("model", "Networks", shelves.NETWORKS),
     ("strategy", "Strategies", shelves.STRATEGIES),
+    ("[privacy]", "Privacy measures", shelves.PRIVACY),
     ("wire", "Codecs", shelves.CODECS),
     ("wire.channel", "Channels", shelves.CHANNELS),
     ("simulation.reader", "Readers", simulation.READERS),
