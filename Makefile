@@ -15,6 +15,10 @@ WORKERS ?= 2
 # of `make faultsim`
 SEEDS ?= 10000
 
+# of `make bench`
+PAIRS ?= 10
+BENCHMARKS ?= start many_sites overhead aggregate round71 scale loading sliding_window gpu time_to_dice
+
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
@@ -97,8 +101,13 @@ studies: $(STAMP) ## the studies on real images with all baselines, three seeds 
 check-studies: $(STAMP) ## check every built-in study file
 	@for study in studies/*.toml; do $(BIN)/fedrounds study check "$$study"; done
 
-bench: $(STAMP) ## the programs behind every speed claim
-	@shopt -s nullglob; for program in benchmarks/{allocator,from_nothing}.py; do echo "== $$program"; $(BIN)/python "$$program"; done
+bench: $(STAMP) ## the programs behind every speed claim, PAIRS (10) pairs each, beside the peers; tables in build/bench
+	@$(BIN)/python benchmarks/peers.py || true
+	@failed=; for name in $(BENCHMARKS); do echo "== $$name"; \
+	$(BIN)/python benchmarks/$$name.py --pairs $(PAIRS) -o build/bench || failed="$$failed $$name"; done; \
+	for name in allocator from_nothing; do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || failed="$$failed $$name"; done; \
+	$(BIN)/python benchmarks/bytes_sent.py -o build/bench || failed="$$failed bytes_sent"; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed"; exit 1; fi
 
 clean: ## remove what was built; runs and the environment stay
 	@rm -rf build dist mutants htmlcov .coverage .coverage.* coverage.xml docs/_build

@@ -323,6 +323,7 @@ def write(
         "machine": machine(),
         "versions": versions(),
         "settings": dict(settings),
+        "shown": list(shown),
         "rows": [{**asdict(row), "met": {str(w): row.met(w) for w in row.wanted}} for row in rows],
     }
     file.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -332,6 +333,23 @@ def write(
     file.with_suffix(".md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(text)
     return file
+
+
+def row_of(said: Mapping[str, Any]) -> Row:
+    """A row as it was written."""
+
+    def estimate(value: Mapping[str, float] | None) -> Estimate | None:
+        return None if value is None else Estimate(value["median"], value["low"], value["high"])
+
+    measures = {}
+    for name, value in said["measures"].items():
+        ours = estimate(value["ours"])
+        assert ours is not None
+        spread = tuple(value["spread"]) if value["spread"] else None
+        measures[name] = Measure(ours, estimate(value["theirs"]), estimate(value["ratio"]), spread)
+    wanted = tuple(Wanted(**each) for each in said["wanted"])
+    plain = {name: said[name] for name in ("name", "ours", "theirs", "runs", "off", "fault", "note")}
+    return Row(measures=measures, wanted=wanted, **plain)
 
 
 def table(rows: Sequence[Row], shown: Sequence[str]) -> str:
