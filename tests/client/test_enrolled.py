@@ -293,8 +293,8 @@ def test_what_changed_while_it_trained_holds_before_the_update_leaves(
     happens, code = MEANWHILE[what]
     train = rounds.train
 
-    def train_and_then(*arguments: Any) -> Any:
-        result = train(*arguments)
+    def train_and_then(*arguments: Any, **named: Any) -> Any:
+        result = train(*arguments, **named)
         happens(site, ask)
         return result
 
