@@ -16,12 +16,13 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 
 from fedrounds_common.arrays import Array, Arrays, digest
+from fedrounds_common.averaging import moved, weighted_mean
 from fedrounds_common.codecs.float32 import Float32
 from fedrounds_common.errors import RoundError, RunFileError, TooFewSites
 from fedrounds_common.leaving import Ask, Hello, Leaving, Refusal, Scores, Statistics, Update, to_wire
 from fedrounds_common.shelves import STRATEGIES
 from fedrounds_common.strategies.fedavg import FedAvg
-from fedrounds_common.strategy import Consensus, Updates
+from fedrounds_common.strategy import Consensus, Strategy, Updates, Weights
 from fedrounds_common.study.canonical import canonical_text, study_from_canonical
 from fedrounds_common.study.canonical import digest as digest_of_study
 from fedrounds_common.study.parse import read_study
@@ -252,6 +253,45 @@ def test_who_answers_first_and_where_updates_lie_changes_no_bit(strategy: str, m
         digests.add(run.folder.consensus.read_bytes())
         assert not list(run.folder.path.glob("rounds/*/updates"))
     assert len(digests) == 1
+
+
+@dataclass(frozen=True)
+class Peeks(Strategy):
+    """Says that it asks for the mean alone, and then looks at each update: what was added up already is gone."""
+
+    def folds(self) -> Weights:
+        return "cases"
+
+    def aggregate(self, consensus: Consensus, updates: Updates) -> Consensus:
+        list(updates)
+        return Consensus(moved(consensus.arrays, weighted_mean(updates)))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "more", "early"),
+    [
+        ((), {}, True),
+        (("cohort.per_round=2",), {}, True),
+        (("cohort.per_round=2", "cohort.over_select=0.5"), {}, False),  # who is a spare is known in the end
+        (("cohort.late=next",), {}, False),  # a late update may stand in, in its site's place
+        ((), {"durable": True}, False),  # all are on disk, and are read from there
+    ],
+)
+@pytest.mark.parametrize("trouble", [None, refusal("FR-C05", True), changed(arrays={"w": np.float32(np.nan)})])
+def test_updates_are_added_as_they_come_only_where_an_answer_stands_once_it_came(
+    trouble: Behaves | None, overrides: tuple[str, ...], more: dict[str, Any], early: bool, made: Make
+) -> None:
+    behaves = {} if trouble is None else {"B": only("train", 2, trouble)}
+    plain = made("cohort.minimum=1", *overrides, **more)
+    plain.run(hospitals(behaves))
+    run = made("cohort.minimum=1", *overrides, name="peeks", **more)
+    run = replace(run, plan=replace(run.plan, strategy=Peeks()))
+    if early:
+        with pytest.raises(RoundError, match="FR-R21"):
+            run.run(hospitals(behaves))
+    else:
+        run.run(hospitals(behaves, reverse=True))
+        assert digest(run.consensus) == digest(plain.consensus)
 
 
 def test_a_line_of_the_history_holds_the_numbers_behind_it(made: Make) -> None:
