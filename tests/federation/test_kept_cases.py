@@ -1,0 +1,50 @@
+"""Prepared cases that outlast their run: the next run reads none again, and comes to the same consensus."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).parents[2]
+SMALL = (
+    "training.rounds=1", "training.local_steps=1", "simulation.reader.scale=0.02", "simulation.report=false",
+    "simulation.baselines=[]",
+)  # fmt: skip
+
+
+def played(folder: Path, *overrides: str) -> str:
+    from fedrounds.series import simulate
+
+    run = simulate(REPO / "studies" / "demo-quick.toml", overrides=(*SMALL, *overrides), runs=folder)
+    return str(run.status["consensus"])
+
+
+@pytest.mark.slow
+def test_a_run_from_kept_cases_is_the_run_that_made_them(tmp_path: Path) -> None:
+    plain = played(tmp_path / "runs")
+    kept = f"simulation.cache={json.dumps(str(tmp_path / 'kept'))}"
+    assert played(tmp_path / "runs", kept) == plain
+    made = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "kept").iterdir()}
+    assert made
+    assert not list((tmp_path / "runs").rglob("*.case"))  # a run's own are gone at its end, and this one had none
+    assert played(tmp_path / "runs", kept, "simulation.workers=2") == plain
+    assert {file.name: file.stat().st_mtime_ns for file in (tmp_path / "kept").iterdir()} == made
+
+
+@pytest.mark.slow
+def test_a_disk_without_room_for_all_sites_cases_refuses_the_run_at_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    from fedrounds_common.errors import MachineError
+
+    real = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type(real)(real.total, real.total - 1, 1))
+    with pytest.raises(MachineError, match="FR-E60 .*prepared cases would take"):
+        played(tmp_path / "runs")
+    (run,) = (tmp_path / "runs").glob("0001-*")
+    assert len(list(run.rglob("*.case"))) == 1  # the one by which it was told
+    assert json.loads((run / "status.json").read_text("utf-8"))["exit"] == MachineError.exit_status
