@@ -216,6 +216,8 @@ def test_more_than_the_cluster_holds_is_refused_and_an_existing_one_is_used_and_
         assert cluster.stdin is not None
         assert cluster.stdout is not None
         address = cluster.stdout.readline().strip()
+        if not address:
+            pytest.skip("this machine is too busy for Ray's own 30 s to begin in")
         there = ("simulation.engine=ray", f'simulation.ray.address="{address}"')
         with pytest.raises(MachineError, match="FR-E24 1 machines with 2 CPUs and 0 GPUs, which hold 0 workers"):
             run_of(study, *there, "simulation.ray.cpus=3")

@@ -30,6 +30,7 @@ SHARED = Path("/dev/shm")
 LEAST_SHARED_BYTES = 160 * 2**20  # Ray takes no object store below 75 MiB, and half of what is here is left to others
 LOOK_S = 5.0  # for a cluster's address to answer
 START_S = 180.0  # for every worker to be there: it has to import torch, on a busy machine
+ATTEMPTS = 3
 KEPT_FREE = 0.9  # of a GPU's memory; the rest is left for what is not seen while one client is measured
 LONGEST_PATH = 60  # of Ray's folder: the sockets below it may have 107 letters in all
 
@@ -276,10 +277,7 @@ def _start(ray: Any, cluster: Cluster, cores: int) -> Callable[[], None]:
 def _initialised(ray: Any, options: Mapping[str, Any], folder: Path | None) -> Callable[[], None]:
     before = signal.getsignal(signal.SIGTERM)
     try:
-        with warnings.catch_warnings():
-            # a tip on what a later Ray will do of its own: that workers without a share of a GPU see it
-            warnings.simplefilter("ignore", FutureWarning)
-            ray.init(**options)
+        _patiently(ray, options)
     except Exception as error:
         ray.shutdown()
         _remove(folder)
@@ -294,6 +292,22 @@ def _initialised(ray: Any, options: Mapping[str, Any], folder: Path | None) -> C
         _remove(folder)
 
     return end
+
+
+def _patiently(ray: Any, options: Mapping[str, Any]) -> None:
+    """Start or reach Ray. It gives its own processes 30 s to begin, which a very busy machine may not have."""
+    for left in reversed(range(ATTEMPTS)):
+        try:
+            with warnings.catch_warnings():
+                # a tip on what a later Ray will do of its own: that workers without a share of a GPU see it
+                warnings.simplefilter("ignore", FutureWarning)
+                ray.init(**options)
+        except Exception as error:
+            if not left or "timed out during startup" not in str(error):
+                raise
+            ray.shutdown()
+        else:
+            return
 
 
 def _remove(folder: Path | None) -> None:
