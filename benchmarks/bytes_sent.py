@@ -30,6 +30,8 @@ from scipy.stats import t as student
 
 from fedrounds.run import Run
 from fedrounds.series import simulate
+from fedrounds_common.study.canonical import digest
+from fedrounds_common.study.parse import read_study
 from fedrounds_server.folder import RunFolder
 from fedrounds_server.report.carried import DOWN, UP, carried
 from fedrounds_server.report.folder import read_run
@@ -52,7 +54,7 @@ WIRES = {
 ALONE = ("simulation.baselines=[]", "evaluation.every=0", "simulation.pictures=0", "simulation.report=false")
 # demo's network and images on eight hospitals, each with a scanner of its own, all of them in every round
 PHANTOM = (
-    "training.rounds=16", "training.local_steps=12", "model.channels=[16,32,64]", "simulation.reader.scale=0.5",
+    "training.rounds=24", "training.local_steps=16", "training.average_last=0.25", "model.channels=[16,32,64]", "simulation.reader.scale=0.5",
     "evaluation.local_validation=0.2",
 )  # fmt: skip
 
@@ -158,14 +160,17 @@ def outcome(study: str, codec: str, seed: int, options: Options) -> Outcome:
 def one_run(study: str, codec: str, seed: int, options: Options) -> Run:
     """The run of this codec and seed: as it stands if it is finished, else gone on with, else from the start."""
     name = f"{study}-{codec}-seed{seed}"
+    file, own = studied(study, options.data)
+    overrides = [f"seed={seed}", *own, *ALONE, *options.more, *WIRES[codec]]
     folders = sorted(options.out.glob(f"*-{name}"))
-    if folders and json.loads(RunFolder(folders[-1]).status.read_text("utf-8"))["state"] in ("done", "partial"):
+    status = json.loads(RunFolder(folders[-1]).status.read_text("utf-8")) if folders else {}
+    if folders and status["study"] != digest(read_study(file, overrides).study):
+        raise SystemExit(f"{folders[-1]} is of other settings: give another --out, or take it away")
+    if status.get("state") in ("done", "partial"):
         return Run(folders[-1])
     if folders:
         made = simulate(resume=folders[-1], runs=options.out)
     else:
-        file, own = studied(study, options.data)
-        overrides = [f"seed={seed}", *own, *ALONE, *options.more, *WIRES[codec]]
         made = simulate(file, overrides=overrides, runs=options.out, name=name)
     assert isinstance(made, Run)
     return made

@@ -45,6 +45,7 @@ GRACE_S = 60.0  # for the sites to come back, after our own side was away at a d
 GONE_S = 900.0  # a node that was offline for so long has left
 LOOK_S = 2.0  # between two looks at which nodes are online, while one is awaited
 MOST_AGAIN = 2
+COUNTED = 8  # requests whose bytes are still known: a round's, the one's before, and what is judged beside
 CRASHED, OFFLINE = 8, 5  # Flower's codes: the ClientApp's process died; the node's heartbeat has stopped
 
 
@@ -75,7 +76,7 @@ class Post:
         self.take_stray: Callable[[Answer], bool] = lambda answer: False  # has the first look at each
         self.travels: Callable[[int, Ask], Ask] = lambda node, ask: ask  # in what form a request goes to a node
         self.lacks: Callable[[int, Ask], bool] = lambda node, ask: False  # whether it can now be sent in another
-        self._sent_bytes: dict[tuple[int, str], int] = {}
+        self._sent_bytes: dict[str, dict[int, int]] = {}  # nonce → node → bytes, of the last few requests
         self._waiting: dict[str, _Sent] = {}
         self._came: deque[tuple[str, Answer]] = deque()
         # a grid of our own waits in its pulls, and has no peer that could make them hang
@@ -180,13 +181,20 @@ class Post:
         number = steadily(lambda: next(iter(self.grid.push_messages([message])), None), self.clock)
         if number is not None:
             self._waiting[number] = _Sent(node, ask, self.clock.now(), again=again)
-            key = node, ask.nonce
-            self._sent_bytes[key] = self._sent_bytes.get(key, 0) + len(letter[0].encode()) + len(letter[1])
+            self._count(node, ask, letter)
         return number is not None
+
+    def _count(self, node: int, ask: Ask, letter: Letter) -> None:
+        if ask.kind == "hello":  # there is no end of these
+            return
+        counts = self._sent_bytes.setdefault(ask.nonce, {})
+        counts[node] = counts.get(node, 0) + len(letter[0].encode()) + len(letter[1])
+        for old in list(self._sent_bytes)[:-COUNTED]:
+            del self._sent_bytes[old]
 
     def bytes_to(self, node: int, ask: Ask) -> int:
         """How much this request has been to this node, header and buffer, as often as it was sent."""
-        return self._sent_bytes.get((node, ask.nonce), 0)
+        return self._sent_bytes.get(ask.nonce, {}).get(node, 0)
 
     def _counted(self, answer: Answer) -> Answer:
         return answer if answer.ask is None else replace(answer, bytes_down=self.bytes_to(answer.node, answer.ask))
