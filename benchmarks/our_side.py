@@ -43,6 +43,7 @@ augment = []
 threads = {threads}
 [evaluation]
 local_validation = 0.0
+primary = "{primary}"
 [simulation]
 workers = {workers}
 engine = "{engine}"
@@ -62,6 +63,7 @@ OFF = ("evaluation", "pictures", "report", "gradient clipping")
 def study(work: Work, workers: int, engine: str, start: Path) -> str:
     models = {"unet": f'name = "tiny_unet"\nchannels = {list(workload.CHANNELS)}', "plus_one": 'name = "one_vector"'}
     return STUDY.format(
+        primary="mean" if work.name == "plus_one" else "dice",
         model=models[work.name], rounds=work.rounds, steps=work.steps, batch=work.batch, rate=work.learning_rate,
         threads=work.threads, workers=workers, engine=engine, start=start, sites=work.sites, cases=work.cases,
         grid=work.grid,
