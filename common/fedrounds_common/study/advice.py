@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from fedrounds_common.errors import Fault
+from fedrounds_common.shelves import CODECS
 
 if TYPE_CHECKING:
     from fedrounds_common.study.parse import StudyFile
@@ -27,6 +28,15 @@ def _advice(study: Study) -> Iterator[tuple[str, str]]:
     if study.cohort.sites and study.cohort.minimum < (len(study.cohort.sites) + 1) // 2:
         few = f"{study.cohort.minimum} of {len(study.cohort.sites)} sites are enough for a round"
         yield "cohort.minimum", f"{few}: a consensus of so few may say who took part"
+    drawn, sites = study.cohort.per_round, len(study.cohort.sites)
+    if 0 < 2 * drawn < sites and _sends_differences(study):
+        few = f"{drawn} of {sites} sites are drawn a round"
+        yield "wire.down.name", f"{few}: most missed the one before and are sent half a model; float16 sends everybody that"
+
+
+def _sends_differences(study: Study) -> bool:
+    name = str(study.wire["down"]["name"])
+    return name in CODECS.names() and CODECS.find(name).differences
 
 
 def _line(origin: str) -> int:
