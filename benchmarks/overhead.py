@@ -45,12 +45,13 @@ def main() -> None:
     given = arguments(
         __doc__, steps=(25, "of each site and round"), rounds=(5, "rounds"), sites=(8, "sites"),
         cases=(4, "volumes of each site; 1: all sides come to the same model, which is checked"),
+        threads=(0, "of every process; 0: one or two, with which the bare loop is faster"),
         without_peers=(False, "ours and the bare loop alone"),
     )  # fmt: skip
     work = Work("unet", given.sites, given.rounds, given.steps, given.cases)
     with tempfile.TemporaryDirectory() as folder:
         work = replace(work, start=str(start_file(work, Path(folder))))
-        work = replace(work, threads=faster_threads(work))
+        work = replace(work, threads=given.threads or faster_threads(work))
         found = rows(work, given.pairs, not given.without_peers)
     settings = {name: value for name, value in vars(work).items() if name not in ("start", "data", "until")}
     write("overhead", found, settings, given.output, SHOWN)

@@ -78,6 +78,10 @@ class Post:
         self.lacks: Callable[[int, Ask], bool] = lambda node, ask: False  # whether it can now be sent in another
         self._sent_bytes: dict[str, dict[int, int]] = {}  # nonce → node → bytes, of the last few requests
         self._waiting: dict[str, _Sent] = {}
+        # how often each request was sent: hardly one is sent twice, and to look for copies at every answer would
+        # take the square of the number of sites
+        self._times: dict[tuple[int, str, str], int] = {}
+        self._doubts = False  # whether any request may be doubtful
         self._came: deque[tuple[str, Answer]] = deque()
         # a grid of our own waits in its pulls, and has no peer that could make them hang
         self._puller = None if getattr(grid, "waits", False) else Puller(grid)
@@ -97,6 +101,7 @@ class Post:
         """This node was away and speaks again: what it has not answered is sent to it once more."""
         for sent in self._waiting.values():
             sent.doubtful = sent.doubtful or sent.node == node
+        self._doubts = True
 
     def ask(
         self, asks: Mapping[int, Ask], deadline_s: float | None = None, keep: bool = False
@@ -146,7 +151,7 @@ class Post:
         """Wait no longer for these: an answer that still comes is nobody's."""
         ids = [number for number, sent in self._waiting.items() if which(sent.node, sent.ask)]
         for number in ids:
-            del self._waiting[number]
+            self._times.pop(_what(self._waiting.pop(number)), None)
             if self._puller is not None:
                 self._puller.forget(number)
         if ids and hasattr(self.grid, "abandon"):
@@ -180,7 +185,8 @@ class Post:
         # a message that was not taken has no number: Flower answers None, or nothing for one too large
         number = steadily(lambda: next(iter(self.grid.push_messages([message])), None), self.clock)
         if number is not None:
-            self._waiting[number] = _Sent(node, ask, self.clock.now(), again=again)
+            sent = self._waiting[number] = _Sent(node, ask, self.clock.now(), again=again)
+            self._times[_what(sent)] = self._times.get(_what(sent), 0) + 1
             self._count(node, ask, letter)
         return number is not None
 
@@ -257,7 +263,8 @@ class Post:
         sent = self._waiting.pop(number, None)
         if sent is None:
             return False
-        self.give_up(lambda node, ask: (node, ask.kind, ask.nonce) == (sent.node, sent.ask.kind, sent.ask.nonce))
+        if self._times.pop(_what(sent), 0) > 1:
+            self.give_up(lambda node, ask: (node, ask.kind, ask.nonce) == _what(sent))
         return True
 
     def _longer(self, longest: float | None) -> float:
@@ -371,12 +378,21 @@ class Post:
     def _doubt(self, numbers: list[str]) -> None:
         for number in numbers:
             self._waiting[number].doubtful = True
+        self._doubts = True
 
     def _clear_doubts(self, came: set[str]) -> None:
+        if not self._doubts:
+            return
+        self._doubts = any(number in came for number, sent in self._waiting.items() if sent.doubtful)
         for number, sent in list(self._waiting.items()):
             if number not in came and sent.doubtful:
                 sent.doubtful = False
                 self._ask_again(sent)
+
+
+def _what(sent: _Sent) -> tuple[int, str, str]:
+    """What was asked of whom, however often."""
+    return sent.node, sent.ask.kind, sent.ask.nonce
 
 
 def _nonce(answer: Answer) -> str:

@@ -12,7 +12,7 @@ import pytest
 
 PROGRAMS = Path(__file__).parents[2] / "benchmarks"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # a dozen processes one after another, on a busy machine
 
 
 def run(program: str, folder: Path, *words: str) -> tuple[dict[str, object], str]:
@@ -31,12 +31,14 @@ def test_the_bare_loop_is_short_enough_to_be_believed() -> None:
 
 def test_overhead_compares_the_same_steps_to_the_same_model(tmp_path: Path) -> None:
     # with one case a site both sides draw the same, and `same_model` holds their weights against each other
-    found, table = run("overhead", tmp_path, "--steps", "2", "--rounds", "2", "--sites", "2", "--cases", "1")
+    found, table = run(
+        "overhead", tmp_path, "--steps", "2", "--rounds", "2", "--sites", "2", "--cases", "1", "--threads", "1"
+    )
     rows = found["rows"]
     assert [(row["ours"], row["theirs"]) for row in rows] == [
         ("fedrounds", "bare loop"),
         ("fedrounds, 2 processes", "bare loop, 2 processes"),
-    ] or all("2 threads" in row["ours"] for row in rows)
+    ]
     for row in rows:
         for runs in row["runs"].values():
             assert [run["steps"] for run in runs] == [8]
