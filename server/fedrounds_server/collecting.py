@@ -10,7 +10,7 @@ from typing import final
 import numpy as np
 
 from fedrounds_common.arrays import Arrays, is_float
-from fedrounds_common.case import F64
+from fedrounds_common.case import F32
 from fedrounds_common.disk import settle
 from fedrounds_common.errors import RunFileError, UpdateError
 from fedrounds_common.flat import Flat
@@ -42,7 +42,7 @@ class Collection:
     late: dict[str, tuple[SiteUpdate, SiteLine]] = field(default_factory=dict)
     answered: set[str] = field(default_factory=set)  # of this round, whatever they said
     sampled: int = MOST
-    _samples: dict[str, F64] = field(default_factory=dict)
+    _samples: dict[str, F32] = field(default_factory=dict)
 
     @property
     def fresh(self) -> dict[str, int]:
@@ -155,9 +155,9 @@ class Collection:
     @timed("aggregate")
     def with_cosines(self, before: Arrays, after: Arrays, averaged: Iterable[str]) -> None:
         """How far each update that was averaged points where the consensus went: −1 … 1."""
-        step = sample(after, self.sampled) - sample(before, self.sampled)
+        ends = sample(before, self.sampled), sample(after, self.sampled)
         for name in averaged:
-            self.lines[name] = replace(self.lines[name], cosine=cosine(self._samples[name], step))
+            self.lines[name] = replace(self.lines[name], cosine=cosine(self._samples[name], *ends))
 
 
 def _as_it_came(update: SiteUpdate, buffer: bytes, kept: Kept) -> Kept | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from fedrounds_common.arrays import Arrays, packed
-from fedrounds_common.case import F64
+from fedrounds_common.case import F32
 
 MOST, LEAST = 2**14, 2**10  # weights of one update
 TOGETHER = 2**22  # of all sites' updates of a round: 16 MiB
@@ -20,19 +20,20 @@ def sampled_of(sites: int) -> int:
     return min(max(TOGETHER // max(sites, 1), LEAST), MOST)
 
 
-def sample(arrays: Arrays, most: int) -> F64:
+def sample(arrays: Arrays, most: int) -> F32:
     """At most so many of the float entries, evenly spread: the same ones of every update of a model."""
     flat = packed(arrays)
     runs = [run for run in flat.layout.runs if run.is_float]
     step = max(-(-sum(run.count for run in runs) // most), 1)
-    found, before = [np.empty(0)], 0
+    found, before = [np.empty(0, np.float32)], 0
     for run in runs:
         found.append(flat.read(run)[-before % step :: step])
         before += run.count
-    return np.concatenate(found, dtype=np.float64)
+    return np.concatenate(found, dtype=np.float32, casting="same_kind")
 
 
-def cosine(update: F64, step: F64) -> float | None:
-    """−1 … 1; None where one of them does not move."""
+def cosine(update: F32, before: F32, after: F32) -> float | None:
+    """Of an update and the step from one consensus to the next, −1 … 1; None where one of them does not move."""
+    update, step = np.asarray(update, np.float64), np.asarray(after, np.float64) - before
     scale = float(np.linalg.norm(update) * np.linalg.norm(step))
     return float(np.dot(update, step)) / scale if scale > 0 else None
