@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedrounds_client import lineage
+from fedrounds_client import budget, lineage
 from fedrounds_client.home import SiteHome
 from fedrounds_client.journal import note, note_once
 from fedrounds_client.ledger import enter, enter_packed, enter_signed, payload_digest
@@ -25,7 +25,7 @@ from fedrounds_client.memory import out_of_memory
 from fedrounds_client.replies import alone, keep_reply, kept_reply
 from fedrounds_common.arrays import digest
 from fedrounds_common.disk import add_text, locked
-from fedrounds_common.errors import FedroundsError, RefusedError, UpdateError, code_of, no_exit
+from fedrounds_common.errors import BudgetError, FedroundsError, RefusedError, UpdateError, code_of, no_exit
 from fedrounds_common.leaving import Ask, Kind, Leaving, Refusal, Update, check_update, from_wire
 from fedrounds_common.letter import Letter
 
@@ -130,10 +130,15 @@ def _done(ask: Ask, home: SiteHome, pieces: int) -> Leaving:
     from fedrounds_client.rounds import beside_judged
 
     site, permit = open_enrolled(home, ask, pieces=pieces)
+    steps = site.parts.study.training.local_steps or 0
+    if ask.kind == "train":
+        budget.check(home, home.read_settings().policy, site.parts.noisy, steps)  # before an hour's work
     message = _do(ask, site, permit)
     # one at a time: of two requests for the last round that a permit allows, one must find it used up
     with locked(home.lineage):
         check_again(home, ask)
+        if ask.kind == "train" and site.parts.noisy is not None:
+            budget.charge(home, ask, home.read_settings().policy, site.parts.noisy, steps, datetime.now(UTC))
         if ask.kind != "hello":
             seen = (*site.cases_behind(ask), *beside_judged(ask, site))
             lineage.see(home, ask, {case.ref.patient for case in seen}, datetime.now(UTC))
@@ -194,9 +199,10 @@ def _refusal(ask: Ask, name: str, log: Path, error: Exception) -> Refusal:
     code = code_of(error)
     reference = hashlib.sha256(f"{ask.run}/{ask.round}/{ask.nonce}/{name}".encode()).hexdigest()[:10]
     # of a refusal the way through our code says nothing, and a coordinator may go on asking for days
-    detail = str(error) if isinstance(error, RefusedError) else "".join(traceback.format_exception(error))
+    refused = isinstance(error, RefusedError | BudgetError)
+    detail = str(error) if refused else "".join(traceback.format_exception(error))
     add_text(log, f"{reference} {code} round {ask.round} {ask.kind}\n{detail}")
-    return Refusal(name, ask.run, ask.round, ask.nonce, code, reference, refused=isinstance(error, RefusedError))
+    return Refusal(name, ask.run, ask.round, ask.nonce, code, reference, refused=refused)
 
 
 def _purpose(ask: Ask) -> str:

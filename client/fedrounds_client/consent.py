@@ -5,10 +5,11 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping
 
-from fedrounds_client.review import Costs, Review, Sums, Tensor
+from fedrounds_client.review import Costs, Protection, Review, Sums, Tensor
 
 WIDTH, HEAD = 108, 9
 SHOWN_TENSORS = 8
+BAR = 40  # characters
 
 
 def screen(found: Review) -> str:
@@ -132,10 +133,10 @@ def _privacy(found: Review) -> Iterator[str]:
     if privacy.epsilon is None:
         yield "no noise: nothing bounds what the differences could tell of a patient, in a round or in all"
     else:
-        budget = "no limit" if privacy.budget is None else f"{privacy.budget:g}"
+        limit = "none" if privacy.limit is None else f"{privacy.limit:g}"
         yield (
             f"protects each {privacy.protects}: epsilon {privacy.epsilon:.3g} at delta {privacy.delta:g} over all rounds, as "
-            f"{privacy.accountant} counts; the first round alone {privacy.a_round:.2g}; this site's limit is {budget}"
+            f"{privacy.accountant} counts; the first round alone {privacy.a_round:.2g}; this site's limit for one study is {limit}"
         )
     if privacy.how is not None:
         how = privacy.how
@@ -146,11 +147,33 @@ def _privacy(found: Review) -> Iterator[str]:
         )
     for what in privacy.outside:
         yield f"outside that promise: {what}"
+    yield from _budget(privacy)
     if found.leaves.sums:
         yield (
             f"the sums for {', '.join(each.purpose for each in found.leaves.sums)} have no noise: where one of them is over "
             "a single case here, such as the only one of its class, it tells that case's numbers"
         )
+
+
+def _budget(privacy: Protection) -> Iterator[str]:
+    """What all studies have cost the patients here, as a bar where there is a limit."""
+    if privacy.budget is None and not privacy.noisy_rounds:
+        return
+    after = "" if privacy.would is None else f", {privacy.would:.3g} with all rounds of this study"
+    rounds = counted(privacy.noisy_rounds, "noisy round")
+    yield (
+        f"all studies together: epsilon {privacy.spent:.3g} at delta {privacy.budget_delta:g} spent in {rounds} here{after}; "
+        "rounds without noise are not in it, for nothing bounds them"
+    )
+    if privacy.budget is not None:
+        parts = [
+            min(BAR, round(BAR * value / privacy.budget)) for value in (privacy.spent, privacy.would or privacy.spent)
+        ]
+        bar = "█" * parts[0] + "▒" * (parts[1] - parts[0]) + "░" * (BAR - parts[1])
+        beyond = (
+            " (this study would go beyond it)" if privacy.would is not None and privacy.would > privacy.budget else ""
+        )
+        yield f"{bar} of this site's {privacy.budget:g}{beyond}"
 
 
 def _costs(costs: Costs) -> Iterator[str]:

@@ -7,7 +7,7 @@ import os
 import shutil
 from datetime import UTC, datetime, timedelta
 
-from fedrounds_client import policy, waiting
+from fedrounds_client import budget, policy, waiting
 from fedrounds_client.home import SiteHome
 from fedrounds_client.journal import note
 from fedrounds_client.permits import Said, heard, say
@@ -53,6 +53,7 @@ def allow(
 
     Raises:
         RefusedError: the site's own policy forbids the study, so many rounds, or so long.
+        BudgetError: so many rounds would cost its patients more than the policy's budget has left.
     """
     now, rules = now or datetime.now(UTC), settings.policy
     study = study_from_canonical(text, settings.plugins)
@@ -62,6 +63,9 @@ def allow(
     latest = now + timedelta(days=rules.days)
     end = latest if until is None else until
     _check_bounds(rules, count, end, now, latest)
+    if study.training.rounds:
+        steps = count * (study.training.local_steps or 0)
+        budget.check(home, rules, study.noisy_steps(settings.plugins), steps)
     said = say(home, settings, text, who(), now, True, count, end)
     waiting.drop(home, said.study)
     return said

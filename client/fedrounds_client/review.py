@@ -12,7 +12,7 @@ from typing import Any, final
 
 import numpy as np
 
-from fedrounds_client import lineage, policy
+from fedrounds_client import budget, lineage, policy
 from fedrounds_client.enrolled import own_of
 from fedrounds_client.home import SiteHome, read_table
 from fedrounds_client.permits import Said, heard, last_allowed
@@ -112,16 +112,23 @@ class Leaves:
 @dataclass(frozen=True)
 class Protection:
     """`epsilon` at `delta` over all rounds, None: no bound. `a_round`: of the first one alone; rounds do not just add.
-    `budget`: the policy's. `how`: how every step is taken. `outside`: what the epsilon says nothing of."""
+    `limit`: the policy's, of one study. `how`: how every step is taken. `outside`: what the epsilon says nothing of.
+    `spent`: by all studies so far, in so many `noisy_rounds` here; `would`: with this one; `budget`, at `budget_delta`: the
+    policy's of all of them."""
 
     protects: str
     epsilon: float | None
     delta: float | None
     accountant: str
     a_round: float | None
-    budget: float | None
+    limit: float | None
     how: NoisySteps | None
     outside: tuple[str, ...]
+    spent: float
+    would: float | None
+    noisy_rounds: int
+    budget: float | None
+    budget_delta: float
 
 
 @final
@@ -186,7 +193,7 @@ def review(home: SiteHome, settings: SiteSettings, asked: Waiting) -> Review:
     return Review(
         asked.study, study.name, asked.coordinator, asked.run, asked.first, asked.last, asked.times, asked.why,
         study.task, study.model, study.strategy, before.study if before else "",
-        changes(before.text, asked.text, settings) if before else (), cases, leaving, _privacy(settings, study),
+        changes(before.text, asked.text, settings) if before else (), cases, leaving, _privacy(home, settings, study),
         _costs(home, asked.study, study, cases, leaving, down, _models_kept(parts) * size_bytes(start)),
         _said(heard(home, settings.name, asked.study)), len(lineage.uses(home, asked.study, "trained")),
         tuple(str(rule) for rule in policy.broken_by(settings.policy, study, settings.plugins)),
@@ -322,15 +329,28 @@ def _scalars(kind: type[Any]) -> tuple[str, ...]:
     return tuple(entry.name for entry in fields(kind) if entry.name not in ("arrays", "tally", "kind"))
 
 
-def _privacy(settings: SiteSettings, study: Study) -> Protection:
-    budget = settings.policy.maximum_epsilon
+def _privacy(home: SiteHome, settings: SiteSettings, study: Study) -> Protection:
+    rules, how = settings.policy, study.noisy_steps(settings.plugins)
     whole, first = (policy.spent_by(study, rounds, settings.plugins) for rounds in (study.training.rounds, 1))
-    if whole is None or first is None:
-        return Protection("none", None, None, "", None, budget, None, ())
-    return Protection(
-        whole.unit, whole.epsilon, whole.delta, whole.accountant, first.epsilon, budget,
-        study.noisy_steps(settings.plugins), OUTSIDE,
+    steps = study.training.rounds * (study.training.local_steps or 0)
+    bill = (
+        budget.spent(home, rules.budget_delta),
+        None if how is None else budget.spent(home, rules.budget_delta, how, steps),
+        budget.rounds_so_far(home), rules.budget_epsilon, rules.budget_delta,
     )  # fmt: skip
+    if whole is None or first is None:
+        return Protection("none", None, None, "", None, rules.maximum_epsilon, None, (), *bill)
+    return Protection(
+        whole.unit,
+        whole.epsilon,
+        whole.delta,
+        whole.accountant,
+        first.epsilon,
+        rules.maximum_epsilon,
+        how,
+        OUTSIDE,
+        *bill,
+    )
 
 
 def _costs(

@@ -133,7 +133,13 @@ def _write_lost(ask: Ask, site: Site, lost: Lost) -> None:
 
 
 def judge(ask: Ask, site: Site) -> Scores:
-    """Score the model that came on one cohort of this site; the single scores stay here."""
+    """Score the model that came on one cohort of this site; the single scores stay here.
+
+    Raises:
+        RefusedError: FR-C36 training cases of a study that protects them by noise, which scores have not.
+    """
+    if ask.cohort == "train" and site.parts.noisy is not None:
+        raise RefusedError("FR-C36", "scores of training cases", wanted="cases that the noise need not protect")
     cases, beside = site.hospital.cohort(ask.cohort), beside_judged(ask, site)
     scores, pictures = score_cases([ask.arrays], cases, site.parts, site.hospital.pictures, beside)
     write_scores(site.folder, ask, scores, pictures)

@@ -32,7 +32,8 @@ class Policy:
 
     `tasks`, `networks`: of which a study may name one. `minimum_cases`: an answer that stands for fewer
     does not leave. `minimum_privacy`: whom a study must protect by noise; `maximum_epsilon`: at most so
-    much of it over all rounds. `hours`: local time in which work is done, e.g. "19:00-07:00". `gpu`: the
+    much of it over all rounds of one study; `budget_epsilon`: at most so much at `budget_delta` over all studies that
+    were ever trained with noise in this folder. `hours`: local time in which work is done, e.g. "19:00-07:00". `gpu`: the
     number of the one that may be used, or "none". `disk_gb`: of all runs together. `rounds`: the most that
     can be allowed at once, and `days` how long that lasts at most. `outgoing`: the kinds of answers that may leave.
     """
@@ -44,6 +45,8 @@ class Policy:
     minimum_cases: Count = 10
     minimum_privacy: Literal["none", "hospital", "patient"] = "patient"
     maximum_epsilon: OrNone[Positive] = None
+    budget_epsilon: OrNone[Positive] = None
+    budget_delta: Annotated[float, Field(gt=0, le=0.01)] = 1e-5
     hours: Annotated[str, Field(pattern=HOURS)] = "00:00-24:00"
     gpu: Annotated[str, Field(pattern=r"^(none|\d{1,3})$")] = "none"
     disk_gb: Positive = 10.0

@@ -103,7 +103,7 @@ def test_a_folder_without_settings_is_no_site(tmp_path: Path) -> None:
 def test_another_policy_has_another_digest() -> None:
     fields: list[dict[str, Any]] = [
         {}, {"tasks": ("segmentation",)}, {"networks": ("unet",)}, {"minimum_cases": 11}, {"minimum_privacy": "none"},
-        {"maximum_epsilon": 8.0}, {"hours": "19:00-07:00"}, {"gpu": "0"}, {"disk_gb": 11.0}, {"rounds": 2},
+        {"maximum_epsilon": 8.0}, {"budget_epsilon": 8.0}, {"budget_delta": 1e-6}, {"hours": "19:00-07:00"}, {"gpu": "0"}, {"disk_gb": 11.0}, {"rounds": 2},
         {"days": 31}, {"outgoing": ("hello",)},
     ]  # fmt: skip
     assert len({Policy(**each).digest for each in fields}) == len(fields)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -39,6 +39,12 @@ def epsilon(accountant: Accountant, multiplier: float, rate: float, steps: int, 
     bound = epsilon_of(steps * divergence(multiplier, rate), delta)
     # of very small epsilons the numerical one is the coarser
     return min(bound, _by_prv(multiplier, rate, steps, delta)) if accountant == "prv" else bound
+
+
+def together(steps: Mapping[tuple[float, float], int], delta: float) -> float:
+    """Epsilon at delta of steps of several kinds: multiplier and rate → how many; by "rdp", which adds them up."""
+    kinds = [count * divergence(multiplier, rate) for (multiplier, rate), count in steps.items() if count]
+    return epsilon_of(np.sum(kinds, axis=0), delta) if kinds else 0.0
 
 
 @lru_cache(maxsize=64)
