@@ -7,7 +7,7 @@ call each; over the stretches of one dtype that lie side by side it costs a few 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, final
@@ -97,6 +97,7 @@ class Flat(Mapping[str, Array]):
     buffer: Buffer
     layout: Layout
     _made: dict[str, Array] = field(default_factory=dict, repr=False)
+    _known: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.buffer) != self.layout.size:
@@ -113,6 +114,12 @@ class Flat(Mapping[str, Array]):
 
     def __len__(self) -> int:
         return len(self.layout.places)
+
+    def once(self, what: str, work: Callable[[], str]) -> str:
+        """What was worked out of all the bytes before, or what `work` does now."""
+        if what not in self._known:
+            self._known[what] = work()
+        return self._known[what]
 
     def read(self, run: Run, start: int = 0, count: int | None = None) -> Array:
         """`count` entries of a run from its entry `start` on; all the others by default. Nothing is copied."""

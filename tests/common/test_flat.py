@@ -42,6 +42,14 @@ def test_what_was_unpacked_is_packed_without_a_copy() -> None:
     assert np.shares_memory(found["w"], np.frombuffer(buffer, np.uint8))
 
 
+def test_a_digest_is_worked_out_once_of_bytes_and_anew_of_what_can_be_written_into() -> None:
+    fixed, open_ = packed(ARRAYS), unpack(bytearray(pack(ARRAYS)), manifest(ARRAYS))
+    assert digest(fixed) == digest(fixed) == digest(open_) == digest(dict(ARRAYS))
+    open_["w"][0, 0] = 7
+    assert digest(open_) == digest({**ARRAYS, "w": np.float32([[7, 1, 2], [3, 4, 5]])})
+    assert digest(open_) != digest(fixed)
+
+
 def test_an_update_goes_through_a_message_with_one_copy() -> None:
     update = Update("a", "r", 1, "n", "d", 3, 1, 0.1, 0.1, "float32", ARRAYS)
     header, buffer = to_wire(update)
