@@ -24,10 +24,12 @@ def sites_lazily(run: Path, syncs: bool) -> Iterator[None]:
     """Within, what this process writes below the run's `sites` is not synced file by file.
 
     Args:
-        syncs: this process writes the checkpoints, and has all processes' files on disk before each.
+        syncs: this process writes the checkpoints, and has all processes' files on disk before each, and at the end.
     """
     with disk.through(Lazily(disk.steps_now(), run / "sites", run / "checkpoints" if syncs else None)):
         yield
+    if syncs:
+        sync_all(run)
 
 
 @final
@@ -36,11 +38,12 @@ class Lazily:
 
     def __init__(self, steps: Steps, lazy: Path, before: Path | None) -> None:
         self._steps, self._before = steps, before
-        self._lazy = lazy.parts
+        self._lazy, self._below = str(lazy), f"{lazy}{os.sep}"
         self._handles: set[int] = set()
 
     def _is_lazy(self, path: Path) -> bool:
-        return path.parts[: len(self._lazy)] == self._lazy
+        text = str(path)
+        return text.startswith(self._below) or text == self._lazy
 
     def open(self, file: Path, flags: int, mode: int) -> int:
         handle = self._steps.open(file, flags, mode)

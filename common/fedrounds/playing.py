@@ -78,7 +78,8 @@ def carry_out(
                 raise
             finally:
                 forget()
-        return _finished(prepared, folder, sites, listen)
+        with sites_lazily(folder.path, syncs=True):
+            return _finished(prepared, folder, sites, listen)
 
 
 def _play(

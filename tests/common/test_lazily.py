@@ -74,7 +74,9 @@ def test_everything_is_on_disk_before_a_checkpoint_has_its_name(
         write_whole(tmp_path / "checkpoints" / "round-0001", b"1")
         write_whole(tmp_path / "checkpoints" / "round-0002", b"2")
         write_whole(tmp_path / "status", b"3")
-    assert seen == [[], ["round-0001"]]
+        before_the_end = list(seen)
+    assert before_the_end == [[], ["round-0001"]]
+    assert len(seen) == 3  # and once more at the end
 
 
 def test_afterwards_sites_are_waited_for_again(tmp_path: Path) -> None:
