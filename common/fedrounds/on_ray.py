@@ -32,7 +32,7 @@ def pool_on_ray(simulation: Simulation, run: Path) -> Workers:
     cluster = Cluster(wanted.address, simulation.workers, wanted.cpus, wanted.gpus or 0.0)
     # one thread as everywhere, whatever the machines of the cluster have set: other threads give other bits
     environment = {**THREADS, **SILENCE, **({VARIABLE: os.environ[VARIABLE]} if VARIABLE in os.environ else {})}
-    share = _share if wanted.gpus is None else None
+    share = _share if wanted.gpus is None and simulation.device != "cpu" else None
     return ray_pool(cluster, partial(played, run), environment, run / "rehearsal.json", share, usable_cores())
 
 
