@@ -51,17 +51,19 @@ def ours(folder: Path, patch: tuple[int, ...]) -> tuple[Loader, Callable[[], int
     usable, left_out = keeper.open_all(reader.cases(form))
     assert not left_out, left_out
     cases, rng = list(usable.values()), np.random.default_rng(0)
+    for case in cases:
+        sampling.index_of(case)  # where labels and content are: looked for once a process, like the first epoch
 
     def drawn(case: Case) -> tuple[np.ndarray, ...]:
         start = sampling.patch_start(None, sampling.index_of(case).box, patch, case.grid, rng)
-        return sampling.patch_of(case, start, patch), sampling.cut(case.labels[None], start, patch)
+        return sampling.patch_of(case, start, patch), sampling.labels_of(case, start, patch)[None]
 
     def epoch() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         order = rng.permutation(len(cases))
         for first in range(0, len(order), BATCH):
             chosen = [cases[place] for place in order[first : first + BATCH]]
-            images, labels = stacked((drawn(case) for case in chosen), len(chosen))
-            yield torch.from_numpy(images), torch.from_numpy(labels)
+            made = stacked((drawn(case) for case in chosen), len(chosen))
+            yield torch.from_numpy(made.pop(0)), torch.from_numpy(made.pop())
 
     return (
         epoch,
@@ -99,7 +101,7 @@ def monais(kind: str, folder: Path, patch: tuple[int, ...]) -> tuple[Loader, Cal
 
     def epoch() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for batch in loader:
-            yield batch["image"], batch["label"]
+            yield batch.pop("image"), batch.pop("label")
 
     def mean() -> float:
         whole = transforms.Compose(steps[:-1])
@@ -118,11 +120,20 @@ def main() -> None:
     torch.set_num_threads(1)
     patch = (size, size, size)
     epoch, files, mean = ours(folder, patch) if kind == "ours" else monais(kind, folder, patch)
-    drawn = sum(len(images) for images, _ in epoch())
-    before, busy = time.perf_counter(), time.process_time()
-    for _ in range(epochs):
+
+    def look() -> int:
+        """Draw an epoch, and let each batch go before the next is made, on every side alike."""
+        seen = 0
         for images, labels in epoch():
             assert images.shape[2:] == labels.shape[2:] == patch, images.shape
+            seen += len(images)
+            del images, labels
+        return seen
+
+    drawn = look()
+    before, busy = time.perf_counter(), time.process_time()
+    for _ in range(epochs):
+        look()
     seconds, cpu = time.perf_counter() - before, time.process_time() - busy
     own = anonymous_bytes()
     said = {

@@ -7,15 +7,17 @@ of one patient in a 2D study. A picture without geometry has the identity affine
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from fedrounds_common.packed import Packed
+    from fedrounds_common.packed import Packed, PackedLabels
 
 F32 = NDArray[np.float32]
 F64 = NDArray[np.float64]
@@ -47,11 +49,35 @@ class Target:
     the fixed image and the same ones in the moving.
     """
 
-    voxels: U8 | None = None
+    # without a default that the class itself would have: what an instance lacks, `__getattr__` is asked for
+    voxels: U8 | None = dataclasses.field(default_factory=lambda: None)
     classes: F32 | None = None
-    moving: U8 | None = None
+    moving: U8 | None = dataclasses.field(default_factory=lambda: None)
     field: F32 | None = None
     landmarks: F64 | None = None
+    # no field, so that whoever goes through the fields sees what is known and nothing else; a kept one has its own
+    packed: ClassVar[Mapping[str, PackedLabels]] = MappingProxyType({})
+
+    @staticmethod
+    def kept(packed: Mapping[str, PackedLabels], **known: NDArray[Any]) -> Target:
+        """A target some of whose label maps are as a store keeps them, and are unpacked when somebody looks at them."""
+        target = Target(**known)
+        for name in packed:
+            object.__delattr__(target, name)
+        object.__setattr__(target, "packed", packed)
+        return target
+
+    if not TYPE_CHECKING:  # a checker would let every misspelt name pass
+
+        def __getattr__(self, name: str) -> U8:
+            packed = self.__dict__.get("packed", {})
+            if name in packed:
+                return packed[name].whole()
+            raise AttributeError(name)
+
+    def has(self, name: str) -> bool:
+        """Whether this is known; nothing is unpacked to tell."""
+        return name in self.packed or getattr(self, name) is not None
 
 
 @final
@@ -97,8 +123,12 @@ class Case:
 
     @property
     def labels(self) -> U8 | None:
-        """The reference label map (*grid), where there is one."""
+        """The reference label map (*grid), where there is one; of a stored case unpacked anew each time."""
         return None if self.target is None else self.target.voxels
+
+    @property
+    def labelled(self) -> bool:
+        return self.target is not None and self.target.has("voxels")
 
     def with_image(self, image: F32, target: Target | None = None, affine: F64 | None = None) -> Case:
         return replace(self, image=image, target=target, affine=self.affine if affine is None else affine)

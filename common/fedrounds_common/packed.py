@@ -88,6 +88,37 @@ class Packed:
         return result
 
 
+@final
+@dataclass(frozen=True)
+class PackedLabels:
+    """A label map (*grid) of which only the box that holds labels is kept: `codes` (*box); 0 outside."""
+
+    grid: tuple[int, ...]
+    box: tuple[slice, ...]
+    codes: NDArray[np.uint8]
+
+    def whole(self) -> NDArray[np.uint8]:
+        """(*grid), unpacked anew each time."""
+        return self.cut((0,) * len(self.grid), self.grid)
+
+    def cut(self, start: Sequence[int], size: Sequence[int]) -> NDArray[np.uint8]:
+        """(*size), whose first voxel is the grid's `start`; zeros where it reaches beyond the grid."""
+        result = np.zeros(tuple(size), np.uint8)
+        found = _overlap(start, size, self.box)
+        if all(span.start < span.stop for span in found):
+            result[_from(found, start)] = self.codes[_from(found, [span.start for span in self.box])]
+        return result
+
+
+def pack_labels(labels: NDArray[np.uint8]) -> PackedLabels:
+    spans = []
+    for axis in range(labels.ndim):
+        there = np.flatnonzero(labels.any(axis=tuple(other for other in range(labels.ndim) if other != axis)))
+        spans.append(slice(int(there[0]), int(there[-1]) + 1) if there.size else slice(0, 0))
+    box = tuple(spans)
+    return PackedLabels(tuple(labels.shape), box, np.ascontiguousarray(labels[box]))
+
+
 def pack(image: F32, box: tuple[slice, ...]) -> Packed:
     """Keep an image (C, *grid) as it is, bit for bit (of a zero, not its sign).
 

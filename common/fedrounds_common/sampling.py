@@ -41,7 +41,7 @@ def index_of(case: Case) -> Index:
     if held is not None and held[0]() is case:
         return held[1]
     box = content_box(case.image) if case.packed is None else case.packed.box
-    index = Index(box, {} if case.labels is None else _voxels(case.labels))
+    index = Index(box, {} if (labels := case.labels) is None else _voxels(labels))
     key = id(case)
     held_bytes = index.bytes + sum(entry.bytes for _, entry in _indices.values())
     for other in list(_indices):
@@ -123,6 +123,16 @@ def patch_start(
 def patch_of(case: Case, start: Sequence[int], patch: Sequence[int]) -> F32:
     """`cut` of the case's image; of one that a store keeps, no more than the patch is read."""
     return cut(case.image, start, patch) if case.packed is None else case.packed.cut(start, patch)
+
+
+def labels_of(case: Case, start: Sequence[int], patch: Sequence[int]) -> U8:
+    """(*patch) of the case's label map, which it must have; zeros beyond the grid."""
+    assert case.target is not None
+    packed = case.target.packed.get("voxels")
+    if packed is not None:
+        return packed.cut(start, patch)
+    assert case.labels is not None
+    return cut(case.labels[np.newaxis], start, patch)[0]
 
 
 def cut(array: NDArray[Scalar], start: Sequence[int], patch: Sequence[int]) -> NDArray[Scalar]:

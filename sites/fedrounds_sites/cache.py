@@ -29,12 +29,13 @@ from numpy.typing import NDArray
 
 from fedrounds_common.case import Case, CaseRef, Target
 from fedrounds_common.disk import remove_file, write_whole
-from fedrounds_common.packed import Packed, PackedChannel, pack
+from fedrounds_common.packed import Packed, PackedChannel, PackedLabels, pack, pack_labels
 from fedrounds_common.sampling import content_box
 from fedrounds_sites.prepare import VERSION
 
-FORMAT = 4
+FORMAT = 5
 SUFFIX = ".case"
+LABEL_MAPS = ("voxels", "moving")  # of a target
 STALE_S = 3600.0  # a half-written file older than this is nobody's any more
 _MAGIC = b"fr-case\n"
 _LEAD = struct.Struct("<8sII")  # magic, bytes of the header, CRC-32 of the header
@@ -159,7 +160,8 @@ def _parts(key: str, case: Case) -> list[bytes | memoryview]:
     packed, known = _packed(case), {} if case.target is None else _known(case.target)
     content: list[bytes | memoryview] = []
     for array in _arrays(packed, known):
-        content += [array.data.cast("B"), b"\0" * (-array.nbytes % _ALIGN)]
+        # of no byte there is no view
+        content += [array.data.cast("B") if array.size else b"", b"\0" * (-array.nbytes % _ALIGN)]
     checksum = 0
     for part in content:
         checksum = zlib.crc32(part, checksum)
@@ -171,9 +173,7 @@ def _parts(key: str, case: Case) -> list[bytes | memoryview]:
         "box": [[span.start, span.stop] for span in packed.box],
         "channels": [channel.as_table() for channel in packed.channels],
         "affine": np.asarray(case.affine, np.float64).ravel().tolist(),
-        "target": None
-        if case.target is None
-        else {name: [array.dtype.str, list(array.shape)] for name, array in known.items()},
+        "target": None if case.target is None else {name: _told(part) for name, part in known.items()},
         "checksum": checksum,
     }
     text = json.dumps(header, sort_keys=True).encode()
@@ -188,10 +188,10 @@ def _packed(case: Case) -> Packed:
     return pack(image, content_box(image))
 
 
-def _arrays(packed: Packed, known: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
+def _arrays(packed: Packed, known: Mapping[str, NDArray[Any] | PackedLabels]) -> list[NDArray[Any]]:
     """In the order of the file, as `_layout` tells it."""
     levels = [channel.levels for channel in packed.channels if channel.levels is not None]
-    return [*(channel.codes for channel in packed.channels), *levels, *known.values()]
+    return [*(channel.codes for channel in packed.channels), *levels, *map(_codes, known.values())]
 
 
 def _header_of(file: Path) -> dict[str, Any] | None:
@@ -233,18 +233,40 @@ def _layout(header: Mapping[str, Any]) -> list[tuple[str, Sequence[int]]]:
     inside = [stop - start for start, stop in header["box"]]
     image: list[tuple[str, Sequence[int]]] = [(channel["dtype"], inside) for channel in header["channels"]]
     image += [("<f4", (channel["levels"],)) for channel in header["channels"] if channel["levels"]]
-    return [*image, *((dtype, shape) for dtype, shape in (header["target"] or {}).values())]
+    return [*image, *((part["dtype"], part["shape"]) for part in (header["target"] or {}).values())]
 
 
 def _bytes(dtype: str, shape: Sequence[int]) -> int:
     return np.dtype(dtype).itemsize * math.prod(shape)
 
 
-def _known(target: Target) -> dict[str, NDArray[Any]]:
-    """What there is of a target, by name, each in one piece; in the names' order, which is that of the header."""
-    names = sorted(entry.name for entry in dataclasses.fields(target))
-    found = {name: getattr(target, name) for name in names}
-    return {name: np.ascontiguousarray(array) for name, array in found.items() if array is not None and array.size}
+def _known(target: Target) -> dict[str, NDArray[Any] | PackedLabels]:
+    """What there is of a target, by name, each in one piece; in the names' order, which is that of the header.
+
+    Label maps by what holds labels in them: most of a tumour's is background.
+    """
+    known: dict[str, NDArray[Any] | PackedLabels] = {}
+    for name in sorted(entry.name for entry in dataclasses.fields(target)):
+        if name in target.packed:
+            known[name] = target.packed[name]
+            continue
+        array = getattr(target, name)
+        if array is not None and array.size:
+            known[name] = pack_labels(array) if name in LABEL_MAPS else np.ascontiguousarray(array)
+    return known
+
+
+def _codes(known: NDArray[Any] | PackedLabels) -> NDArray[Any]:
+    return known.codes if isinstance(known, PackedLabels) else known
+
+
+def _told(known: NDArray[Any] | PackedLabels) -> dict[str, Any]:
+    """Of one part of a target, as the header says it."""
+    codes = _codes(known)
+    told: dict[str, Any] = {"dtype": codes.dtype.str, "shape": list(codes.shape)}
+    if isinstance(known, PackedLabels):
+        told |= {"grid": list(known.grid), "box": [[span.start, span.stop] for span in known.box]}
+    return told
 
 
 def _aligned(offset: int) -> int:
@@ -264,10 +286,19 @@ def _case(header: Mapping[str, Any], content: memoryview, start: int) -> Case:
     )
     box = tuple(slice(low, high) for low, high in header["box"])
     packed = Packed(tuple(header["grid"]), box, channels)
-    known: dict[str, Any] = dict(zip(header["target"] or {}, there, strict=True))
-    target = None if header["target"] is None else Target(**known)
+    target = None if header["target"] is None else _target(header["target"], there)
     affine = np.array(header["affine"], np.float64).reshape(4, 4)
     return Case.kept(CaseRef(*header["ref"]), packed, target, affine)
+
+
+def _target(told: Mapping[str, Any], arrays: Iterator[NDArray[Any]]) -> Target:
+    known, packed = dict[str, NDArray[Any]](), dict[str, PackedLabels]()
+    for (name, part), array in zip(told.items(), arrays, strict=True):
+        if "box" in part:
+            packed[name] = PackedLabels(tuple(part["grid"]), tuple(slice(*span) for span in part["box"]), array)
+        else:
+            known[name] = array
+    return Target.kept(packed, **known)
 
 
 def _mapped(handle: int, size: int) -> memoryview:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
 from fedrounds_common import packed, sampling
-from fedrounds_common.case import Case, CaseRef
+from fedrounds_common.case import Case, CaseRef, Target
 
 F32 = NDArray[np.float32]
 
@@ -127,3 +128,41 @@ def test_a_packed_case_is_a_case_like_any_other() -> None:
     np.testing.assert_array_equal(other.image, image + 1)
     with pytest.raises(AttributeError, match="images"):
         case.images  # type: ignore[attr-defined]  # noqa: B018
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    arrays.arrays(
+        np.uint8,
+        arrays.array_shapes(min_dims=2, max_dims=3, max_side=7),
+        elements=st.sampled_from([0, 0, 0, 1, 4, 255]),
+    ),
+    st.data(),
+)
+def test_a_label_map_comes_back_whole_and_in_patches(labels: NDArray[np.uint8], data: st.DataObject) -> None:
+    kept_labels = packed.pack_labels(labels)
+    np.testing.assert_array_equal(kept_labels.whole(), labels)
+    start = [data.draw(st.integers(1 - 5, size - 1)) for size in labels.shape]
+    size = [5] * labels.ndim
+    np.testing.assert_array_equal(kept_labels.cut(start, size), sampling.cut(labels[np.newaxis], start, size)[0])
+
+
+def test_of_a_label_map_without_labels_nothing_is_kept() -> None:
+    kept_labels = packed.pack_labels(np.zeros((5, 6, 7), np.uint8))
+    assert kept_labels.codes.size == 0
+    assert kept_labels.whole().shape == (5, 6, 7)
+
+
+def test_a_kept_target_is_a_target_like_any_other() -> None:
+    voxels = np.zeros((5, 6, 7), np.uint8)
+    voxels[2:4, 1, 3] = 2
+    target = Target.kept({"voxels": packed.pack_labels(voxels)}, classes=np.ones(2, np.float32))
+    assert (target.has("voxels"), target.has("classes"), target.has("moving")) == (True, True, False)
+    np.testing.assert_array_equal(target.voxels, voxels)
+    assert target.moving is None
+    other = replace(target, voxels=voxels + 1)
+    np.testing.assert_array_equal(other.voxels, voxels + 1)
+    assert other.packed == {}
+    assert Target().voxels is None
+    with pytest.raises(AttributeError, match="voxel"):
+        target.voxel  # type: ignore[attr-defined]  # noqa: B018

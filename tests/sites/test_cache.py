@@ -127,8 +127,8 @@ def test_stored_arrays_cannot_be_written(store: CaseStore) -> None:
     back = store.get("k")
     assert back is not None
     assert back.packed is not None
-    assert back.labels is not None
-    for array in (back.labels, *(channel.codes for channel in back.packed.channels)):
+    assert back.target is not None
+    for array in (back.target.packed["voxels"].codes, *(channel.codes for channel in back.packed.channels)):
         with pytest.raises(ValueError, match="read-only"):
             array[0, 0, 0] = 1
         with pytest.raises(ValueError, match="WRITEABLE"):
@@ -255,6 +255,16 @@ def test_what_is_background_everywhere_takes_no_room(store: CaseStore) -> None:
     back = store.get("k")
     assert back is not None
     np.testing.assert_array_equal(back.image, image)
+
+
+def test_a_case_without_a_tumour_keeps_an_empty_label_map(store: CaseStore) -> None:
+    whole = replace(case(), target=Target(np.zeros((5, 6, 7), np.uint8)))
+    store.put("k", whole)
+    back = store.get("k", checked=True)
+    assert back is not None
+    assert back.labelled
+    equal(back, whole)
+    assert stored_bytes(back) == stored_bytes(whole)
 
 
 def test_a_flipped_bit_is_found_where_somebody_looks_for_it(store: CaseStore) -> None:

@@ -75,21 +75,22 @@ class Segmentation(Task):
         if not len(cases):
             raise UsageError("FR-U42", "no case to draw a training example from")
         case = cases[int(rng.integers(len(cases)))]
-        index, labels = sampling.index_of(case), _reference(case)
+        _require_reference(case)
+        index, grid = sampling.index_of(case), case.grid
         voxel = None
         if rng.random() < training.foreground:
             voxel = sampling.foreground_voxel(index, tuple(form.scored.values()), case.grid, rng)
         box, slice_ = index.box, None
         if _stacked(case, form):
             slice_ = voxel[0] if voxel else int(rng.integers(box[0].start, box[0].stop))
-            labels, box, voxel = labels[slice_], box[1:], voxel[1:] if voxel else None
+            grid, box, voxel = grid[1:], box[1:], voxel[1:] if voxel else None
         patch = _patch(training, cases, case, form)
-        start = sampling.patch_start(voxel, box, patch, labels.shape, rng)
+        start = sampling.patch_start(voxel, box, patch, grid, rng)
         if slice_ is None:
-            image = sampling.patch_of(case, start, patch)
+            image, labels = sampling.patch_of(case, start, patch), sampling.labels_of(case, start, patch)
         else:
-            image = sampling.patch_of(case, (slice_, *start), (1, *patch))[:, 0]
-        labels = sampling.cut(labels[np.newaxis], start, patch)[0]
+            place, size = (slice_, *start), (1, *patch)
+            image, labels = sampling.patch_of(case, place, size)[:, 0], sampling.labels_of(case, place, size)[0]
         image, labels = augment(image, labels, training.augment, rng)
         return Example(image, one_hot(labels, form))
 
@@ -218,7 +219,7 @@ class Segmentation(Task):
         return {"masks": LabelImage(prediction.labels), "probabilities": ScalarImages(maps)}
 
     def lacks(self, case: Case, form: CaseForm) -> str:
-        return "a mask" if case.labels is None else ""
+        return "" if case.labelled else "a mask"
 
     def guessed(self, cases: Cases, form: CaseForm, evaluation: Evaluation) -> Mapping[str, Sequence[CaseScore]]:
         """Thresholds, clusters, the mirror image and the other cases' mean, on each channel; by Dice alone."""
@@ -259,10 +260,16 @@ def _stacked(case: Case, form: CaseForm) -> bool:
     return form.dims == 2 and len(case.grid) == 3
 
 
-def _reference(case: Case) -> U8:
-    if case.labels is None:
+def _require_reference(case: Case) -> None:
+    if not case.labelled:
         raise CaseError("FR-D40", "the case has no reference", wanted="a label map", case=case.ref.name)
-    return case.labels
+
+
+def _reference(case: Case) -> U8:
+    _require_reference(case)
+    labels = case.labels
+    assert labels is not None
+    return labels
 
 
 def _patch(training: Training, cases: Cases, case: Case, form: CaseForm) -> tuple[int, ...]:
