@@ -132,7 +132,8 @@ def labels_of(case: Case, start: Sequence[int], patch: Sequence[int]) -> U8:
     if packed is not None:
         return packed.cut(start, patch)
     assert case.labels is not None
-    return cut(case.labels[np.newaxis], start, patch)[0]
+    found: U8 = cut(case.labels[np.newaxis], start, patch)[0]
+    return found
 
 
 def cut(array: NDArray[Scalar], start: Sequence[int], patch: Sequence[int]) -> NDArray[Scalar]:
