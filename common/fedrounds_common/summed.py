@@ -42,8 +42,7 @@ class WeightedSum:
             return
         product = np.empty(min(BLOCK, self.layout.count))
         for run in self.layout.runs:
-            for start in range(0, run.count, BLOCK):
-                count = min(BLOCK, run.count - start)
+            for start, count in _pieces(run.first, run.count):
                 total, part = self._values.read(run.first + start, count), product[:count]
                 fresh = not self._started
                 for source, weight in updates:
@@ -85,9 +84,9 @@ class Mean(Mapping[str, F64]):
     def __getitem__(self, name: str) -> F64:
         place = self._layout.places[name]
         found = np.empty(place.count)
-        for start in range(0, place.count, BLOCK):
-            count = min(BLOCK, place.count - start)
-            total = self._values.read(self._layout.firsts[name] + start, count)
+        first = self._layout.firsts[name]
+        for start, count in _pieces(first, place.count):
+            total = self._values.read(first + start, count)
             np.divide(total, self._weight, out=found[start : start + count])
         return found.reshape(place.shape)
 
@@ -98,8 +97,17 @@ class Mean(Mapping[str, F64]):
         return len(self._layout.places)
 
 
+def _pieces(first: int, count: int) -> Iterator[tuple[int, int]]:
+    """`count` entries from `first` on, cut where a block ends: where each piece starts, from `first`, and its entries."""
+    start = 0
+    while start < count:
+        part = min(count - start, BLOCK - (first + start) % BLOCK)
+        yield start, part
+        start += part
+
+
 class _Values(Protocol):
-    """Float64 numbers that are read a block at a time, changed in place, and written back."""
+    """Float64 numbers that are read a piece of a block at a time, changed in place, and written back."""
 
     def read(self, start: int, count: int) -> F64: ...
 
@@ -109,10 +117,12 @@ class _Values(Protocol):
 @final
 class _InMemory:
     def __init__(self, count: int) -> None:
-        self._whole = np.empty(count)
+        # not one array: of large ones NumPy asks for huge pages, and the kernel may have to move half of its memory first
+        self._blocks = [np.empty(min(BLOCK, count - start)) for start in range(0, count, BLOCK)]
 
     def read(self, start: int, count: int) -> F64:
-        return self._whole[start : start + count]
+        block, start = divmod(start, BLOCK)
+        return self._blocks[block][start : start + count]
 
     def write(self, start: int, block: F64) -> None:
         """It was changed where it lies."""
