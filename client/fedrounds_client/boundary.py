@@ -131,14 +131,18 @@ def _done(ask: Ask, home: SiteHome, pieces: int) -> Leaving:
 
     site, permit = open_enrolled(home, ask, pieces=pieces)
     steps = site.parts.study.training.local_steps or 0
-    if ask.kind == "train":
-        budget.check(home, home.read_settings().policy, site.parts.noisy, steps)  # before an hour's work
+    noisy = site.parts.noisy if ask.kind == "train" else None
+    if ask.kind == "train":  # before an hour's work
+        budget.check(home, home.read_settings().policy, noisy, steps)
+    if noisy is not None:
+        permit.check_noisy(ask)
     message = _do(ask, site, permit)
     # one at a time: of two requests for the last round that a permit allows, one must find it used up
     with locked(home.lineage):
         check_again(home, ask)
-        if ask.kind == "train" and site.parts.noisy is not None:
-            budget.charge(home, ask, home.read_settings().policy, site.parts.noisy, steps, datetime.now(UTC))
+        if noisy is not None:
+            permit.check_noisy(ask)
+            budget.charge(home, ask, home.read_settings().policy, noisy, steps, datetime.now(UTC))
         if ask.kind != "hello":
             seen = (*site.cases_behind(ask), *beside_judged(ask, site))
             lineage.see(home, ask, {case.ref.patient for case in seen}, datetime.now(UTC))

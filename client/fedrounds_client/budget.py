@@ -40,6 +40,13 @@ def rounds_so_far(home: SiteHome) -> int:
     return sum(line["event"] == EVENT for line in chain.read(home.budget))
 
 
+def rounds_of(home: SiteHome, study: str, since: datetime | None = None) -> int:
+    """How many noisy rounds of this study were paid for, or were since then; each that was trained anew counts again."""
+    lines = [line["facts"] for line in chain.read(home.budget) if line["event"] == EVENT]
+    own = [facts for facts in lines if facts["study"] == study]
+    return sum(since is None or datetime.fromisoformat(facts["at"]) >= since for facts in own)
+
+
 def spent(home: SiteHome, delta: float, noisy: NoisySteps | None = None, steps: int = 0) -> float:
     """Epsilon of all rounds so far, and of so many steps more like these."""
     kinds = Counter(steps_so_far(home))
@@ -67,7 +74,7 @@ def charge(home: SiteHome, ask: Ask, rules: Policy, noisy: NoisySteps, steps: in
     """Pay for one round's update, which has not left yet; no other process may charge meanwhile. Raises as `check`."""
     check(home, rules, noisy, steps)
     facts = {
-        "run": ask.run, "round": ask.round, "study": ask.digest, "unit": "patient", "multiplier": noisy.multiplier,
+        "at": now.isoformat(timespec="microseconds"), "run": ask.run, "round": ask.round, "study": ask.digest, "unit": "patient", "multiplier": noisy.multiplier,
         "rate": noisy.rate, "steps": steps,
     }  # fmt: skip
     chain.append(home.budget, EVENT, facts, now)

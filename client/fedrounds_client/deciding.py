@@ -14,7 +14,7 @@ from fedrounds_client.permits import Said, heard, say
 from fedrounds_client.settings import Policy, SiteSettings
 from fedrounds_common.disk import write_text
 from fedrounds_common.errors import RefusedError, UsageError
-from fedrounds_common.study.canonical import study_from_canonical
+from fedrounds_common.study.canonical import digest_of_text, study_from_canonical
 from fedrounds_sites.cache import CaseStore
 
 
@@ -64,8 +64,8 @@ def allow(
     end = latest if until is None else until
     _check_bounds(rules, count, end, now, latest)
     if study.training.rounds:
-        steps = count * (study.training.local_steps or 0)
-        budget.check(home, rules, study.noisy_steps(settings.plugins), steps)
+        policy.check_epsilon(rules, study, budget.rounds_of(home, digest_of_text(text)) + count, settings.plugins)
+        budget.check(home, rules, study.noisy_steps(settings.plugins), count * (study.training.local_steps or 0))
     said = say(home, settings, text, who(), now, True, count, end)
     waiting.drop(home, said.study)
     return said

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, final
 
-from fedrounds_client import lineage, policy
+from fedrounds_client import budget, lineage, policy
 from fedrounds_client.home import SiteHome
 from fedrounds_client.permits import Said, heard
 from fedrounds_client.settings import SiteSettings
@@ -140,6 +140,22 @@ class SitePermit:
         used = len(lineage.uses(self.home, ask.digest, event, said.when))
         if used >= most:
             raise RefusedError("FR-C10", f"{used} of {most} times {event}", do="allow more rounds, if that is meant")
+
+    def check_noisy(self, ask: Ask) -> None:
+        """Before noisy steps are taken: of the same request twice the noise differs, and their mean has less of it.
+
+        Raises:
+            RefusedError: FR-C10 the study has been given all the noisy rounds that this permit allows.
+        """
+        said = self._said(ask.digest)
+        most = min(said.rounds, self.settings.policy.rounds)
+        used = budget.rounds_of(self.home, ask.digest, datetime.fromisoformat(said.when))
+        if used >= most:
+            raise RefusedError(
+                "FR-C10",
+                f"{used} of {most} noisy rounds",
+                do="allow more rounds, if that is meant: each costs its noise",
+            )
 
     def _most(self, ask: Ask, rounds: int) -> int:
         """How often the like may be asked for under a permit of so many rounds."""

@@ -44,7 +44,7 @@ def _names(policy: Policy, study: Study) -> list[RefusedError]:
 
 
 def _privacy(policy: Policy, study: Study, plugins: Sequence[Path]) -> list[RefusedError]:
-    protects, epsilon = privacy_of(study, plugins)
+    protects, _ = privacy_of(study, plugins)
     found = []
     if PROTECTS.index(protects) < PROTECTS.index(policy.minimum_privacy):
         found.append(
@@ -52,10 +52,21 @@ def _privacy(policy: Policy, study: Study, plugins: Sequence[Path]) -> list[Refu
                 "FR-C14", f"the study protects {protects}", wanted=f"policy.minimum_privacy = {policy.minimum_privacy}"
             )
         )
-    if policy.maximum_epsilon is not None and (epsilon is None or epsilon > policy.maximum_epsilon):
-        said = "no bound at all" if epsilon is None else f"epsilon {epsilon:.3g} over all rounds"
-        found.append(RefusedError("FR-C14", said, wanted=f"policy.maximum_epsilon = {policy.maximum_epsilon:g}"))
+    try:
+        check_epsilon(policy, study, study.training.rounds, plugins)
+    except RefusedError as error:
+        found.append(error)
     return found
+
+
+def check_epsilon(policy: Policy, study: Study, rounds: int, plugins: Sequence[Path] = ()) -> None:
+    """Raises RefusedError FR-C14: so many rounds of this study would tell more of a patient than the policy lets one tell."""
+    if policy.maximum_epsilon is None:
+        return
+    spent = spent_by(study, rounds, plugins)
+    if spent is None or spent.epsilon > policy.maximum_epsilon:
+        said = "no bound at all" if spent is None else f"epsilon {spent.epsilon:.3g} over {rounds} rounds"
+        raise RefusedError("FR-C14", said, wanted=f"policy.maximum_epsilon = {policy.maximum_epsilon:g}")
 
 
 def privacy_of(study: Study, plugins: Sequence[Path] = ()) -> tuple[str, float | None]:

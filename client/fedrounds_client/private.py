@@ -103,15 +103,20 @@ class PatientSteps:
         """Refuse a network that noise cannot protect patients in. The shapes are those of any patient that has them.
 
         Raises:
-            UsageError: FR-U95 naming the layer.
+            UsageError: FR-U95 naming the layer. FedroundsError: no patient at all can be drawn from, as where the study
+                asks for what this site's cases have not; of the last one, and the rounds would be noise alone.
         """
+        why: Exception | None = None
         for own in self.patients:
             try:
                 batch = make(own, 1)
-            except (FedroundsError, ValueError, ArithmeticError, LookupError):
+            except (FedroundsError, ValueError, ArithmeticError, LookupError) as error:
+                why = error
                 continue
             check_fit(network, task, batch)
             return
+        if why is not None:
+            raise why
 
     def gradients(self, named: Mapping[str, nn.Parameter], batches: Sequence[Batch], backward: Backward) -> None:
         """Set each parameter's gradient: the patients' cut and summed, noise on it, by the expected batch.

@@ -157,8 +157,12 @@ def train(
     for turn, optimiser in optimisers.items():
         kept |= _take_moments(optimiser, network, turn)
     reached = of_module(network)
+    ended = tail.mean(reached) if tail.models else reached
+    if private is not None:  # whatever else a network may have changed has no noise on it
+        noised = {name for optimiser in optimisers.values() for name in _named(network, optimiser)}
+        ended = {name: array if name in noised else start[name] for name, array in ended.items()}
     lost = Lost() if private is None else private.lost
-    return Result(tail.mean(reached) if tail.models else reached, kept, float(np.mean(losses)), waiting, lost)
+    return Result(ended, kept, float(np.mean(losses)), waiting, lost)
 
 
 @timed("data")

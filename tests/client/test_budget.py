@@ -19,7 +19,7 @@ from fedrounds_client.waiting import find
 from fedrounds_common.chain import verify
 from fedrounds_common.disk import Steps, SystemSteps, through
 from fedrounds_common.dp.accounting import epsilon
-from fedrounds_common.errors import BudgetError, RunFileError
+from fedrounds_common.errors import BudgetError, RefusedError, RunFileError
 from fedrounds_common.leaving import Ask, Refusal, Update
 from fedrounds_common.study.canonical import canonical_text, digest, study_from_canonical
 
@@ -73,6 +73,36 @@ def test_the_same_request_trained_anew_is_paid_for_again(enrolled: MakeSite, stu
     anew = site.answer(ask)
     assert any((anew.arrays[name] != sent.arrays[name]).any() for name in sent.arrays)
     assert len(lines(site)) == 2
+
+
+def test_asked_again_and_again_for_fresh_noise_a_site_stops_at_the_rounds_of_its_permit(
+    enrolled: MakeSite, study_ask: MakeAsk
+) -> None:
+    # the mean of many updates of one round would have hardly any noise left
+    site, ask = enrolled(), noisy(study_ask())
+    site.allow(ask, rounds=2)
+    said = [site.answer(replace(ask, nonce=f"again-{number}")) for number in range(4)]
+    assert [each.kind for each in said] == ["update", "update", "refusal", "refusal"]
+    assert said[2].code == "FR-C10"
+    assert len(lines(site)) == 2
+    # another yes counts from then on
+    site.allow(ask, rounds=1)
+    assert isinstance(site.answer(replace(ask, nonce="after")), Update)
+
+
+def test_more_rounds_than_one_study_may_spend_cannot_be_allowed(enrolled: MakeSite, study_ask: MakeAsk) -> None:
+    site, ask = enrolled(), noisy(study_ask())
+    three = epsilon("rdp", 2.0, 0.5, 3 * STEPS, 1e-5)
+    site.set(f"policy.maximum_epsilon={three * 1.01}")
+    settings = site.home.read_settings()
+    with pytest.raises(RefusedError, match=r"FR-C14 epsilon .* over 4 rounds"):
+        allow(site.home, settings, ask.study, rounds=4)
+    allow(site.home, settings, ask.study, rounds=3)
+    site.answer(ask)
+    # one round of the three is spent
+    with pytest.raises(RefusedError, match=r"over 4 rounds"):
+        allow(site.home, settings, ask.study, rounds=3)
+    allow(site.home, settings, ask.study, rounds=2)
 
 
 def test_scores_and_hellos_cost_nothing_and_training_cases_are_not_scored(
@@ -232,5 +262,5 @@ def test_a_charge_says_how_and_not_who(enrolled: MakeSite, study_ask: MakeAsk) -
     budget.charge(site.home, ask, rules, noisy_steps, STEPS, datetime(2026, 1, 1, tzinfo=UTC))
     (line,) = lines(site)
     assert line["facts"] == {
-        "run": ask.run, "round": 1, "study": ask.digest, "unit": "patient", "multiplier": 2.0, "rate": 0.5, "steps": 3,
+        "at": "2026-01-01T00:00:00.000000+00:00", "run": ask.run, "round": 1, "study": ask.digest, "unit": "patient", "multiplier": 2.0, "rate": 0.5, "steps": 3,
     }  # fmt: skip

@@ -306,3 +306,34 @@ def test_a_network_that_mixes_patients_is_refused_before_any_step() -> None:
     network = nn.Sequential(nn.Linear(3, 5), nn.BatchNorm1d(5), nn.Linear(5, 1))
     with pytest.raises(UsageError, match=r"FR-U95 .*1 \(BatchNorm1d\)"):
         trained(random_cases(), network=network)
+
+
+@final
+class Counts(nn.Module):
+    """Keeps how often it was asked; after the first look that is as before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = nn.Linear(3, 1)
+        self.register_buffer("seen", torch.zeros(1))
+        self.looks = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.looks += 1
+        if self.looks > 2:
+            self.seen += 1
+        return self.line(x)  # type: ignore[no-any-return]
+
+
+def test_what_has_no_noise_comes_back_as_it_was() -> None:
+    network = Counts()
+    start = of_module(network)
+    result = trained(random_cases(), NoisySteps(1.0, 1.0, 1.0, 4), network, steps=3)
+    assert float(network.seen) > 0
+    assert float(result.arrays["seen"][0]) == 0
+    assert (result.arrays["line.weight"] != start["line.weight"]).all()
+
+
+def test_where_no_patient_at_all_can_be_drawn_from_it_says_why() -> None:
+    with pytest.raises(CaseError, match="FR-D40"):
+        trained(cases_of([[]], [[]]))
