@@ -17,7 +17,6 @@ from fedrounds_common.errors import RunFileError, UsageError
 from fedrounds_common.plugins import digest_of_folders
 from fedrounds_common.study.canonical import digest, resolved_toml
 from fedrounds_server.folder import RunFolder, read_json
-from fedrounds_sites.cache import CaseStore
 from fedrounds_sites.hospitals import Rehearsal, Role, open_hospital, write_rehearsal
 from fedrounds_sites.keeping import require_room
 from fedrounds_sites.simulation import Simulation
@@ -68,15 +67,19 @@ def lay_out(prepared: Prepared, folder: RunFolder, sites: Mapping[str, Sequence[
         folder.path, prepared.text, digest(prepared.study), _plain(prepared.simulation), prepared.plugins, roles
     )
     write_rehearsal(rehearsal, sites)
-    if not prepared.plugins:  # a reader of somebody's own may break in ways that only its hospital is to suffer from
+    # a reader of somebody's own may break in ways that only its hospital is to suffer from; and a made case takes a
+    # process that does not need it half a second, where each worker looks for room itself
+    played_here = prepared.simulation.workers == 0 or prepared.simulation.build_reader().kind == "real"
+    if not prepared.plugins and played_here:
         _require_room(folder, sites)
 
 
 def _require_room(folder: RunFolder, sites: Mapping[str, Sequence[CaseRef]]) -> None:
     """For the prepared cases of all sites, as large as the first of the largest one; that one is made here."""
     largest = open_hospital(folder.path, max(sites, key=lambda name: (len(sites[name]), name)))
-    stores = {open_hospital(folder.path, name).store.folder: None for name in sites}
-    there = sum(CaseStore(place).bytes for place in stores)
+    lasting = largest.simulation.cache
+    made = folder.path.glob("sites/*/cache/*.case") if lasting is None else lasting.glob("*.case")
+    there = sum(file.stat().st_size for file in made)
     require_room(largest.store.folder, largest.would_take(sum(map(len, sites.values()))) - there)
 
 
