@@ -114,7 +114,22 @@ def test_cases_steps_and_bytes_are_those_of_the_run(finished: Any) -> None:
         }
         # a message also names the site, the run and the loss: some tens of bytes of these 60,000
         assert found.up_bytes == pytest.approx(sum(site.bytes_up for site in line.ok), rel=0.005)
-        assert found.down_bytes >= sum(site.bytes_down for site in line.ok)
+        assert found.down_bytes == pytest.approx(sum(site.bytes_down for site in line.ok), rel=0.005)
     judged = {row.site: row.n for row in finished.run.metrics
               if (row.model, row.region, row.metric) == ("consensus", "lesion", "dice") and row.site != "all"}  # fmt: skip
     assert {site.name: site.judged for site in found.sites} == judged
+
+
+@pytest.mark.slow
+def test_packed_bytes_are_forecast_as_they_are_sent(tmp_path: Path, balls: Any) -> None:
+    from fedrounds.series import simulate
+
+    study = balls.lay_out_study(tmp_path)
+    wires = ['wire.name="int8"', 'wire.down="int8"', "training.rounds=2", "training.local_steps=2"]
+    found = dry_run(prepare(study, wires))
+    run = simulate(study, overrides=wires, runs=tmp_path / "runs")
+    lines = [line for line in history.read(run.folder.history) if line.kind == history.ROUND]
+    up, down = ([sum(getattr(site, way) for site in line.ok) for line in lines] for way in ("bytes_up", "bytes_down"))
+    assert found.up_bytes == pytest.approx(up[0], rel=0.01)
+    assert found.down_bytes == pytest.approx(sum(down) / len(down), rel=0.01)
+    assert found.down_bytes < 0.35 * found.measured.down.unpacked * found.drawn
