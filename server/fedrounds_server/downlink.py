@@ -155,4 +155,3 @@ class Downlink:
             coded = pack_half(ask.arrays)
             return ask if coded is None else replace(ask, arrays=coded, form=form)
         return replace(ask, arrays=self.sent.coded, form=form, base=self.sent.base)
-

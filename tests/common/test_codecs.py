@@ -46,7 +46,13 @@ MODEL = difference()
 
 
 def every_codec() -> list[Any]:
-    more = [TopK(share=0.05), TopK(share=0.05, of="tensor"), TopK(values="float16"), TopK(share=1.0, values="float16"), Int8(8)]
+    more = [
+        TopK(share=0.05),
+        TopK(share=0.05, of="tensor"),
+        TopK(values="float16"),
+        TopK(share=1.0, values="float16"),
+        Int8(8),
+    ]
     made = [pytest.param(CODECS.load({"name": name}), id=name) for name in CODECS.names()]
     return made + [pytest.param(codec, id=str(codec)) for codec in more]
 

@@ -159,7 +159,10 @@ _digest = cache(Policy.digest.fget)  # type: ignore[attr-defined]
 @contextmanager
 def simulated(world: World, disks: Disks) -> Iterator[None]:
     """Within, time, chance, disks and training are the scheduler's; all else is the program's own."""
-    parts = {each.text: ToyParts(each.study, each.strategy, each.up, each.down) for each in map(prepared, range(len(STUDIES)))}
+    parts = {
+        each.text: ToyParts(each.study, each.strategy, each.up, each.down)
+        for each in map(prepared, range(len(STUDIES)))
+    }
     with ExitStack() as stack:
         for place, name, value in (
             (pulling, "Aside", partial(AtOnce, world)),

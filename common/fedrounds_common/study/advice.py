@@ -31,7 +31,10 @@ def _advice(study: Study) -> Iterator[tuple[str, str]]:
     drawn, sites = study.cohort.per_round, len(study.cohort.sites)
     if 0 < 2 * drawn < sites and _sends_differences(study):
         few = f"{drawn} of {sites} sites are drawn a round"
-        yield "wire.down.name", f"{few}: most missed the one before and are sent half a model; float16 sends everybody that"
+        yield (
+            "wire.down.name",
+            f"{few}: most missed the one before and are sent half a model; float16 sends everybody that",
+        )
 
 
 def _sends_differences(study: Study) -> bool:

@@ -104,7 +104,9 @@ def _judging(run: RunView) -> str:
         return ""
     up, down = (sum(getattr(line, way) for line in run.judging) for way in ("bytes_up", "bytes_down"))
     models = count_of(len(run.judging), "model")
-    return f" {models} travelled unpacked to be judged: {shown_bytes(down)} to the hospitals, {shown_bytes(up)} from them."
+    return (
+        f" {models} travelled unpacked to be judged: {shown_bytes(down)} to the hospitals, {shown_bytes(up)} from them."
+    )
 
 
 def carried_in_words(run: RunView) -> str:
