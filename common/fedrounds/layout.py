@@ -69,7 +69,7 @@ def lay_out(prepared: Prepared, folder: RunFolder, sites: Mapping[str, Sequence[
     write_rehearsal(rehearsal, sites)
     # a reader of somebody's own may break in ways that only its hospital is to suffer from; and a made case takes a
     # process that does not need it half a second, where each worker looks for room itself
-    played_here = prepared.simulation.workers == 0 or prepared.simulation.build_reader().kind == "real"
+    played_here = prepared.simulation.workers == 0 or prepared.simulation.build_reader(prepared.plugins).kind == "real"
     if not prepared.plugins and played_here:
         _require_room(folder, sites)
 
