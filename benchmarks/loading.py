@@ -1,6 +1,6 @@
 """LOAD: 3D cases a second from the cache, second epoch on, and the share of a training step that waits for data.
 
-    python benchmarks/loading.py [--pairs N] [--cases N] [--patch N] [--full]
+    python benchmarks/loading.py [--pairs N] [--cases N] [--patch N]
 
 The same files, the same crop to the brain, the same z-scores, a random patch each: fedrounds' packed cases on disk against
 MONAI's CacheDataset (as it comes, and without its copy of each case) and PersistentDataset, each in one process
@@ -12,6 +12,7 @@ draws its batch before the step, `beside` while the step before runs, on another
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,18 +62,19 @@ def same_weights(ours: Result, theirs: Result) -> None:
         raise ValueError("drawing beside the step gave other weights")
 
 
-def rows(folder: Path, pairs: int, patch: int, epochs: int, small: int, steps: int) -> list[Row]:
-    ours = drawing("ours", folder, patch, epochs)
+def rows(folder: Path, given: argparse.Namespace) -> list[Row]:
+    ours = drawing("ours", folder, given.patch, given.epochs)
     wanted: dict[str, Sequence[Wanted]] = {
         "cache": (Wanted("cases_per_s", least=4), Wanted("memory_mib", most=0.5)), "cache-no-copy": (), "persistent": (),
     }  # fmt: skip
-    found = [
-        compare("LOAD", ours, drawing(kind, folder, patch, epochs), pairs, wanted[kind], same_voxels) for kind in PEERS
-    ]
-    for which, name in (("usual", "a step, usual augmentation"), ("all", "a step, all augmentation")):
-        beside, before = (training(how, which, folder, small, steps) for how in ("beside", "before"))
-        bound = [Wanted("waiting_share", most=0.05, alone=True)]
-        found.append(compare(name, beside, before, pairs, bound, same_weights))
+    found = []
+    for kind in given.peers.split():
+        theirs = drawing(kind, folder, given.patch, given.epochs)
+        found.append(compare("LOAD", ours, theirs, given.pairs, wanted[kind], same_voxels))
+    bound = [Wanted("waiting_share", most=0.05, alone=True)]
+    for which in given.augment.split():
+        beside, before = (training(how, which, folder, given.small, given.steps) for how in ("beside", "before"))
+        found.append(compare(f"a step, {which} augmentation", beside, before, given.pairs, bound, same_weights))
     return found
 
 
@@ -81,10 +83,11 @@ def main() -> None:
         __doc__, cases=(32, "volumes"), patch=(128, "side of a patch that is only drawn"),
         epochs=(4, "counted, after the first"), small=(64, "side of a patch that is trained on"), steps=(20, "of training"),
         scale=(1.0, "of the volumes' 240 x 240 x 155 voxels"), data=(str(OUTPUT / "volumes"), "folder of the volumes, made once"),
+        peers=(" ".join(PEERS), "which of MONAI's"), augment=("usual all", "with which steps are taken"),
     )  # fmt: skip
     grid = [max(16, round(size * given.scale)) for size in FULL]
     folder = write_volumes(Path(given.data).resolve() / f"{given.cases}x{'x'.join(map(str, grid))}", given.cases, grid)
-    found = rows(folder, given.pairs, given.patch, given.epochs, given.small, given.steps)
+    found = rows(folder, given)
     settings = {
         "cases": given.cases,
         "grid": grid,

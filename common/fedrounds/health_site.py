@@ -38,7 +38,14 @@ def examine_site(home: SiteHome) -> tuple[Finding, ...]:
     found = [_account(), *_private(home)]
     settings = _settings(home, found)
     if settings is not None:
-        found += [*_data(settings), _walls(settings), _memory(settings), _disk(home, settings), _gpu(settings)]
+        found += [
+            *_kept(settings),
+            *_data(settings),
+            _walls(settings),
+            _memory(settings),
+            _disk(home, settings),
+            _gpu(settings),
+        ]
     found.append(_flower())
     invitation = _invitation(home, found)
     if settings is not None and invitation is not None:
@@ -110,6 +117,13 @@ def _is_open(place: Path) -> bool:
     except OSError:
         return False  # it went meanwhile
     return not stat.S_ISLNK(found.st_mode) and bool(stat.S_IMODE(found.st_mode) & OTHERS)
+
+
+def _kept(settings: SiteSettings) -> Iterator[Finding]:
+    """Of the folder that keeps prepared images between runs, which may lie elsewhere."""
+    folder = settings.cache
+    if folder is not None and folder.exists() and any(map(_is_open, (folder, *_below(folder)))):
+        yield Finding("folder", "fault", f"others may open prepared images kept in {folder}", f"chmod -R go= {folder}")
 
 
 def _data(settings: SiteSettings) -> Iterator[Finding]:

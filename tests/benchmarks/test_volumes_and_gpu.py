@@ -45,22 +45,23 @@ def test_a_made_brain_lies_in_black_and_is_as_large_as_it_says(tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # ten processes that import a peer, on a machine that others use too
 def test_loading_is_compared_on_the_same_voxels(tmp_path: Path) -> None:
     run(
         "loading.py", "--pairs", "1", "--cases", "4", "--scale", "0.2", "--patch", "16", "--small", "16", "--steps", "3",
-        "--epochs", "1", "--data", str(tmp_path / "data"), "-o", str(tmp_path),
+        "--epochs", "1", "--peers", "cache", "--augment", "all", "--data", str(tmp_path / "data"), "-o", str(tmp_path),
     )  # fmt: skip
     found = table(tmp_path, "loading")
-    names = [row["theirs"] for row in found["rows"]]
-    assert names[:3] == ["MONAI CacheDataset", "MONAI CacheDataset, copy_cache=False", "MONAI PersistentDataset"]
-    first = found["rows"][0]
+    first, last = found["rows"]
+    assert (first["theirs"], last["theirs"]) == ("MONAI CacheDataset", "before")
     assert {"cases_per_s", "memory_mib", "files_mib"} <= set(first["measures"])
     for runs in first["runs"].values():
         assert runs[0]["cases"] == 4
-    assert all(0 <= row["measures"]["waiting_share"]["ours"]["median"] <= 1 for row in found["rows"][3:])
+    assert 0 <= last["measures"]["waiting_share"]["ours"]["median"] <= 1
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # ten processes that import a peer, on a machine that others use too
 def test_whole_volumes_are_compared_with_monais_own_answer(tmp_path: Path) -> None:
     run(
         "sliding_window.py", "--pairs", "1", "--scale", "0.15", "--patch", "16", "--steps", "4",
@@ -82,6 +83,7 @@ def test_without_a_gpu_it_says_so_and_ends_well() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # ten processes that import a peer, on a machine that others use too
 def test_patches_a_second_are_counted_of_both_networks_and_so_are_their_multiply_adds(tmp_path: Path) -> None:
     run(
         "gpu.py", "--pairs", "1", "--patch", "32", "--batch", "1", "--steps", "1", "--device", "cpu", "--plain",

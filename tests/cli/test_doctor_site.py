@@ -32,6 +32,20 @@ def test_a_key_that_others_may_open_is_exit_5(site: Path, capsys: pytest.Capture
     assert "others may open" in capsys.readouterr().out
 
 
+def test_kept_images_that_others_may_open_are_a_fault_wherever_they_lie(
+    site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir(mode=0o700)
+    file = site / "site.toml"
+    file.write_text(file.read_text("utf-8").replace('cache = ""', f'cache = "{kept}"'), "utf-8")
+    main(["doctor", "--site", str(site)])
+    assert "kept in" not in capsys.readouterr().out
+    kept.chmod(0o755)
+    assert main(["doctor", "--site", str(site)]) == 5
+    assert "prepared images kept in" in capsys.readouterr().out
+
+
 def test_a_coordinator_and_a_site_are_not_looked_at_in_one(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--site", str(site), "--coordinator", str(site)]) == 2
     assert "one of the two" in capsys.readouterr().err
