@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -47,13 +48,23 @@ def moved(
 
 def smooth_field(shape: Sequence[int], knot: float, draws: np.random.Generator) -> F32:
     """(*shape) with mean 0 and standard deviation about 1, smooth over `knot` voxels: cubic between random knots."""
+    counts = [int(np.ceil(size / knot)) + 1 for size in shape]
+    field = draws.standard_normal(counts)
+    # axis by axis: a cubic in each of three axes is a sum over 4³ knots, and this one of 4 at a time
+    for axis, (size, count) in enumerate(zip(shape, counts, strict=True)):
+        lines = np.moveaxis(field, axis, 0)
+        brought = np.einsum("ij,jk->ik", _between(size, count), lines.reshape(count, -1))
+        field = np.moveaxis(brought.reshape(size, *lines.shape[1:]), 0, axis)
+    return np.ascontiguousarray(field, np.float32)
+
+
+@lru_cache(maxsize=32)
+def _between(size: int, count: int) -> F64:
+    """(size, count): what each of `count` values at even places weighs at each of `size`, by a cubic spline."""
     from scipy import ndimage
 
-    counts = [int(np.ceil(size / knot)) + 1 for size in shape]
-    knots = draws.standard_normal(counts)
-    axes = [np.linspace(0, count - 1, size) for count, size in zip(counts, shape, strict=True)]
-    places = np.stack(np.meshgrid(*axes, indexing="ij"))
-    return np.asarray(ndimage.map_coordinates(knots, places, order=3, mode="reflect"), np.float32)
+    places = np.linspace(0, count - 1, size)[np.newaxis]
+    return np.stack([ndimage.map_coordinates(one, places, order=3, mode="reflect") for one in np.eye(count)], axis=1)
 
 
 def _drawn(

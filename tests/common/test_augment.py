@@ -6,11 +6,13 @@ from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from fedrounds_common.augment import augment
 from fedrounds_common.case import F32, U8
 from fedrounds_common.rng import generator
 from fedrounds_common.study.tables import Training
+from fedrounds_common.warping import smooth_field
 
 FIRST = ("flip", "rotate90", "gain", "noise", "gamma", "shift")  # draw one after the other
 OWN = ("rotate", "scale", "elastic", "contrast", "bias", "blur", "cutout")  # each with a generator of its own
@@ -257,3 +259,17 @@ def test_masks_move_as_labels_do_and_keep_their_values() -> None:
     for number in range(DRAWS):
         changed, marked = augment(both, labels, NAMES, generator(number), masks=1)
         np.testing.assert_array_equal(changed[2], marked)
+
+
+@pytest.mark.parametrize("shape", [(17,), (9, 30), (13, 24, 40)])
+def test_a_smooth_field_is_the_cubic_spline_through_its_knots(shape: tuple[int, ...]) -> None:
+    knot = 12.0
+    counts = [int(np.ceil(size / knot)) + 1 for size in shape]
+    knots = generator(3, "knots").standard_normal(counts)
+    places = np.stack(
+        np.meshgrid(*(np.linspace(0, n - 1, s) for n, s in zip(counts, shape, strict=True)), indexing="ij")
+    )
+    expected = ndimage.map_coordinates(knots, places, order=3, mode="reflect")
+    found = smooth_field(shape, knot, generator(3, "knots"))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
