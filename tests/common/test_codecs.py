@@ -218,7 +218,7 @@ def hostile(draw: st.DrawFn, codec: Codec) -> Arrays:
             )
         elif what == "shorter":
             honest[name] = np.ravel(array)[: draw(st.integers(0, max(array.size - 1, 0)))]
-        elif what == "dtype":
+        elif what == "dtype" and array.dtype.kind in "biuf":
             with np.errstate(invalid="ignore"):
                 honest[name] = array.astype(draw(st.sampled_from([np.uint8, np.int64, np.float64, np.float32])))
         else:
