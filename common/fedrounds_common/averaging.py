@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -11,7 +11,7 @@ from fedrounds_common.arrays import BLOCK, Array, Arrays, is_float, like, manife
 from fedrounds_common.case import F64
 from fedrounds_common.flat import layout_of
 from fedrounds_common.strategy import Updates, Weights
-from fedrounds_common.summed import nobody_weighs
+from fedrounds_common.summed import Mean, nobody_weighs
 
 
 @runtime_checkable
@@ -76,18 +76,26 @@ def moved(arrays: Arrays, step: Mapping[str, Array]) -> dict[str, Array]:
     """`arrays + step` in float64, in the arrays' own dtypes; integer buffers round to the nearest."""
     result = dict(like(layout_of(tuple(manifest(arrays)))))
     for name, array in arrays.items():
-        _move(np.ravel(array), np.asarray(step[name]), result[name].reshape(-1))
+        _move(np.ravel(array), _in_parts(step, name, array), result[name].reshape(-1))
     return result
 
 
-def _move(values: Array, step: Array, result: Array) -> None:
-    steps = np.ravel(step) if step.size == values.size else np.broadcast_to(step, values.shape)
+def _in_parts(step: Mapping[str, Array], name: str, array: Array) -> Callable[[int, int], Array]:
+    """From which entry on, how many → these entries of a tensor's step."""
+    if isinstance(step, Mean):  # worked out as it is needed
+        return lambda start, count: step.part(name, start, count)
+    found = np.asarray(step[name])
+    whole = np.ravel(found) if found.size == array.size else np.broadcast_to(found, array.shape).reshape(-1)
+    return lambda start, count: whole[start : start + count]
+
+
+def _move(values: Array, step: Callable[[int, int], Array], result: Array) -> None:
     wide = np.empty(min(BLOCK, values.size))
     for start in range(0, values.size, BLOCK):
         part = result[start : start + BLOCK]
         block = wide[: part.size]
         np.copyto(block, values[start : start + BLOCK])
-        block += steps[start : start + BLOCK]
+        block += step(start, part.size)
         if not is_float(result):
             np.rint(block, out=block)
         np.copyto(part, block, casting="unsafe")

@@ -28,13 +28,15 @@ class Source(Protocol):
 
 @final
 class WeightedSum:
-    """The running sum of updates of one layout. `room`: a file to keep it in; None: in memory."""
+    """The running sum of updates of one layout. `room`: a file for what is beyond the first `held` entries, which are
+    in memory; None: all are.
+    """
 
-    def __init__(self, layout: Layout, room: Scratch | None = None) -> None:
+    def __init__(self, layout: Layout, room: Scratch | None = None, held: int = 0) -> None:
         self.layout = layout
         self.weight = 0.0
         self._started = False
-        self._values: _Values = _InMemory(layout.count) if room is None else _InFile(room)
+        self._values = _Values(layout.count, room, held)
 
     def add(self, updates: Sequence[tuple[Source, float]]) -> None:
         """Add updates times their weights, in this order; each entry of the sum is read and written once for all."""
@@ -83,12 +85,14 @@ class Mean(Mapping[str, F64]):
 
     def __getitem__(self, name: str) -> F64:
         place = self._layout.places[name]
-        found = np.empty(place.count)
-        first = self._layout.firsts[name]
-        for start, count in _pieces(first, place.count):
-            total = self._values.read(first + start, count)
-            np.divide(total, self._weight, out=found[start : start + count])
-        return found.reshape(place.shape)
+        return self.part(name, 0, place.count).reshape(place.shape)
+
+    def part(self, name: str, start: int, count: int) -> F64:
+        """So many entries of one tensor, from entry `start` on."""
+        found, first = np.empty(count), self._layout.firsts[name] + start
+        for at, entries in _pieces(first, count):
+            np.divide(self._values.read(first + at, entries), self._weight, out=found[at : at + entries])
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._layout.places)
@@ -106,38 +110,26 @@ def _pieces(first: int, count: int) -> Iterator[tuple[int, int]]:
         start += part
 
 
-class _Values(Protocol):
+@final
+class _Values:
     """Float64 numbers that are read a piece of a block at a time, changed in place, and written back."""
 
-    def read(self, start: int, count: int) -> F64: ...
-
-    def write(self, start: int, block: F64) -> None: ...
-
-
-@final
-class _InMemory:
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, room: Scratch | None, held: int) -> None:
+        self._room, self._held = room, count if room is None else held // BLOCK * BLOCK
         # not one array: of large ones NumPy asks for huge pages, and the kernel may have to move half of its memory first
-        self._blocks = [np.empty(min(BLOCK, count - start)) for start in range(0, count, BLOCK)]
+        self._blocks = [np.empty(min(BLOCK, self._held - start)) for start in range(0, self._held, BLOCK)]
+        self._block = np.zeros(0 if room is None else BLOCK)
 
     def read(self, start: int, count: int) -> F64:
-        block, start = divmod(start, BLOCK)
-        return self._blocks[block][start : start + count]
+        if start < self._held:
+            block, start = divmod(start, BLOCK)
+            return self._blocks[block][start : start + count]
+        assert self._room is not None
+        found = self._block[:count]
+        self._room.read_into(found.view(np.uint8).data, (start - self._held) * found.itemsize)
+        return found
 
     def write(self, start: int, block: F64) -> None:
-        """It was changed where it lies."""
-
-
-@final
-class _InFile:
-    def __init__(self, room: Scratch) -> None:
-        self._room = room
-        self._block = np.zeros(BLOCK)
-
-    def read(self, start: int, count: int) -> F64:
-        block = self._block[:count]
-        self._room.read_into(block.view(np.uint8).data, start * block.itemsize)
-        return block
-
-    def write(self, start: int, block: F64) -> None:
-        self._room.write_at(block.view(np.uint8).data, start * block.itemsize)
+        if start >= self._held:  # else it was changed where it lies
+            assert self._room is not None
+            self._room.write_at(block.view(np.uint8).data, (start - self._held) * block.itemsize)

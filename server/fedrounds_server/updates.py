@@ -166,19 +166,16 @@ class UpdateStore:
             self._let_go(site)
 
     def _new_sum(self) -> WeightedSum:
-        if self._sum_in_memory:
+        held = self.budget_bytes // 2 // 8  # the other half is for updates that wait
+        if self.layout.count <= held:
             return WeightedSum(self.layout)
         self._rooms.append(Scratch(self.folder))
-        return WeightedSum(self.layout, self._rooms[-1])
-
-    @property
-    def _sum_in_memory(self) -> bool:
-        return 8 * self.layout.count <= self.budget_bytes // 2  # the other half is for updates that wait
+        return WeightedSum(self.layout, self._rooms[-1], held)
 
     @property
     def _for_the_sum(self) -> int:
         """What of the budget is the sum's, made or not yet made."""
-        return 8 * self.layout.count if self.folds is not None and self._sum_in_memory else 0
+        return min(8 * self.layout.count, self.budget_bytes // 2) if self.folds is not None else 0
 
     def _let_go(self, site: str) -> None:
         held = self._held.pop(site)
