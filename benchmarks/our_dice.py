@@ -49,7 +49,7 @@ def main() -> None:
     found = {"rounds": 0, "dice": 0.0}
 
     def look(round_: int) -> None:
-        (run,) = Path("runs").iterdir()
+        (run,) = Path("runs").glob("0001-*")
         rows = read_metrics(score_file(RunFolder(run), round_, "consensus", "all"))
         found["dice"] = mean_of(row for row in rows if (row.region, row.metric) == ("mean", "dice"))
         found["rounds"] = round_

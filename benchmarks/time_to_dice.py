@@ -47,8 +47,9 @@ def write_volumes(folder: Path, settings: list[str], most: int) -> int:
             for number, ref in enumerate(chosen[: most or None]):
                 case = prepare(acquired(ref, reader, simulation, study, name), study.cases)
                 assert case.target is not None
+                assert case.target.voxels is not None
                 arrays[f"{kind}/image{number:03d}"] = np.asarray(case.image, np.float32)
-                arrays[f"{kind}/labels{number:03d}"] = np.asarray(case.target.labels, np.uint8)
+                arrays[f"{kind}/labels{number:03d}"] = np.asarray(case.target.voxels, np.uint8)
         np.savez(folder / f"{name}.npz", **arrays)
     return len(sites)
 
@@ -84,7 +85,8 @@ def main() -> None:
         work = Work("hippocampus", sites, given.rounds, given.steps, learning_rate=6e-3)
         work = replace(work, data=str(folder / "volumes"), until=given.until)
         work = replace(work, start=str(start_file(work, folder)))
-        mine = ours(work, settings)
+        # prepared by the run that is thrown away, as the others' volumes are prepared beforehand
+        mine = ours(work, [*settings, f'simulation.cache="{folder / "cache"}"'])
         others = [bare(work, 2), theirs("flwr", work, 2, install), theirs("pfl", work, install=install)]
         rows = [
             compare("TTD", mine, other, given.pairs, [Wanted("seconds", most=1.0)] if "Flower" in other.name else [])
