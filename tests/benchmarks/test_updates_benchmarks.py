@@ -13,6 +13,7 @@ from aggregate import same_mean
 from aggregate_side import PARAMETERS, shapes
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+pytestmark = pytest.mark.timeout(900)  # a dozen programs one after another, each of which imports torch
 
 
 def run(program: str, *words: str, cwd: Path | None = None) -> str:
@@ -49,10 +50,10 @@ def test_both_sides_of_agg_come_to_the_same_mean_wherever_the_sum_lies(tmp_path:
 
 @pytest.mark.slow
 def test_the_table_of_agg_is_written(tmp_path: Path) -> None:
-    words = ("--pairs", "1", "--sites", "2,3", "--parameters", "40000", "--without-installing")
+    words = ("--pairs", "1", "--sites", "3", "--parameters", "40000", "--without-installing")
     run("aggregate.py", *words, "-o", str(tmp_path))
     found = table(tmp_path, "aggregate")
-    assert [row["name"] for row in found["rows"]] == ["AGG 2"] * 3 + ["AGG 3"] * 3
+    assert [row["name"] for row in found["rows"]] == ["AGG 3"] * 3
     assert all(row["measures"]["above_models"]["ours"]["median"] > 0 for row in found["rows"])
 
 
