@@ -14,6 +14,7 @@ import math
 import sys
 import time
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -32,6 +33,11 @@ from fedrounds_common.tasks.segmentation import Segmentation
 
 REGIONS = {"ET": ("enhancing",), "TC": ("enhancing", "necrosis"), "WT": ("enhancing", "necrosis", "oedema")}
 FORM = CaseForm(channels=CHANNELS, labels=LABELS, regions=REGIONS, orientation=None)
+
+
+def _amp(device: torch.device) -> Literal["off", "bf16"]:
+    """bfloat16 where it is meant for: on a processor torch's is not the same twice, and may not be finite."""
+    return "bf16" if device.type == "cuda" else "off"
 
 
 def multiply_adds(network: nn.Module, patch: int) -> int:
@@ -61,7 +67,7 @@ def multiply_adds(network: nn.Module, patch: int) -> int:
 
 def fedrounds(patch: int, batch: int, device: torch.device, compiled: bool) -> tuple[int, Callable[[int], None]]:
     task, rng = Segmentation(), np.random.default_rng(0)
-    training = Training(patch=(patch,) * 3, batch=batch, amp="bf16", compile=compiled)
+    training = Training(patch=(patch,) * 3, batch=batch, learning_rate=5e-5, amp=_amp(device), compile=compiled)
     with seeded(0):
         network = task.network(FetsResUNet(), FORM)
     counted = multiply_adds(network, patch)
@@ -101,7 +107,7 @@ def monai(patch: int, batch: int, device: torch.device, compiled: bool) -> tuple
     def steps(count: int) -> None:
         for _ in range(count):
             optimiser.zero_grad(set_to_none=True)
-            with torch.autocast(device.type, torch.bfloat16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=_amp(device) == "bf16"):
                 logits = network(image)
             losses.loss("dice+ce", logits.float(), truth, exclusive=False, smooth=1.0, gamma=2.0).mean().backward()
             optimiser.step()

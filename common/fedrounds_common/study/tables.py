@@ -167,7 +167,8 @@ class Training:
     the study because 1 and 2 threads give different bits.
     `average_last`: the model that comes out is the mean of the consensus after each round of this last share of all
     rounds, instead of the consensus after the last one; baselines are averaged over the same stretch. 0: it is not.
-    `amp = "bf16"`: convolutions and products in bfloat16, sums and the loss in float32, weights as they are. `compile`: the
+    `amp = "bf16"`: convolutions and products in bfloat16, sums and the loss in float32, weights as they are; for GPUs: on a
+    processor some networks then give other bits each time. `compile`: the
     network's forward and backward pass go through torch.compile, which wants a C++ compiler and half a minute once.
     `freeze`: what does not train, as the weights came: the network's "first" layers, its "base" (all but the last),
     or what the names of its tensors begin with ("*": anything). Running statistics of these layers stay too.
