@@ -95,7 +95,7 @@ MISTAKES = [
     ("[training]\nround = 5", "line 4    training.round: there is no such key; did you mean 'rounds'?"),
     ("[training]\nlearning_rate = '1e-3'", "line 4    training.learning_rate: '1e-3': must be a number"),
     ("[training]\npatch = [32, 32]", "line 4    training.patch: [32, 32]: 3 numbers wanted, as cases.dims = 3"),
-    ("[strategy]\nname = 'FedAvg'", "line 4    strategy.name: 'FedAvg' is not one of fedavg, fedavgm, fedprox (did you mean 'fedavg'?)"),
+    ("[strategy]\nname = 'FedAvg'", "line 4    strategy.name: 'FedAvg' is not one of fedavg, fedavgm, fedprox, median, trimmed_mean (did you mean 'fedavg'?)"),
     ("[training]\nrounds = ", "line 4    file: 'rounds =': invalid value; this is not TOML"),
     ("[[privacy]]\nname = 'dp_sgd'", "training.local_steps: dp_sgd wants a number of steps that depends on nobody's cases"),
     ("[cases]\nlabels = ['a']", "line 4    cases.labels: ['a']: must be a table"),

@@ -128,7 +128,7 @@ def test_the_message_of_several_faults_has_one_line_each_and_names_the_file() ->
         ("[cases]\nlabels = { mean = 1 }", "4 cases.labels.mean: another name is wanted: the row of means is called so"),
         ("[cases]\nspacing_mm = [1]", "4 cases.spacing_mm: [1.0]: 3 numbers wanted, one a dimension"),
         ("[cases]\norientation = 'RSA'", "4 cases.orientation: 'RSA' is not one of RAS, LPS, LAS (did you mean 'RAS'?)"),
-        ("[strategy]\nname = 'fedavgg'\nmu = 1", "4 strategy.name: 'fedavgg' is not one of fedavg, fedavgm, fedprox (did you mean 'fedavg'?)"),
+        ("[strategy]\nname = 'fedavgg'\nmu = 1", "4 strategy.name: 'fedavgg' is not one of fedavg, fedavgm, fedprox, median, trimmed_mean (did you mean 'fedavg'?)"),
         ("[strategy]\nname = 'fedprox'\nmu = -1", "5 strategy.mu: -1: must be greater than or equal to 0"),
         ("[evaluation]\nfolds = 1", "4 evaluation.folds: 1: 0 for none, or at least 2"),
         ("[evaluation]\nfolds = 3\nfold = 3", "5 evaluation.fold: 3: must be below folds = 3 (the first is 0)"),
