@@ -145,7 +145,10 @@ def test_the_screen_says_what_noise_promises_and_what_lies_outside(enrolled: Mak
     assert found.privacy.epsilon == pytest.approx(8.0, rel=0.02)
     assert 0 < (found.privacy.a_round or 0) < (found.privacy.epsilon or 0)
     said = " ".join(screen(found).split())
-    assert f"protects each patient: epsilon {found.privacy.epsilon:.3g} at delta 1e-05 over all rounds, as rdp counts" in said
+    assert (
+        f"protects each patient: epsilon {found.privacy.epsilon:.3g} at delta 1e-05 over all rounds, as rdp counts"
+        in said
+    )
     assert "in each step every patient is drawn with probability 0.5" in said
     assert "with fewer than 3 patients to train on, this site takes no part" in said
     assert "outside that promise: how many cases a site has" in said
