@@ -239,7 +239,7 @@ def test_the_consensus_of_the_python_face_is_that_of_the_file(tmp_path: Path, cu
 
 
 def test_an_object_cannot_go_to_worker_processes(tmp_path: Path, cubes: Cubes) -> None:
-    with pytest.raises(UsageError, match="FR-U22 an object from Python and workers = 2"):
+    with pytest.raises(UsageError, match="FR-U22 an object from Python, engine inline and workers = 2"):
         simulated(cubes(tmp_path, rounds=1, workers=2), network=Pointwise())
 
 
