@@ -95,7 +95,8 @@ def test_each_field_survives_normalising(name: str) -> None:
 def test_gain_alone_is_taken_out_by_normalising() -> None:
     form = CaseForm(labels={"lesion": 2})
     done = prepare(only(gain=0.5).apply(brain(), "s01", 0), form)
-    np.testing.assert_allclose(done.image, prepare(brain(), form).image, atol=1e-4)
+    # a value between two steps of the rounding may go to either
+    np.testing.assert_allclose(done.image, prepare(brain(), form).image, atol=2**-13)
 
 
 def test_a_coarser_site_gets_image_and_label_on_one_coarser_grid() -> None:
