@@ -127,7 +127,7 @@ def test_a_prediction_lands_on_the_files_own_grid(spacing: tuple[float, float, f
     grid=st.tuples(*[st.integers(1, 7)] * 3),
     seed=st.integers(0, 99),
 )
-def test_without_resampling_the_round_trip_is_exact(
+def test_without_resampling_the_round_trip_is_exact_but_for_the_rounding(
     codes: str, tilt_deg: float, grid: tuple[int, int, int], seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -137,7 +137,9 @@ def test_without_resampling_the_round_trip_is_exact(
     prepared = prepare(case, form(channels=("a", "b")))
     assert prepared.target is not None
     assert case.target is not None
-    np.testing.assert_array_equal(restore(prepared.image, prepared, case), case.image)
+    # of 15 bits for the largest value, half the last
+    half = float(np.abs(case.image).max()) * 2.0**-15
+    np.testing.assert_allclose(restore(prepared.image, prepared, case), case.image, rtol=0, atol=half)
     np.testing.assert_array_equal(restore(prepared.target.voxels, prepared, case), case.target.voxels)
 
 
