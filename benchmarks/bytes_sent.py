@@ -142,8 +142,10 @@ def compared(study: str, codec: str, plain: Sequence[Outcome], packed: Sequence[
 
 
 def outcome(study: str, codec: str, seed: int, options: Options) -> Outcome:
-    started = time.monotonic()
-    view = read_run(one_run(study, codec, seed, options).path, with_sites=False)
+    started = time.time()
+    path = one_run(study, codec, seed, options).path
+    kept = RunFolder(path).status.stat().st_mtime < started  # how it ended was written before
+    view = read_run(path, with_sites=False)
     ways = {one.way: one.each for one in carried(view)}
     cohort, region = judged_cohort(view), main_region(view)
     rows = [
@@ -153,7 +155,7 @@ def outcome(study: str, codec: str, seed: int, options: Options) -> Outcome:
     dice = max(rows, key=lambda row: row.round).value
     took = float(view.status["seconds"])
     print(f"{study} {codec} seed {seed}: Dice {dice:.4f}, up {ways[UP]:,.0f} B, down {ways[DOWN]:,.0f} B a site and round, "
-          f"{took:.0f} s{'' if time.monotonic() - started > 5 else ' (kept)'}", flush=True)  # fmt: skip
+          f"{took:.0f} s{' (kept)' if kept else ''}", flush=True)  # fmt: skip
     return Outcome(seed, dice, ways[UP], ways[DOWN], took)
 
 
