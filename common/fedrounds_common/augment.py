@@ -19,13 +19,12 @@ cutout    sets a box to 0 whose sides are 0.15 to 0.35 of the patch's (p = 0.3);
 
 Voxels that are exactly 0 are left alone by whatever changes intensities: they are background, at prediction too.
 
-flip, rotate90, gain, gamma, shift and noise draw one after the other from the example's generator. Each other one has
-a generator of its own, derived from where that one stands and from its name: naming it changes nobody else's draws.
+Each draws from a generator of its own, derived from one number of the example's generator and from its name: naming one
+more changes nobody else's draws.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection
 from itertools import combinations
 
@@ -37,9 +36,7 @@ from fedrounds_common.case import F32, U8
 from fedrounds_common.warping import moved, smooth_field
 
 SPATIAL = frozenset({"flip", "rotate90", "rotate", "scale", "elastic"})  # what moves labels as well as images
-_OWN = frozenset(
-    {"rotate", "scale", "elastic", "contrast", "bias", "blur", "cutout"}
-)  # draw from generators of their own
+_TISSUE_ONLY = frozenset({"shift", "noise", "contrast", "bias", "blur"})  # ask what is background before they begin
 Draws = Callable[[str], np.random.Generator]
 
 
@@ -54,40 +51,39 @@ def augment(
     Args:
         masks: so many of the last channels are maps of 0 and 1: they move as labels do, and their values stay.
     """
-    own = _own_draws(rng) if _OWN & set(names) else None
+    own = _own_draws(rng)
     if "flip" in names:
-        image, labels = _flip(image, labels, rng)
+        image, labels = _flip(image, labels, own("flip"))
     if "rotate90" in names:
-        image, labels = _rotate90(image, labels, rng)
-    if own is not None:
-        image, labels = moved(image, labels, names, own, masks)
+        image, labels = _rotate90(image, labels, own("rotate90"))
+    image, labels = moved(image, labels, names, own, masks)
     image, labels = np.array(image, order="C"), np.ascontiguousarray(labels)  # a copy: the rest works in place
-    _intensities(image[: len(image) - masks], names, rng, own)
+    _intensities(image[: len(image) - masks], names, own)
     return image, labels
 
 
-def _intensities(image: F32, names: Collection[str], rng: np.random.Generator, own: Draws | None) -> None:
+def _intensities(image: F32, names: Collection[str], own: Draws) -> None:
     """All that changes values, in place."""
-    tissue = image != 0 if {"shift", "noise", *_OWN} & set(names) else None
-    if "gain" in names and rng.random() < 0.5:
-        image *= _each_channel(image, rng, 0.9, 1.1)
-    if "gamma" in names and rng.random() < 0.3:
-        _gamma(image, float(rng.uniform(0.7, 1.5)))
-    if own is not None and tissue is not None:
+    tissue = image != 0 if _TISSUE_ONLY & set(names) else None
+    if "gain" in names and (draws := own("gain")).random() < 0.5:
+        image *= _each_channel(image, draws, 0.9, 1.1)
+    if "gamma" in names and (draws := own("gamma")).random() < 0.3:
+        _gamma(image, float(draws.uniform(0.7, 1.5)))
+    if tissue is not None:
         _contrast_bias_blur(image, tissue, names, own)
-    if "shift" in names and rng.random() < 0.5:
-        np.add(image, _each_channel(image, rng, -0.1, 0.1), out=image, where=tissue)
-    if "noise" in names and rng.random() < 0.2:
-        noise = rng.standard_normal(image.shape, dtype=np.float32) * np.float32(rng.uniform(0, 0.1))
+    if "shift" in names and (draws := own("shift")).random() < 0.5:
+        np.add(image, _each_channel(image, draws, -0.1, 0.1), out=image, where=tissue)
+    if "noise" in names and (draws := own("noise")).random() < 0.2:
+        noise = draws.standard_normal(image.shape, dtype=np.float32) * np.float32(draws.uniform(0, 0.1))
         np.add(image, noise, out=image, where=tissue)
-    if own is not None and "cutout" in names:
+    if "cutout" in names:
         _cutout(image, own("cutout"))
 
 
 def _own_draws(rng: np.random.Generator) -> Draws:
-    """Name → its own generator. Looks at where `rng` stands and draws nothing from it."""
-    state = json.dumps(rng.bit_generator.state, sort_keys=True, default=str)
-    return lambda name: labelled.generator(0, "augment", name, state)
+    """Name → its own generator; one number is drawn from `rng`, whatever is named."""
+    example = int(rng.integers(2**63))
+    return lambda name: labelled.generator(example, "augment", name)
 
 
 def _contrast_bias_blur(image: F32, tissue: NDArray[np.bool_], names: Collection[str], own: Draws) -> None:

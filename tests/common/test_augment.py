@@ -14,9 +14,8 @@ from fedrounds_common.rng import generator
 from fedrounds_common.study.tables import Training
 from fedrounds_common.warping import smooth_field
 
-FIRST = ("flip", "rotate90", "gain", "noise", "gamma", "shift")  # draw one after the other
-OWN = ("rotate", "scale", "elastic", "contrast", "bias", "blur", "cutout")  # each with a generator of its own
-NAMES = (*FIRST, *OWN)
+MOVING = ("flip", "rotate90", "rotate", "scale", "elastic")
+NAMES = (*MOVING, "gain", "gamma", "contrast", "bias", "blur", "shift", "noise", "cutout")
 DRAWS = 60
 
 
@@ -156,24 +155,30 @@ def ball(size: int = 24) -> tuple[F32, U8]:
     return image, inside.astype(np.uint8)
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", NAMES)
 def test_naming_one_more_changes_no_other_draw(name: str) -> None:
     image, labels = patch((12, 12, 12))
-    for number in range(20):
-        alone, together = generator(number), generator(number)
-        augment(image, labels, FIRST, alone)
-        augment(image, labels, (*FIRST, name), together)
-        assert alone.random() == together.random()
-        # nor of each other: where nothing but `name` and one more moved, both did as alone
-    others = [other for other in OWN if other != name]
-    for other in others[:3]:
+    place, still = NAMES.index(name), 0
+    for other in (NAMES + NAMES)[place + 1 : place + 5]:
         for number in range(12):
             first = augment(image, labels, (name,), generator(number))
             both = augment(image, labels, (name, other), generator(number))
             second = augment(image, labels, (other,), generator(number))
-            if np.array_equal(second[0], image):
+            if np.array_equal(second[0], image):  # `other` is named and does nothing: what `name` does is to be seen
                 np.testing.assert_array_equal(both[0], first[0])
                 np.testing.assert_array_equal(both[1], first[1])
+                still += not np.array_equal(first[0], image)
+    assert still, "no draw in which the one changed something and the other nothing"
+
+
+def test_every_example_of_one_generator_is_changed_in_its_own_way_whatever_is_named() -> None:
+    image, labels = patch((12, 12, 12))
+    draws, fewer = generator(5), generator(5)
+    changed = [augment(image, labels, NAMES, draws)[0] for _ in range(4)]
+    for _ in range(4):
+        augment(image, labels, ("flip",), fewer)
+    assert all((one != other).any() for number, one in enumerate(changed) for other in changed[:number])
+    assert draws.random() == fewer.random()
 
 
 @pytest.mark.parametrize("name", ["rotate", "scale", "elastic"])
