@@ -50,8 +50,11 @@ def use_of(ask: Ask) -> str:
 
 
 def _weights(ask: Ask) -> str:
-    """Digest of the weights that the site has once it received them, which the coordinator signed with the request."""
-    return ask.holds or digest(ask.arrays)
+    """Digest of the weights that the site has once it received them: as the request says, where that is held against them.
+
+    Only of a round is it (`receiving.received`); taken at its word elsewhere, any number of models would count as one.
+    """
+    return (ask.holds if ask.kind == "train" else "") or digest(ask.arrays)
 
 
 def see(home: SiteHome, ask: Ask, patients: Iterable[str], now: datetime) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from fedrounds_client import policy
+from fedrounds_client.lineage import use_of
 from fedrounds_client.permits import heard, verify_permits
 from fedrounds_client.settings import Policy
 from fedrounds_client.waiting import LARGEST, MOST, find, waiting
@@ -141,6 +142,14 @@ def test_judgings_are_counted_too(enrolled: MakeSite, study_ask: MakeAsk) -> Non
     asks = [study_ask("score", cohort="local-val", model=f"m{number}") for number in range(9)]
     assert all(isinstance(site.answer(ask), Scores) for ask in asks[:8])
     assert code(site.answer(asks[8])) == "FR-C10"
+
+
+@pytest.mark.parametrize("kind", ["score", "statistics"])
+def test_models_that_claim_to_be_one_are_counted_by_what_came(kind: str, study_ask: MakeAsk) -> None:
+    ask = study_ask(kind, cohort="local-val", holds="a" * 64)
+    other = replace(ask, arrays={name: array + np.float32(0.01) for name, array in ask.arrays.items()})
+    assert use_of(other) != use_of(ask)
+    assert use_of(replace(ask, holds="")) == use_of(ask)
 
 
 # ---------------------------------------------------------------- policy
