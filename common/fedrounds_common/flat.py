@@ -7,6 +7,7 @@ call each; over the stretches of one dtype that lie side by side it costs a few 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,6 +21,8 @@ Buffer = bytes | bytearray | memoryview
 Entry = tuple[str, str, tuple[int, ...]]  # name, dtype, shape
 
 MOST_AXES = 32
+# of a dtype, as NumPy writes it; anything else NumPy would parse, and "," or "(2," is a SyntaxError to it
+_KIND = re.compile(r"[<>|=]?[A-Za-z?][0-9]{0,9}")
 MOST_ENTRIES = 2**48  # of one array; with more, NumPy's own sums of sizes could overflow
 
 
@@ -72,6 +75,8 @@ def layout_of(entries: tuple[Entry, ...]) -> Layout:
     places, firsts, runs = dict[str, Place](), dict[str, int](), list[Run]()
     start = first = 0
     for name, kind, shape in entries:
+        if not _KIND.fullmatch(kind):
+            raise ValueError("a dtype no array of ours has")
         dtype = np.dtype(kind)
         if dtype.hasobject or dtype.subdtype is not None or not dtype.itemsize:
             raise ValueError("a dtype no array of ours has")

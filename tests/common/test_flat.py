@@ -74,7 +74,7 @@ def test_neighbours_of_one_dtype_are_one_run() -> None:
     "entry",
     [
         ("w", "O", (2,)), ("w", "V0", (2,)), ("w", "(2,)f4", (2,)), ("w", "<f4", (-1,)), ("w", "<f4", (2**62, 4, 0)),
-        ("w", "<f4", (1,) * 40), ("w", "nonsense", (1,)), ("w", "<f4", (2**40,)),
+        ("w", "<f4", (1,) * 40), ("w", "nonsense", (1,)), ("w", "<f4", (2**40,)), ("w", "(2,", (1,)), ("w", ",", (1,)),
     ],
 )  # fmt: skip
 def test_an_entry_that_is_no_array_of_ours_is_refused_before_anything_is_made_of_it(entry: Entry) -> None:
