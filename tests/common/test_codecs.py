@@ -256,13 +256,20 @@ def test_far_too_many_bytes_are_refused_before_anything_is_made_of_them(codec: C
         assert peak < 16 * size_bytes(values), name
 
 
-def test_a_gap_that_never_ends_and_places_out_of_range_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (-1, 255, "the last gap has no end"),
+        (3, 254, "50 places for 50 values; as many, below 1000"),  # 3 · 255 + 254 is the first place, and 49 follow
+        (10, 255, "49 places for 50 values"),  # one gap is taken for the beginning of the next
+    ],
+)
+def test_a_gap_that_never_ends_and_places_out_of_range_are_refused(place: int, value: int, said: str) -> None:
     codec, values = TopK(share=0.05), {"w": np.arange(1, 1001, dtype=np.float32).reshape(10, 100)}
     honest = codec.encode(values, {}, 1)[0]
-    gaps = honest["gaps"].copy()
-    for place, value in ((-1, 255), (0, 254)):
-        changed = gaps.copy()
-        changed[place] = value
-        changed[1] = 254
-        with pytest.raises(UpdateError, match="FR-R11"):
-            codec.decode({**honest, "gaps": np.repeat(changed, 1)}, {"w": values["w"][:3]})
+    # the largest 50 stand at 950 … 999, and 950 is 3 · 255 + 185
+    assert honest["gaps"].tolist() == [255, 255, 255, 185, *[0] * 49]
+    changed = honest["gaps"].copy()
+    changed[place] = value
+    with pytest.raises(UpdateError, match=f"FR-R11 {said}"):
+        codec.decode({**honest, "gaps": changed}, values)
