@@ -111,7 +111,7 @@ def test_the_message_of_several_faults_has_one_line_each_and_names_the_file() ->
         ("[training]\npatch = [\n 8,\n 0,\n 8]", "6 training.patch.1: 0: must be greater than or equal to 1"),
         ("training = 3", "3 training: 3: must be a table, [training]"),
         ("privacy = 3", "3 privacy: 3: must be a list of tables, [[privacy]]"),
-        ("[[privacy]]\nname = 'dp_sdg'", "4 privacy.0.name: 'dp_sdg' is not one of dp_sgd (did you mean 'dp_sgd'?)"),
+        ("[[privacy]]\nname = 'dp_sdg'", "4 privacy.0.name: 'dp_sdg' is not one of dp_sgd, hospital_dp (did you mean 'dp_sgd'?)"),
         ("[wire]\nchannel = 3", "4 wire.channel: 3: must be a table, [wire.channel]"),
         ("[wire]\ndown = 3", "4 wire.down: 3: must be a table, [wire.down]"),
         ('[wire]\ndown = "int9"', "4 wire.down.name: 'int9' is not one of float16, float32, int8, top_k (did you mean 'int8'?)"),
@@ -130,6 +130,7 @@ def test_the_message_of_several_faults_has_one_line_each_and_names_the_file() ->
         ("[cases]\norientation = 'RSA'", "4 cases.orientation: 'RSA' is not one of RAS, LPS, LAS (did you mean 'RAS'?)"),
         ("[strategy]\nname = 'fedavgg'\nmu = 1", "4 strategy.name: 'fedavgg' is not one of fedavg, fedavgm, fedprox, median, trimmed_mean (did you mean 'fedavg'?)"),
         ("[strategy]\nname = 'fedprox'\nmu = -1", "5 strategy.mu: -1: must be greater than or equal to 0"),
+        ("[evaluation]\nwindow = [8, 8]", "4 evaluation.window: [8, 8]: 3 numbers wanted, as cases.dims = 3"),
         ("[evaluation]\nfolds = 1", "4 evaluation.folds: 1: 0 for none, or at least 2"),
         ("[evaluation]\nfolds = 3\nfold = 3", "5 evaluation.fold: 3: must be below folds = 3 (the first is 0)"),
         ("[cohort]\nper_round = 1\nminimum = 2", "4 cohort.per_round: 1: at least minimum = 2 wanted, or 0 for all"),
@@ -245,7 +246,7 @@ def test_a_strategy_that_reads_each_update_cannot_stand_beside_a_channel_that_hi
             "@dataclass(frozen=True)\nclass Noise(Privacy):\n    unit = 'patient'\n"
             "    def spent(self, training, sites_by_round):\n        return None\n",
             '[[privacy]]\nname = "own"\n',
-            r"privacy\.0\.name: Noise does nothing in a step, and this version carries out no privacy measure besides",
+            r"privacy\.0\.name: Noise does nothing in a step, and nothing else of what this version carries out",
         ),
     ],
 )

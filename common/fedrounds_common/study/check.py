@@ -106,11 +106,13 @@ def study_of(raw: Table, folders: Sequence[Path] = ()) -> tuple[Study | None, li
     cases, training = gather.part(CaseForm, "cases"), gather.part(Training, "training")
     cohort, evaluation = gather.part(Cohort, "cohort"), gather.part(Evaluation, "evaluation")
     if cases is not None and training is not None:
-        gather.faults += _between(cases, training)
+        gather.faults += _of_dims(cases, "training.patch", training.patch)
+    if cases is not None and evaluation is not None and not isinstance(evaluation.window, str):
+        gather.faults += _of_dims(cases, "evaluation.window", evaluation.window)
     if judge is not None and evaluation is not None:
         gather.faults += _of_task(judge, plugins["task"]["name"], cases, training, evaluation)
-    if judge is not None and training is not None:
-        gather.faults += _of_measures(measures, judge, training)
+    if judge is not None and training is not None and cohort is not None:
+        gather.faults += _of_measures(measures, judge, training, cohort)
     # a value no table can hold is one fault, not also whatever the table made of it
     seen = {fault.key for fault in strange}
     faults = strange + [fault for fault in gather.faults if fault.key not in seen]
@@ -194,31 +196,37 @@ def _privacy(gather: _Gathering) -> tuple[tuple[Table, ...], Measures]:
     return tuple(tables), measures
 
 
-def _of_measures(measures: Measures, task: Task, training: Training) -> Iterator[Fault]:
+def _of_measures(measures: Measures, task: Task, training: Training, cohort: Cohort) -> Iterator[Fault]:
     """What the study's privacy measures say of the rest of it, and which of them no round would carry out."""
-    acting = []
+    acting: dict[str, list[str]] = {}  # what is said by a measure → who says it
     for key, measure in measures.items():
-        found = [Fault(_within(key, where), message) for where, message in measure.faults(task, training)]
-        yield from found
+        said = (*measure.faults(task, training), *measure.around(training, cohort))
+        yield from (found := [Fault(_within(key, where), message) for where, message in said])
         if found:
             continue
-        if measure.steps(training) is None:  # to train without a plug-in of the user's own in silence would be a breach
-            said = f"{type(measure).__name__} does nothing in a step, and this version carries out no privacy measure besides"
-            yield Fault(f"{key}.name", f"{said}; take the entry out, and know what that means")
-        else:
-            acting.append(key)
-    for key in acting[1:]:
-        yield Fault(f"{key}.name", f"{acting[0]} says already how each step is taken; keep one of the two")
+        acts = (
+            "how each step is taken" if measure.steps(training) is not None else "",
+            "how each round's sum is made" if measure.sum(training, cohort) is not None else "",
+            "whose scores are told" if measure.smallest() else "",
+        )
+        if not any(acts):  # to train without a plug-in of the user's own in silence would be a breach
+            nothing = f"{type(measure).__name__} does nothing in a step, and nothing else of what this version carries out"
+            yield Fault(f"{key}.name", f"{nothing}; take the entry out, and know what that means")
+        for what in filter(None, acts):
+            acting.setdefault(what, []).append(key)
+    for what, keys in acting.items():
+        for key in keys[1:]:
+            yield Fault(f"{key}.name", f"{keys[0]} says already {what}; keep one of the two")
 
 
 def _within(key: str, where: str) -> str:
     return f"{key}{where}" if where.startswith(".") else where
 
 
-def _between(cases: CaseForm, training: Training) -> Iterator[Fault]:
-    if training.patch is not None and len(training.patch) != cases.dims:
+def _of_dims(cases: CaseForm, key: str, sizes: Sequence[int] | None) -> Iterator[Fault]:
+    if sizes is not None and len(sizes) != cases.dims:
         wanted = f"{cases.dims} numbers wanted, as cases.dims = {cases.dims}"
-        yield Fault("training.patch", f"{list(training.patch)}: {wanted}")
+        yield Fault(key, f"{list(sizes)}: {wanted}")
 
 
 def _newer(found: object) -> Fault | None:
