@@ -47,6 +47,12 @@ def test_cleared_nothing_is_left_and_nothing_else_was_touched(fedrounds: Any, ke
     assert fedrounds("cache", str(kept.folder)).status == 0
 
 
+def test_to_check_and_to_clear_at_once_is_refused_and_nothing_is_deleted(fedrounds: Any, kept: CaseStore) -> None:
+    said = fedrounds("cache", str(kept.folder), "--check", "--clear", "--format", "json")
+    assert said.envelope["error"]["code"] == "FR-U13"
+    assert len(list(kept.refs())) == 3
+
+
 def test_a_folder_that_is_not_there_and_a_site_that_keeps_none_are_errors(fedrounds: Any, tmp_path: Path) -> None:
     said = fedrounds("cache", str(tmp_path / "no"), "--format", "json")
     assert said.envelope["error"]["code"] == "FR-U92"

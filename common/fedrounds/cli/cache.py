@@ -27,6 +27,8 @@ def register(app: typer.Typer) -> None:
         from fedrounds_client.consent import size
         from fedrounds_sites.cache import CaseStore
 
+        if check and clear:
+            raise UsageError("FR-U13", "--check and --clear", wanted="one of the two")
         store = CaseStore(folder if folder is not None else _of_site(site))
         if not store.folder.is_dir():
             raise UsageError(
