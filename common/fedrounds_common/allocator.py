@@ -12,15 +12,16 @@ import ctypes
 import sys
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
-LARGEST = 2**30
+LARGEST, LARGEST_BEFORE = 2**30, 2**25  # the second is the most that older glibc takes (mallopt(3)) and refuses to pass
 
 
 def keep_freed_memory() -> bool:
-    """Ask glibc to keep blocks of up to 1 GiB; False where there is no glibc."""
+    """Ask glibc to keep blocks of up to 1 GiB, an older one of up to 32 MiB; False where there is no glibc."""
     if sys.platform != "linux":
         return False
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    return bool(mallopt(M_MMAP_THRESHOLD, LARGEST)) and bool(mallopt(M_TRIM_THRESHOLD, LARGEST))
+    kept = any(mallopt(M_MMAP_THRESHOLD, most) for most in (LARGEST, LARGEST_BEFORE))
+    return kept and bool(mallopt(M_TRIM_THRESHOLD, LARGEST))
