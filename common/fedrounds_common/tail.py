@@ -42,10 +42,10 @@ class Tail:
 
 
 def counted(rounds: int, share: float) -> range:
-    """Those of rounds 1 … `rounds` whose weights are averaged: the last `share` of them, at least one; none if 0."""
-    return range(rounds + 1 - max(1, round(share * rounds)) if share else rounds + 1, rounds + 1)
+    """Those of rounds 1 … `rounds` whose weights are averaged: the last `share` of them, at least one; none if 0, or of no rounds."""
+    return range(rounds + 1 - max(1, round(share * rounds)) if share and rounds else rounds + 1, rounds + 1)
 
 
 def marks(rounds: int, share: float, steps: int) -> frozenset[int]:
     """After which of `steps` steps without rounds the weights are averaged: the same stretch, as often."""
-    return frozenset(math.ceil(steps * round_ / rounds) for round_ in counted(rounds, share)) if rounds else frozenset()
+    return frozenset(math.ceil(steps * round_ / rounds) for round_ in counted(rounds, share))

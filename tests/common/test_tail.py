@@ -20,6 +20,7 @@ def test_a_share_too_small_for_a_round_is_the_last_round() -> None:
 
 def test_without_a_share_or_without_rounds_nothing_is_averaged() -> None:
     assert not list(counted(10, 0.0))
+    assert not list(counted(0, 0.5))
     assert not marks(0, 0.5, 100)
 
 
