@@ -32,16 +32,19 @@ def spin(seconds: float) -> None:
 
 
 def test_what_is_called_of_another_kind_is_not_counted_twice() -> None:
+    began = time.perf_counter()
     with timing() as found:
         started = time.perf_counter()
         outer(0.02)
         spin(0.01)
+        least = time.perf_counter() - started
         seconds = found.taken()
-        whole = time.perf_counter() - started
+        most = time.perf_counter() - began
     assert seconds["compute"] >= 0.02
     assert seconds["data"] >= 0.02
     assert seconds["other"] >= 0.01
-    assert sum(seconds.values()) == pytest.approx(whole, abs=0.005)
+    # however long this process had to wait in between
+    assert least - 1e-9 <= sum(seconds.values()) <= most + 1e-9
 
 
 def test_an_error_closes_its_span() -> None:
