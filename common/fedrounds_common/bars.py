@@ -17,7 +17,6 @@ from fedrounds_common.metrics.overlap import Mask
 from fedrounds_common.study.tables import CaseForm
 from fedrounds_common.task import Picture
 
-MOSTLY = 0.05  # of a plane that one value must fill to be its background
 MOST = 12  # classes that are drawn; of more the likeliest, and the true ones
 NAMES, BAR, SAID, EDGE = 240, 150, 44, 8  # pixels: of names at most, of a bar of probability 1, of its number, around
 ROW, THICK = 26, 14  # pixels of a class's line, and of its bar
@@ -89,7 +88,7 @@ def _background(plane: F32, corner: float) -> float:
 
     In a radiograph that has no background, voxels which happen to equal the corner would be holes in the lung.
     """
-    return corner if float((plane == corner).mean()) >= MOSTLY else nan
+    return corner if float((plane == corner).mean()) >= pictures.BACKGROUND else nan
 
 
 def _in_words(truth: F32 | None, form: CaseForm) -> str:

@@ -48,7 +48,7 @@ OUTLINE = 2  # pixels
 LINE = 20  # pixels of a line of text
 SQUARE = 8  # pixels of a colour's sample in the legend
 FILL = 0.3  # of the colour inside an outline
-BACKGROUND = 0.05  # the least share of a plane that one value fills if it is background
+BACKGROUND = 0.05  # the least share of a plane, or of an image, that one value fills if it is background
 
 
 @final

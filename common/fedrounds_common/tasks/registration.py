@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from fedrounds_common.network import Network
 
 FIELD, LANDMARKS = "field", "landmarks"  # rows beside the labels
-BACKGROUND = 0.05  # the least share of an image that one value fills if it is background
 OF_LABELS, OF_FIELD, OF_LANDMARKS = ("dice", "hd95"), ("epe", "folded", "sdlogj", "inverse"), ("tre",)
 
 
@@ -215,6 +214,7 @@ class Registration(Task):
     ) -> Why:
         """Where the displacement is unsure, in mm: how far the answers to known shifts are off; 0 in the background."""
         from fedrounds_common.explaining import shifting
+        from fedrounds_common.pictures import BACKGROUND
 
         def displacement(image: F32) -> F32:
             made = self.predict(network, case.with_image(image, case.target), form, training, evaluation)
