@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal, ParamSpec, TypeVar, final
 
-Kind = Literal["data", "compute", "evaluate", "serialise", "aggregate", "disk", "report", "start", "other", "idle"]
+Kind = Literal["data", "compute", "evaluate", "serialise", "aggregate", "disk", "start", "other", "idle"]
 VARIABLE = "FEDROUNDS_PROFILE_TIME"  # set to 1 for the workers of a run that is timed
 
 P = ParamSpec("P")

@@ -51,7 +51,7 @@ class Updates(Protocol):
     """The round's accepted updates, by site name; each is read once, so memory stays flat.
 
     What only needs their mean asks `averaging.weighted_mean` for it; what needs every site's value of each weight
-    asks `columns.columns` for a block of them at a time.
+    asks `columns.by_columns` for a block of them at a time.
     """
 
     def __iter__(self) -> Iterator[SiteUpdate]: ...

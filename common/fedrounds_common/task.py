@@ -134,7 +134,7 @@ class Picture:
 class Why:
     """What explains an answer: `says` what the maps show, e.g. "what speaks for pneumonia".
 
-    `maps`: method → the map (*grid) of `over`, float32, larger is more, when called: some take long. `over`: the case
+    `maps`: method → the map (*grid) of `over`, float32, 0 or more, larger is more, when called: some take long. `over`: the case
     they are drawn over, of a pair its fixed image.
     """
 
