@@ -141,7 +141,7 @@ class Run:
 
     def write_report(self, with_sites: bool = True) -> Path:
         """Figures and `report.html`; `with_sites` puts in what would stay at the hospitals, where it is here."""
-        from fedrounds_server.report import write_report
+        from fedrounds_server.report.page import write_report
 
         return write_report(self.path, with_sites and not is_real(self.path))
 

@@ -41,8 +41,7 @@ class Series:
 
     def table(self) -> Table:
         """Mean ± standard deviation over the runs of one setting; one group of lines a setting."""
-        # not at the top: it brings matplotlib, which a run does not need before its report
-        from fedrounds_server.report import table_of_runs
+        from fedrounds_server.report.runs import table_of_runs
 
         labelled = any(self.labels)
         return table_of_runs([run.path for run in self.runs], list(self.labels) if labelled else None)

@@ -24,11 +24,11 @@ def moved(
     Args:
         own: name → its generator.
     """
-    from scipy import ndimage
-
     matrix, displacement = _drawn(labels.shape, names, own)
     if matrix is None and displacement is None:
         return image, labels
+    from scipy import ndimage
+
     middle = (np.array(labels.shape, np.float64).reshape(-1, *(1,) * labels.ndim) - 1) / 2
     places = np.indices(labels.shape, np.float64) - middle
     if matrix is not None:

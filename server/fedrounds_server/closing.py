@@ -22,7 +22,7 @@ def close_run(folder: RunFolder, listen: Listener, *, report: bool, with_sites: 
 
 
 def _draw(folder: RunFolder, listen: Listener, *, with_sites: bool) -> None:
-    from fedrounds_server.report import write_report
+    from fedrounds_server.report.page import write_report
 
     try:
         write_report(folder.path, with_sites)

@@ -11,7 +11,7 @@ import pytest
 from fedrounds_common.metrics.summary import patient_weights
 from fedrounds_common.rng import derive
 from fedrounds_server.replicates import read_replicates
-from fedrounds_server.report import summary
+from fedrounds_server.report.summary import summary
 
 pytestmark = pytest.mark.slow
 

@@ -111,7 +111,7 @@ def test_a_persons_own_settings_do_not_reach_the_figures(run: RunView) -> None:
 
 def test_pyplot_is_never_loaded(fake_run: Write) -> None:
     program = (
-        "import sys; from pathlib import Path; from fedrounds_server.report import write_report;"
+        "import sys; from pathlib import Path; from fedrounds_server.report.page import write_report;"
         "write_report(Path(sys.argv[1]));"
         "print([name for name in ('matplotlib.pyplot', 'torch', 'pydicom', 'nibabel', 'fedrounds_sites',"
         " 'fedrounds_client') if name in sys.modules])"

@@ -14,12 +14,13 @@ import pytest
 
 from fedrounds_common.errors import RunFileError
 from fedrounds_common.explain import explanations
-from fedrounds_server.report import summary, table_of_runs, write_report
 from fedrounds_server.report.folder import read_run
 from fedrounds_server.report.honesty import limits, privacy, what_left
-from fedrounds_server.report.page import page
+from fedrounds_server.report.page import page, write_report
 from fedrounds_server.report.results import models_table, regions_table
+from fedrounds_server.report.runs import table_of_runs
 from fedrounds_server.report.sites import failures_table, hospital_tables, left_out_table, measures_table, traffic_table
+from fedrounds_server.report.summary import summary
 from fedrounds_server.report.table import Table, as_lines
 from fedrounds_server.report.words import ended, in_short, took_part
 from fedrounds_server.tables import read_metrics, write_metrics

@@ -24,7 +24,7 @@ def register(app: typer.Typer) -> None:
     ) -> Answer:
         """Draw a run's figures and write its report, one page that holds everything."""
         from fedrounds.origin import is_real
-        from fedrounds_server.report import write_report
+        from fedrounds_server.report.page import write_report
 
         path = run_path(run, folder)
         sites = sites and not is_real(path)

@@ -15,7 +15,7 @@ def told(path: Path, status: int = DONE) -> Answer:
     Raises:
         RunFileError: not a run folder, or a file in it cannot be read.
     """
-    from fedrounds_server.report import summary
+    from fedrounds_server.report.summary import summary
 
     near = nearby(path)
     return Answer(parts(near), "\n".join(summary(near)), status)

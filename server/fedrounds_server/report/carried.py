@@ -103,7 +103,8 @@ def _judging(run: RunView) -> str:
     if not run.judging:
         return ""
     up, down = (sum(getattr(line, way) for line in run.judging) for way in ("bytes_up", "bytes_down"))
-    models = count_of(len(run.judging), "model")
+    # one that was judged again, after a run was stopped, travelled twice and is one model
+    models = count_of(len({(line.round, line.model, line.trained_at) for line in run.judging}), "model")
     return (
         f" {models} travelled unpacked to be judged: {shown_bytes(down)} to the hospitals, {shown_bytes(up)} from them."
     )

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from fedrounds_server.report.folder import RunView
 from fedrounds_server.report.hospitals import main_region
@@ -27,6 +25,9 @@ from fedrounds_server.report.style import (
     styled,
 )
 from fedrounds_server.tables import ALL, COHORTS, shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Lines = Mapping[str, Mapping[int, float]]  # site → round → value, no nan
 
@@ -113,6 +114,8 @@ def _one_scale(panels: Sequence[Axes]) -> None:
 
 
 def _panel(axes: Axes, lines: Lines, colour: str, lower_is_better: bool, ranked: Collection[str] | None) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     for values in lines.values():
         rounds = sorted(values)
         axes.plot(rounds, [values[round] for round in rounds], color=GREY, linewidth=0.5, alpha=0.45)

@@ -6,12 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import final
+from typing import TYPE_CHECKING, final
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from fedrounds_server.report.folder import RunView
 from fedrounds_server.report.style import BLUE, GREY, INK, ORANGE, Drawing, count_of, marked, sheet, styled
@@ -24,6 +21,10 @@ from fedrounds_server.tables import (
     regions_of,
     shown,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FEWEST_FOR_A_BOX = 5
 
@@ -152,6 +153,8 @@ def _frame(axes: Axes, found: Sequence[Place], run: RunView) -> None:
 
 
 def _legend(figure: Figure, found: Sequence[Place], by_case: bool) -> None:
+    from matplotlib.lines import Line2D
+
     what = "a case" if by_case else "the mean"
     entries = []
     for cohort, words in (

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
+from typing import TYPE_CHECKING
 
 from fedrounds_server.compare import Comparison, Contestant, Standing, compare, contestants, standings
 from fedrounds_server.intervals import Interval, worth
@@ -24,6 +22,9 @@ from fedrounds_server.report.style import (
     styled,
 )
 from fedrounds_server.tables import MEAN, cohort_to_show, shown, shown_difference
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def judged_cohort(run: RunView) -> str:
@@ -114,6 +115,8 @@ def _with_interval(axes: Axes, interval: Interval, height: float, colour: str, m
 
 
 def _differences(axes: Axes, every: Sequence[Standing], pairs: Mapping[str, Comparison], run: RunView) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.axvline(0, color=GREY, linewidth=0.8)
     for index, one in enumerate(every):
         pair = pairs.get(one.label)

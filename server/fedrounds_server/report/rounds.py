@@ -6,12 +6,9 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
-from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
 
 from fedrounds_server.history import RoundLine
 from fedrounds_server.report.folder import RunView
@@ -31,6 +28,9 @@ from fedrounds_server.report.style import (
     styled,
 )
 from fedrounds_server.tables import shown_bytes, shown_percent, shown_seconds
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # kind → (colour, letter in the cell, words)
 STATES = {
@@ -126,6 +126,8 @@ def _bytes(axes: Axes, history: Sequence[RoundLine]) -> None:
 
 
 def _round_axis(axes: Axes, rounds: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.set_xlabel("Round")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.grid(True, color="#EAEAEA", linewidth=0.6)
@@ -136,6 +138,8 @@ def _round_axis(axes: Axes, rounds: int) -> None:
 
 def draw_participation(run: RunView) -> Drawing | None:
     """A cell for each hospital and round, by state; None without a finished round."""
+    from matplotlib.patches import Patch
+
     if not run.history:
         return None
     states = {(site.site, line.round): kind_of(site.state) for line in run.history for site in line.sites}
@@ -166,6 +170,8 @@ def draw_participation(run: RunView) -> Drawing | None:
 
 
 def _cells(axes: Axes, lines: Sequence[str], rounds: Sequence[int], states: dict[tuple[str, int], str]) -> None:
+    from matplotlib.colors import ListedColormap
+
     kinds = list(STATES)
     kind_at = [
         [states.get((line, round), "ok" if line.endswith(" others") else "absent") for round in rounds]

@@ -13,13 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-
 from fedrounds_common.disk import write_whole
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from matplotlib.typing import RcKeyType
 
 # Okabe and Ito, https://jfly.uni-koeln.de/color/
@@ -73,6 +71,8 @@ class Drawing:
 @contextmanager
 def styled() -> Iterator[None]:
     """Within, matplotlib draws in our style; after, its settings are as they were."""
+    import matplotlib as mpl
+
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(STYLE)
@@ -81,6 +81,8 @@ def styled() -> Iterator[None]:
 
 def sheet(title: str, height_in: float, width_in: float = WIDTH_IN) -> Figure:
     """An empty figure with its title at the top left."""
+    from matplotlib.figure import Figure  # not at the top: a run that draws nothing need not load it
+
     figure = Figure(figsize=(width_in, height_in), dpi=DPI, layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=9, fontweight="bold")
     return figure

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
 from PIL import Image
 
 from fedrounds_server.report.folder import DrawnCase, RunView
 from fedrounds_server.report.style import WIDTH_IN, Drawing, count_of, marked, sheet, styled
 from fedrounds_server.tables import shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MOST = 12
 
