@@ -112,7 +112,10 @@ class CaseStore:
     def refs(self) -> Iterator[tuple[Path, CaseRef | None]]:
         """Each file, and whose it is; None: it cannot be read as a case."""
         for file in sorted(self.folder.glob(f"*{SUFFIX}")):
-            header = _header_of(file)
+            try:
+                header = _header_of(file)
+            except FileNotFoundError:
+                continue  # another process has just deleted it: two runs of one site forget the same patients
             yield file, None if header is None else CaseRef(*header["ref"])
 
     @property

@@ -301,6 +301,13 @@ def test_a_patients_cases_are_forgotten_by_their_name(store: CaseStore) -> None:
     assert store.forget({"p2"}) == 1
 
 
+def test_a_file_that_another_process_has_just_deleted_is_passed_over(store: CaseStore) -> None:
+    store.put("k", case())
+    (store.folder / "0.case").symlink_to("gone")
+    assert [ref for _, ref in store.refs()] == [case().ref]
+    assert store.damaged() == ()
+
+
 def test_what_a_crash_left_half_written_goes_once_it_is_old(store: CaseStore) -> None:
     store.put("k", case())
     half = store.folder / ".abc.case.0123.part"
