@@ -204,9 +204,9 @@ class Federation:
         ready = prepared(self.number)
         sites, rounds, _, _ = STUDIES[self.number]
         self.study = ready.study
-        # a checkpoint that is damaged on purpose makes a round anew, of which the sites know nothing
         if self.number >= len(PLAIN) and self.world.rates:
             self.world.rates[HELD] = 0.5
+        # a checkpoint that is damaged on purpose makes a round anew, of which the sites know nothing
         permitted = rounds * (4 if "checkpoint damaged" in self.world.rates else 1)
         template = templates(self.number, permitted)
         self.disk = FaultyDisk(self.folder / "coordinator", self._draw("coordinator"))
