@@ -69,3 +69,6 @@ def test_what_judging_took_is_told_beside_it(tmp_path: Path) -> None:
     assert table is not None
     assert table.note.endswith("2 models travelled unpacked to be judged: 60.0 kB to the hospitals, 3.0 kB from them.")
     assert read_judging(tmp_path / "none") == ()
+    again = carried_table(replace(run_of(line(1, SiteLine("A", "ok", bytes_up=1, bytes_down=1))), judging=judging * 2))
+    assert again is not None
+    assert "2 models travelled unpacked to be judged: 120.0 kB to the hospitals, 6.0 kB from them." in again.note
