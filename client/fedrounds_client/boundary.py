@@ -55,7 +55,7 @@ def answer(ask: Ask, site: Site, permit: Permission) -> tuple[str, bytes]:
 
 def _do(ask: Ask, site: Site, permit: Permission) -> Leaving:
     from fedrounds_client.receiving import received
-    from fedrounds_client.rounds import gather, greet, judge, take_part
+    from fedrounds_client.rounds import gather, greet, judge, most_of, take_part
     from fedrounds_client.state import write_state
 
     permit.check_cases(ask, site)
@@ -63,7 +63,7 @@ def _do(ask: Ask, site: Site, permit: Permission) -> Leaving:
         ask = received(ask, site)
         message, state = take_part(ask, site)
         decoded = replace(message, arrays=site.parts.codec.decode(message.arrays, ask.arrays))
-        check_update(decoded, ask.arrays, site.max_norm)
+        check_update(decoded, ask.arrays, most_of(site, ask))
         permit.check_leaving(message)
         write_state(site.folder / "state", ask.round, state)
         return message
@@ -130,19 +130,18 @@ def _done(ask: Ask, home: SiteHome, pieces: int) -> Leaving:
     from fedrounds_client.rounds import beside_judged
 
     site, permit = open_enrolled(home, ask, pieces=pieces)
-    steps = site.parts.study.training.local_steps or 0
-    noisy = site.parts.noisy if ask.kind == "train" else None
+    costs = site.parts.study.costs_a_round(home.read_settings().plugins) if ask.kind == "train" else ()
     if ask.kind == "train":  # before an hour's work
-        budget.check(home, home.read_settings().policy, noisy, steps)
-    if noisy is not None:
+        budget.check(home, home.read_settings().policy, costs)
+    if costs:
         permit.check_noisy(ask)
     message = _do(ask, site, permit)
     # one at a time: of two requests for the last round that a permit allows, one must find it used up
     with locked(home.lineage):
         check_again(home, ask)
-        if noisy is not None:
+        if costs:
             permit.check_noisy(ask)
-            budget.charge(home, ask, home.read_settings().policy, noisy, steps, datetime.now(UTC))
+            budget.charge(home, ask, home.read_settings().policy, costs, datetime.now(UTC))
         if ask.kind != "hello":
             seen = (*site.cases_behind(ask), *beside_judged(ask, site))
             lineage.see(home, ask, {case.ref.patient for case in seen}, datetime.now(UTC))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping
 
+from fedrounds_client.budget import Bill
 from fedrounds_client.review import Costs, Protection, Review, Sums, Tensor
+from fedrounds_common.privacy import NoisySum
 
 WIDTH, HEAD = 108, 9
 SHOWN_TENSORS = 8
@@ -138,6 +140,11 @@ def _privacy(found: Review) -> Iterator[str]:
             f"protects each {privacy.protects}: epsilon {privacy.epsilon:.3g} at delta {privacy.delta:g} over all rounds, as "
             f"{privacy.accountant} counts; the first round alone {privacy.a_round:.2g}; this site's limit for one study is {limit}"
         )
+    for other in privacy.others:
+        yield (
+            f"and each {other.unit} by a bill of its own: epsilon {other.epsilon:.3g} at delta {other.delta:g} over all rounds; "
+            "the two are not added up"
+        )
     if privacy.how is not None:
         how = privacy.how
         yield (
@@ -145,6 +152,8 @@ def _privacy(found: Review) -> Iterator[str]:
             f"{how.multiplier:g} times that added, from this machine's own randomness; with fewer than "
             f"{counted(how.patients, 'patient')} to train on, this site takes no part"
         )
+    if privacy.sum is not None:
+        yield _sum_over_hospitals(privacy.sum)
     for what in privacy.outside:
         yield f"outside that promise: {what}"
     yield from _budget(privacy)
@@ -155,25 +164,51 @@ def _privacy(found: Review) -> Iterator[str]:
         )
 
 
+def _sum_over_hospitals(how: NoisySum) -> str:
+    follows = (
+        "" if how.quantile is None else f" at first, and then at what {how.quantile:.0%} of the hospitals stay below"
+    )
+    counts = "counts once" if how.cases is None else f"counts once, or in proportion with fewer than {how.cases} cases"
+    who = (
+        "the coordinator adds it, and sees each hospital's update before that"
+        if how.hand == "coordinator"
+        else f"each hospital adds a share, so that those of {how.shares} hold enough; one share alone hides nobody"
+    )
+    return (
+        f"of each round's difference the norm is cut to {how.clip:g}{follows}; each hospital {counts}; to the sum comes noise of "
+        f"{how.multiplier:.3g} times that: {who}"
+    )
+
+
 def _budget(privacy: Protection) -> Iterator[str]:
-    """What all studies have cost the patients here, as a bar where there is a limit."""
-    if privacy.budget is None and not privacy.noisy_rounds:
-        return
-    after = "" if privacy.would is None else f", {privacy.would:.3g} with all rounds of this study"
-    rounds = counted(privacy.noisy_rounds, "noisy round")
-    yield (
-        f"all studies together: epsilon {privacy.spent:.3g} at delta {privacy.budget_delta:g} spent in {rounds} here{after}; "
+    """What all studies have cost the patients here, and the hospital, as a bar each where there is a limit."""
+    if privacy.budget is not None and not privacy.bills:
+        yield _bill(Bill("patient", 0.0, None, 0, 0, 0.0), privacy.budget_delta)
+    for bill in privacy.bills:
+        if privacy.budget is not None or bill.rounds:
+            yield _bill(bill, privacy.budget_delta)
+        if privacy.budget is not None:
+            yield _bar(bill, privacy.budget)
+
+
+def _bill(bill: Bill, delta: float) -> str:
+    after = "" if bill.would is None else f", {bill.would:.3g} with all rounds of this study"
+    whose = "" if bill.unit == "patient" else f" of the {bill.unit}"
+    added = ""
+    if bill.studies > 1:
+        added = f"; the studies' own epsilons just added up are {bill.added:.3g} at delta {bill.studies * delta:.2g}"
+    return (
+        f"all studies together{whose}: epsilon {bill.spent:.3g} at delta {delta:g} spent in "
+        f"{counted(bill.rounds, 'noisy round')} here{after}{added}; "
         "rounds without noise are not in it, for nothing bounds them"
     )
-    if privacy.budget is not None:
-        parts = [
-            min(BAR, round(BAR * value / privacy.budget)) for value in (privacy.spent, privacy.would or privacy.spent)
-        ]
-        bar = "█" * parts[0] + "▒" * (parts[1] - parts[0]) + "░" * (BAR - parts[1])
-        beyond = (
-            " (this study would go beyond it)" if privacy.would is not None and privacy.would > privacy.budget else ""
-        )
-        yield f"{bar} of this site's {privacy.budget:g}{beyond}"
+
+
+def _bar(bill: Bill, most: float) -> str:
+    parts = [min(BAR, round(BAR * value / most)) for value in (bill.spent, bill.would or bill.spent)]
+    bar = "█" * parts[0] + "▒" * (parts[1] - parts[0]) + "░" * (BAR - parts[1])
+    beyond = " (this study would go beyond it)" if bill.would is not None and bill.would > most else ""
+    return f"{bar} of this site's {most:g}{beyond}"
 
 
 def _costs(costs: Costs) -> Iterator[str]:

@@ -14,6 +14,7 @@ from fedrounds_client.permits import Said, heard, say
 from fedrounds_client.settings import Policy, SiteSettings
 from fedrounds_common.disk import write_text
 from fedrounds_common.errors import RefusedError, UsageError
+from fedrounds_common.privacy import rounds_of
 from fedrounds_common.study.canonical import digest_of_text, study_from_canonical
 from fedrounds_sites.cache import CaseStore
 
@@ -65,7 +66,7 @@ def allow(
     _check_bounds(rules, count, end, now, latest)
     if study.training.rounds:
         policy.check_epsilon(rules, study, budget.rounds_of(home, digest_of_text(text)) + count, settings.plugins)
-        budget.check(home, rules, study.noisy_steps(settings.plugins), count * (study.training.local_steps or 0))
+        budget.check(home, rules, rounds_of(study.costs_a_round(settings.plugins), count))
     said = say(home, settings, text, who(), now, True, count, end)
     waiting.drop(home, said.study)
     return said

@@ -5,14 +5,14 @@ A permit cannot widen it: the policy is read from the site's own file and held a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from fedrounds_client.settings import Policy
 from fedrounds_common.errors import RefusedError
 from fedrounds_common.leaving import Kind, Leaving
-from fedrounds_common.privacy import Spent
+from fedrounds_common.privacy import Spent, Unit
 from fedrounds_common.study.study import Study
 
 GB = 10**9
@@ -77,13 +77,19 @@ def privacy_of(study: Study, plugins: Sequence[Path] = ()) -> tuple[str, float |
 
 def spent_by(study: Study, rounds: int, plugins: Sequence[Path] = ()) -> Spent | None:
     """What so many rounds cost whom the study protects most; None: it protects nobody."""
-    measures = study.build_privacy(plugins)
-    if not measures:
-        return None
-    protects = max((measure.unit for measure in measures), key=PROTECTS.index)
+    bills = spent_on(study, rounds, plugins)
+    return bills[max(bills, key=PROTECTS.index)] if bills else None
+
+
+def spent_on(study: Study, rounds: int, plugins: Sequence[Path] = ()) -> Mapping[Unit, Spent]:
+    """What so many rounds cost each unit that the study protects; a patient's and a hospital's are not added up."""
     each = [study.cohort.minimum] * rounds
-    found = [measure.spent(study.training, each) for measure in measures if measure.unit == protects]
-    return min(found, key=lambda spent: spent.epsilon)
+    found = [measure.spent(study.training, each) for measure in study.build_privacy(plugins)]
+    best: dict[Unit, Spent] = {}
+    for spent in found:
+        if spent is not None and (spent.unit not in best or spent.epsilon < best[spent.unit].epsilon):
+            best[spent.unit] = spent
+    return best
 
 
 def check_answer(policy: Policy, kind: Kind) -> None:

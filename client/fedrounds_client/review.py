@@ -26,8 +26,9 @@ from fedrounds_client.withdrawn import withdrawn_patients
 from fedrounds_common.arrays import Arrays, digest, is_float, manifest, of_module, size_bytes
 from fedrounds_common.case import CaseRef
 from fedrounds_common.downwards import pack_down
+from fedrounds_common.dp.sums import with_clip
 from fedrounds_common.leaving import Ask, Hello, Scores, Statistics, Update, to_wire
-from fedrounds_common.privacy import OUTSIDE, NoisySteps
+from fedrounds_common.privacy import OUTSIDE, OUTSIDE_OF_HOSPITALS, NoisySteps, NoisySum, Spent, Unit, rounds_of
 from fedrounds_common.rng import generator
 from fedrounds_common.settling import purposes
 from fedrounds_common.strategy import Trained
@@ -112,21 +113,21 @@ class Leaves:
 @dataclass(frozen=True)
 class Protection:
     """`epsilon` at `delta` over all rounds, None: no bound. `a_round`: of the first one alone; rounds do not just add.
-    `limit`: the policy's, of one study. `how`: how every step is taken. `outside`: what the epsilon says nothing of.
-    `spent`: by all studies so far, in so many `noisy_rounds` here; `would`: with this one; `budget`, at `budget_delta`: the
-    policy's of all of them."""
+    `others`: what the rounds cost another unit, which is a bill of its own. `limit`: the policy's, of one study. `how`: how
+    every step is taken; `sum`: how each round's sum over hospitals is made. `outside`: what no epsilon says anything of.
+    `bills`: of all studies so far, and with this one; `budget`, at `budget_delta`: the policy's for each of these."""
 
     protects: str
     epsilon: float | None
     delta: float | None
     accountant: str
     a_round: float | None
+    others: tuple[Spent, ...]
     limit: float | None
     how: NoisySteps | None
+    sum: NoisySum | None
     outside: tuple[str, ...]
-    spent: float
-    would: float | None
-    noisy_rounds: int
+    bills: tuple[budget.Bill, ...]
     budget: float | None
     budget_delta: float
 
@@ -197,8 +198,8 @@ def review(home: SiteHome, settings: SiteSettings, asked: Waiting) -> Review:
         _costs(home, asked.study, study, cases, leaving, down, _models_kept(parts) * size_bytes(start)),
         _said(heard(home, settings.name, asked.study)), len(lineage.uses(home, asked.study, "trained")),
         tuple(str(rule) for rule in policy.broken_by(settings.policy, study, settings.plugins)),
-        *_too_few(cases, settings.policy.minimum_cases),
-        {each.purpose: why for each in leaving.sums if (why := _kept_back(each, settings.policy))},
+        *_too_few(cases, settings.policy.minimum_cases, parts.smallest),
+        {each.purpose: why for each in leaving.sums if (why := _kept_back(each, settings.policy, parts.smallest))},
     )  # fmt: skip
 
 
@@ -236,18 +237,22 @@ def _cases(home: SiteHome, settings: SiteSettings, study: Study) -> Cases:
     )  # fmt: skip
 
 
-def _too_few(cases: Cases, minimum: int) -> tuple[str, str]:
+def _too_few(cases: Cases, minimum: int, smallest: int) -> tuple[str, str]:
     """Why the site would refuse everything, and why it would withhold its scores; "" where it would not."""
     rule = f"fewer than policy.minimum_cases = {minimum}"
     train = cases.role == "train"
     answers = cases.training if train else cases.found
     refused = f"{answers} cases to {'train' if train else 'judge'} on, {rule}" if answers < minimum else ""
+    if 0 < cases.validation < smallest > minimum:
+        return refused, f"{cases.validation} cases to judge on, fewer than the study tells scores of: {smallest}"
     few = 0 < cases.validation < minimum
     return refused, f"{cases.validation} cases to judge on, {rule}" if few else ""
 
 
-def _kept_back(sums: Sums, rules: Policy) -> str:
+def _kept_back(sums: Sums, rules: Policy, smallest: int) -> str:
     """Why the site would not send these sums; "" where it would."""
+    if sums.cases < smallest > rules.minimum_cases:
+        return f"{sums.cases} cases to {sums.over} on, fewer than the study tells sums of: {smallest}"
     if sums.cases < rules.minimum_cases:
         return f"{sums.cases} cases to {sums.over} on, fewer than policy.minimum_cases = {rules.minimum_cases}"
     return "" if Statistics.kind in rules.outgoing else f"policy.outgoing has no {Statistics.kind}"
@@ -270,7 +275,8 @@ def _leaves(parts: Parts, site: str, start: Arrays, asked: Waiting, cases: Cases
     update = Update(site, run, 1, nonce, of, 1, 1, 0.1, 0.1, str(study.wire["name"]), travelling)
     tally = parts.task.tally([], study.cases, study.evaluation, 0)
     scores = Scores(site, run, 1, nonce, "consensus", "local-val", 1, tally, of)
-    ask = Ask("train", run, 1, nonce, asked.text, of, arrays=consensus.arrays, shared=consensus.shared)
+    shared = with_clip(consensus.shared, parts.noisy_sum)
+    ask = Ask("train", run, 1, nonce, asked.text, of, arrays=consensus.arrays, shared=shared)
     up, judged, down = (_bytes(message) for message in (update, scores, _as_it_comes(parts, ask)))
     sums = tuple(_sums(parts, site, purpose, asked, cases) for purpose in _asked_of(parts.task, cases))
     return Leaves(
@@ -330,27 +336,24 @@ def _scalars(kind: type[Any]) -> tuple[str, ...]:
 
 
 def _privacy(home: SiteHome, settings: SiteSettings, study: Study) -> Protection:
-    rules, how = settings.policy, study.noisy_steps(settings.plugins)
-    whole, first = (policy.spent_by(study, rounds, settings.plugins) for rounds in (study.training.rounds, 1))
-    steps = study.training.rounds * (study.training.local_steps or 0)
-    bill = (
-        budget.spent(home, rules.budget_delta),
-        None if how is None else budget.spent(home, rules.budget_delta, how, steps),
-        budget.rounds_so_far(home), rules.budget_epsilon, rules.budget_delta,
+    rules, plugins = settings.policy, settings.plugins
+    whole, first = (policy.spent_on(study, rounds, plugins) for rounds in (study.training.rounds, 1))
+    costs = rounds_of(study.costs_a_round(plugins), study.training.rounds)
+    rest = (
+        rules.maximum_epsilon, study.noisy_steps(plugins), study.noisy_sum(plugins), _outside(whole),
+        budget.bills(home, rules.budget_delta, costs), rules.budget_epsilon, rules.budget_delta,
     )  # fmt: skip
-    if whole is None or first is None:
-        return Protection("none", None, None, "", None, rules.maximum_epsilon, None, (), *bill)
-    return Protection(
-        whole.unit,
-        whole.epsilon,
-        whole.delta,
-        whole.accountant,
-        first.epsilon,
-        rules.maximum_epsilon,
-        how,
-        OUTSIDE,
-        *bill,
-    )
+    if not whole:
+        return Protection("none", None, None, "", None, (), *rest)
+    unit = max(whole, key=policy.PROTECTS.index)
+    most, others = whole[unit], tuple(spent for other, spent in whole.items() if other != unit)
+    return Protection(unit, most.epsilon, most.delta, most.accountant, first[unit].epsilon, others, *rest)
+
+
+def _outside(whole: Mapping[Unit, Spent]) -> tuple[str, ...]:
+    """What no epsilon of these covers, each said once."""
+    said = (*(OUTSIDE if "patient" in whole else ()), *(OUTSIDE_OF_HOSPITALS if "hospital" in whole else ()))
+    return tuple(dict.fromkeys(said))
 
 
 def _costs(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -22,8 +22,12 @@ from fedrounds_client.training import Correct, Piece, steps_per_round, train
 from fedrounds_common.arrays import Arrays
 from fedrounds_common.case import Cases
 from fedrounds_common.disk import add_text
-from fedrounds_common.errors import DataError, RefusedError, code_of
+from fedrounds_common.dp.noise import Secret
+from fedrounds_common.dp.sums import CLIP, Released, released, size_of_noise
+from fedrounds_common.errors import DataError, RefusedError, UpdateError, code_of
+from fedrounds_common.freezing import trained_of
 from fedrounds_common.leaving import Ask, Hello, Scores, Statistics, Update
+from fedrounds_common.privacy import NoisySum
 from fedrounds_common.rng import derive
 from fedrounds_common.settling import purposes
 from fedrounds_common.spans import timed
@@ -76,7 +80,7 @@ def take_part(ask: Ask, site: Site) -> tuple[Update, SiteState]:
     if not cases:
         raise DataError("FR-H01", "no case here can be trained on", do="see this site's log for each case left out")
     state = read_state(site.folder / "state", ask.round - 1)
-    consensus = Consensus(ask.arrays, ask.shared)
+    consensus = Consensus(ask.arrays, {name: array for name, array in ask.shared.items() if name != CLIP})
     received = parts.strategy.receive(consensus, state.kept)
     own = set(parts.task.at_site(list(ask.arrays)))
     start = {**received, **{name: array for name, array in state.own.items() if name in own}}
@@ -84,8 +88,9 @@ def take_part(ask: Ask, site: Site) -> tuple[Update, SiteState]:
     first = (ask.round - 1) * steps
     piece = Piece(steps, first, steps * study.training.rounds, study.seed, ("round", ask.round, site.name))
     moments = state.moments if study.training.moments == "keep" else {}
+    module = parts.module()
     result = train(
-        parts.module(), parts.task, cases, study.cases, study.training, piece, start, moments,
+        module, parts.task, cases, study.cases, study.training, piece, start, moments,
         _correction(site, {name: array for name, array in ask.arrays.items() if name not in own}, state.kept),
         site.pieces, beside=spare_core(study.training.threads, site.hospital.simulation.workers),
         noisy=parts.noisy,
@@ -94,15 +99,47 @@ def take_part(ask: Ask, site: Site) -> tuple[Update, SiteState]:
     # for what stays here, the strategy sees neither where it was nor where it came to
     reached = {name: received[name] if name in own else array for name, array in result.arrays.items()}
     leaving, kept = parts.strategy.send(Trained(received, reached, len(cases), steps), consensus, state.kept)
+    hidden = _released(leaving, ask, site, trained_of(module) - own, len(cases))
     # by round and site, not by run: a round asked twice is packed the same, and so is a study that is run again
     seed = derive(study.seed, "codec", ask.round, site.name)
-    travelling, residual = timed("serialise")(parts.codec.encode)(leaving, state.residual, seed)
+    travelling, residual = timed("serialise")(parts.codec.encode)(hidden.arrays, state.residual, seed)
     update = Update(
         site=site.name, run=ask.run, round=ask.round, nonce=ask.nonce, study=ask.digest, cases=len(cases),
-        steps=steps, loss=result.loss, seconds=time.monotonic() - started, codec=study.wire["name"], arrays=travelling,
+        steps=steps, loss=result.loss if parts.noisy_sum is None else 0.0, seconds=time.monotonic() - started,
+        codec=study.wire["name"], arrays=travelling, below=hidden.below,
     )  # fmt: skip
     stays = result.moments if study.training.moments == "keep" else {}
     return update, SiteState(stays, kept, residual, {name: result.arrays[name] for name in sorted(own)})
+
+
+def _released(difference: Arrays, ask: Ask, site: Site, trained: Collection[str], cases: int) -> Released:
+    """What leaves of the difference: all of it, or as much as a study that hides hospitals lets of each.
+
+    Raises:
+        UpdateError: FR-R72 the coordinator names no clip. Else as `dp.sums.released`.
+    """
+    how = site.parts.noisy_sum
+    if how is None:
+        return Released(difference, 0.0)
+    return released(difference, trained, how, _clip(how, ask), cases, Secret())
+
+
+def most_of(site: Site, ask: Ask) -> float:
+    """The largest norm of an update that may leave: the site's own, and room for the noise that it has added."""
+    how = site.parts.noisy_sum
+    if how is None:
+        return site.max_norm
+    return site.max_norm + 2 * size_of_noise(how, _clip(how, ask), sum(array.size for array in ask.arrays.values()))
+
+
+def _clip(how: NoisySum, ask: Ask) -> float:
+    """This round's. Raises UpdateError: FR-R72 the coordinator names none."""
+    if how.quantile is None:
+        return how.clip
+    said = np.ravel(ask.shared.get(CLIP, ()))
+    if said.size != 1 or not np.isfinite(said[0]) or said[0] <= 0:
+        raise UpdateError("FR-R72", "no clip came with the request", wanted="this round's, a number above 0")
+    return float(said[0])
 
 
 def _correction(site: Site, consensus: Arrays, kept: Arrays) -> Correct | None:
@@ -141,6 +178,7 @@ def judge(ask: Ask, site: Site) -> Scores:
     if ask.cohort == "train" and site.parts.noisy is not None:
         raise RefusedError("FR-C36", "scores of training cases", wanted="cases that the noise need not protect")
     cases, beside = site.hospital.cohort(ask.cohort), beside_judged(ask, site)
+    _refuse_few(len(cases), site)
     scores, pictures = score_cases([ask.arrays], cases, site.parts, site.hospital.pictures, beside)
     write_scores(site.folder, ask, scores, pictures)
     study = site.parts.study
@@ -177,5 +215,13 @@ def gather(ask: Ask, site: Site) -> Statistics:
     cases = site.cases_behind(ask)
     if not cases:
         raise DataError("FR-H01", "no case here can be summed over", do="see this site's log for each case left out")
+    _refuse_few(len(cases), site)
     tally = gather_sums(site.parts, ask.purpose, ask.arrays, cases)
     return Statistics(site.name, ask.run, ask.round, ask.nonce, ask.digest, ask.purpose, len(cases), tally)
+
+
+def _refuse_few(cases: int, site: Site) -> None:
+    """Raises RefusedError FR-C19: fewer cases than the study tells scores or sums of."""
+    if cases < site.parts.smallest:
+        wanted = f"the {site.parts.smallest} of the study's [[privacy]]"
+        raise RefusedError("FR-C19", f"{cases} cases stand behind the answer", wanted=wanted)

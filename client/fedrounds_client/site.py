@@ -14,7 +14,7 @@ from fedrounds_common.codec import Codec
 from fedrounds_common.freezing import freeze
 from fedrounds_common.leaving import MAX_NORM, Ask
 from fedrounds_common.network import Network
-from fedrounds_common.privacy import NoisySteps
+from fedrounds_common.privacy import NoisySteps, NoisySum
 from fedrounds_common.rng import derive, seeded
 from fedrounds_common.strategy import Strategy
 from fedrounds_common.study.canonical import study_from_canonical
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 class Parts:
     """What the study names, built: from our files, from a person's own folders, or handed in as objects.
 
-    `device`: where its networks run. `noisy`: how steps are taken, where the study protects patients.
+    `device`: where its networks run. `noisy`: how steps are taken, where the study protects patients; `noisy_sum`: how the
+    sum over hospitals is made, where it protects these; `smallest`: of how few cases no scores are told.
     """
 
     study: Study
@@ -44,6 +45,8 @@ class Parts:
     down: Codec
     device: Device = "cpu"
     noisy: NoisySteps | None = None
+    noisy_sum: NoisySum | None = None
+    smallest: int = 0
 
     def like(self) -> Arrays:
         """Arrays of the study's network: their names, shapes and dtypes are those of everything that comes and goes."""
@@ -112,6 +115,8 @@ def build_parts(
         study.build_down(plugins),
         device,
         study.noisy_steps(plugins),
+        study.noisy_sum(plugins),
+        study.smallest_group(plugins),
     )
 
 

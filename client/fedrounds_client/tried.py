@@ -29,6 +29,7 @@ from fedrounds_client.ledger import payload_digest
 from fedrounds_client.waiting import Waiting, find
 from fedrounds_common.arrays import of_module
 from fedrounds_common.disk import write_json, write_text, write_whole
+from fedrounds_common.dp.sums import with_clip
 from fedrounds_common.errors import MachineError, code_of
 from fedrounds_common.leaving import Ask, check_update, to_wire
 from fedrounds_common.settling import purposes
@@ -80,11 +81,13 @@ def network_is_off() -> bool:
 
 
 def work(home: SiteHome, study: str, walls: Sequence[str]) -> None:
-    """One round and one judging, from the study's own start weights; everything into the folder, images away again."""
+    """One round and one judging, from the study's own start weights; everything into the folder, images away again but
+    for those that `[machine] cache` keeps."""
     from fedrounds_client.enrolled import device_at, own_of, show_gpu
     from fedrounds_client.page import page_of
     from fedrounds_client.site import Site, parts_of_text
     from fedrounds_client.withdrawn import withdrawn_patients
+    from fedrounds_sites.cache import stored_bytes
     from fedrounds_sites.own import open_own
 
     settings, asked = home.read_settings(), find(home, study)
@@ -94,11 +97,12 @@ def work(home: SiteHome, study: str, walls: Sequence[str]) -> None:
     try:
         own = open_own(own_of(settings), parts.study, inside, withdrawn_patients(home))
         site = Site(settings.name, inside, own.hospital, parts, withdrawn=own.withdrawn)
-        own.hospital.open_all()  # reading and preparing is done once, not in every round
+        opened = own.hospital.open_all()  # reading and preparing is done once, not in every round
         started = time.monotonic()
         payloads = _payloads(site, asked)
         seconds = time.monotonic() - started
-        disk = own.hospital.store.bytes
+        # of this study's cases: a cache that outlasts runs holds other studies' too
+        disk = sum(map(stored_bytes, (*opened.training, *opened.validation, *opened.held_out)))
     finally:
         shutil.rmtree(inside, ignore_errors=True)
     said = {
@@ -114,25 +118,25 @@ def work(home: SiteHome, study: str, walls: Sequence[str]) -> None:
 
 def _payloads(site: Site, asked: Waiting) -> dict[str, tuple[str, bytes]]:
     """Header and buffer by kind: what the very code of a round makes, up to where it would be signed."""
-    from fedrounds_client.rounds import gather, judge, take_part
+    from fedrounds_client.rounds import gather, judge, most_of, take_part
 
     parts = site.parts
     consensus = parts.strategy.begin(of_module(parts.module()))
     ask = Ask(
         "train", OFF_THE_WIRE, 1, OFF_THE_WIRE, asked.text, asked.study, arrays=consensus.arrays,
-        shared=consensus.shared,
+        shared=with_clip(consensus.shared, parts.noisy_sum),
     )  # fmt: skip
     payloads = {}
     if parts.study.training.rounds:
         update, _ = take_part(ask, site)
         decoded = parts.codec.decode(update.arrays, ask.arrays)
-        check_update(replace(update, arrays=decoded), ask.arrays, site.max_norm)
+        check_update(replace(update, arrays=decoded), ask.arrays, most_of(site, ask))
         payloads["update"] = to_wire(update)
     for purpose in purposes(parts.task):
         asks = replace(ask, kind="statistics", round=0, shared={}, purpose=purpose)
-        if site.cases_behind(asks):
+        if len(site.cases_behind(asks)) >= max(1, parts.smallest):
             payloads[f"statistics-{purpose}"] = to_wire(gather(asks, site))
-    if site.hospital.cohort("local-val"):
+    if len(site.hospital.cohort("local-val")) >= max(1, parts.smallest):
         payloads["scores"] = to_wire(judge(replace(ask, kind="score", cohort="local-val"), site))
     return payloads
 

@@ -52,6 +52,11 @@ def freeze(module: nn.Module, network: Network, what: Freeze | None) -> nn.Modul
     return module
 
 
+def trained_of(module: nn.Module) -> frozenset[str]:
+    """The names of the weights that train: no buffer, and nothing that is frozen."""
+    return frozenset(name for name, parameter in module.named_parameters() if parameter.requires_grad)
+
+
 def still(module: nn.Module) -> None:
     """Put layers whose weights are all frozen into evaluation mode: a batch norm would go on averaging otherwise."""
     for layer in module.modules():

@@ -84,7 +84,10 @@ class Hello:
 @final
 @dataclass(frozen=True)
 class Update:
-    """The *difference* from the consensus exactly as this site received it, and what stands behind it."""
+    """The *difference* from the consensus exactly as this site received it, and what stands behind it.
+
+    `below`: where hospitals are hidden by a clip that follows them, half a count of whether this one is below it.
+    """
 
     site: str
     run: str
@@ -97,6 +100,7 @@ class Update:
     seconds: float
     codec: str
     arrays: Arrays
+    below: float = 0.0
     kind: ClassVar[str] = "update"
 
 
@@ -268,7 +272,7 @@ def check_update(update: Update, model: Arrays, max_norm: float) -> float:
         raise UpdateError("FR-R13", f"the update's norm is {size:.4g}", wanted=f"at most {max_norm:.4g}")
     if isinstance(update.cases, bool) or not isinstance(update.cases, int) or not 1 <= update.cases <= MAX_CASES:
         raise UpdateError("FR-R14", f"cases = {update.cases!r}", wanted="a whole number of 1 or more")
-    for name, number in (("loss", update.loss), ("seconds", update.seconds)):
+    for name, number in (("loss", update.loss), ("seconds", update.seconds), ("below", update.below)):
         if not isinstance(number, float | int) or not math.isfinite(number):
             raise UpdateError("FR-R15", f"{name} = {number!r}", wanted="a finite number")
     return size

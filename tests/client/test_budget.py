@@ -257,10 +257,70 @@ def test_a_power_cut_anywhere_between_spending_and_sending_never_counts_too_litt
 def test_a_charge_says_how_and_not_who(enrolled: MakeSite, study_ask: MakeAsk) -> None:
     site, ask = enrolled(), noisy(study_ask())
     rules = site.home.read_settings().policy
-    noisy_steps = study_from_canonical(ask.study).noisy_steps()
-    assert noisy_steps is not None
-    budget.charge(site.home, ask, rules, noisy_steps, STEPS, datetime(2026, 1, 1, tzinfo=UTC))
+    costs = study_from_canonical(ask.study).costs_a_round()
+    budget.charge(site.home, ask, rules, costs, datetime(2026, 1, 1, tzinfo=UTC))
     (line,) = lines(site)
     assert line["facts"] == {
         "at": "2026-01-01T00:00:00.000000+00:00", "run": ask.run, "round": 1, "study": ask.digest, "unit": "patient", "multiplier": 2.0, "rate": 0.5, "steps": 3,
+        "epsilon": pytest.approx(ROUND), "delta": 1e-5, "accountant": "rdp",
     }  # fmt: skip
+
+
+# ---------------------------------------------------------------- two units, two bills
+
+HOSPITALS = {
+    "name": "hospital_dp", "epsilon": "none", "noise_multiplier": 4.0, "delta": 1e-5, "clip": 1.0, "pace": 0.2,
+    "noise": "coordinator", "sites": 3.0, "accountant": "rdp",
+}  # fmt: skip
+
+
+def both(ask: Ask, **changed: Any) -> Ask:
+    """The same request of a study that protects patients and hospitals."""
+    before = study_from_canonical(ask.study)
+    equal = {"name": "fedavg", "weights": "equal"}
+    study = replace(before, privacy=(TABLE, HOSPITALS), strategy=equal, **changed)
+    return replace(ask, study=canonical_text(study), digest=digest(study))
+
+
+def test_a_round_is_on_the_patients_bill_and_on_the_hospitals_and_they_are_not_added_up(
+    enrolled: MakeSite, study_ask: MakeAsk
+) -> None:
+    site, ask = enrolled(), both(study_ask())
+    site.allow(ask)
+    sent = site.answer(ask)
+    assert isinstance(sent, Update)
+    assert [line["facts"]["unit"] for line in lines(site)] == ["patient", "hospital"]
+    assert budget.rounds_of(site.home, ask.digest) == 1
+    patients, hospital = budget.bills(site.home, 1e-5)
+    assert (patients.unit, patients.spent) == ("patient", pytest.approx(ROUND))
+    assert (hospital.unit, hospital.spent) == ("hospital", pytest.approx(epsilon("rdp", 4.0, 1.0, 1, 1e-5)))
+    # 1/(1 + 1e-6) of the clip at most, and what no weight is does not leave
+    assert float(sum((array.astype(float) ** 2).sum() for array in sent.arrays.values())) <= 1.0
+
+
+def test_each_bill_is_held_against_the_budget_by_itself(enrolled: MakeSite, study_ask: MakeAsk) -> None:
+    site, ask = enrolled(), both(study_ask())
+    whole = epsilon("rdp", 4.0, 1.0, 1, 1e-5)
+    assert whole < ROUND  # so the patients' bill decides
+    site.set(f"policy.budget_epsilon={(whole + ROUND) / 2}")
+    with pytest.raises(BudgetError, match=r"FR-C37 epsilon would be"):
+        allow(site.home, site.home.read_settings(), ask.study, rounds=1)
+    site.set(f"policy.budget_epsilon={ROUND * 1.001}")
+    assert allow(site.home, site.home.read_settings(), ask.study, rounds=1).rounds == 1
+
+
+def test_two_mechanisms_compose_by_divergence_and_the_plain_sum_is_told_beside_it(
+    enrolled: MakeSite, study_ask: MakeAsk
+) -> None:
+    site, one, other = enrolled(), noisy(study_ask()), noisy(study_ask())
+    quieter = ({**TABLE, "noise_multiplier": 4.0},)
+    other_study = replace(study_from_canonical(other.study), privacy=quieter)
+    other = replace(other, study=canonical_text(other_study), digest=digest(other_study), run="0002-other")
+    rules = site.home.read_settings().policy
+    for ask in (one, other):
+        costs = study_from_canonical(ask.study).costs_a_round()
+        budget.charge(site.home, ask, rules, costs, datetime(2026, 1, 1, tzinfo=UTC))
+    (bill,) = budget.bills(site.home, 1e-5)
+    alone = ROUND + epsilon("rdp", 4.0, 0.5, STEPS, 1e-5)
+    assert (bill.studies, bill.rounds, bill.added) == (2, 2, pytest.approx(alone))
+    assert max(ROUND, alone / 2) < bill.spent < alone

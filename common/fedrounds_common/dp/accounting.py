@@ -76,6 +76,20 @@ def noise_multiplier(accountant: Accountant, target: float, rate: float, steps: 
     return high / GRID
 
 
+def left_beside_a_count(multiplier: float, count_noise: float) -> float:
+    """The multiplier for a sum beside which a count is told, where both together are to be as good as `multiplier`.
+
+    Args:
+        count_noise: standard deviation of the noise on the count, of which each part is ½ up or down.
+
+    Source: Andrew, Thakkar, McMahan, Ramaswamy 2021 (arXiv:1905.03871), Theorem 1.
+    """
+    rest = multiplier**-2 - (2 * count_noise) ** -2
+    if rest <= 0:
+        raise ValueError(f"a count with noise of {count_noise:g} tells more than noise of {multiplier:g} allows")
+    return float(rest**-0.5)
+
+
 def divergence(multiplier: float, rate: float, orders: Sequence[float] = ORDERS) -> F64:
     """Rényi divergence of one step, at each order: how far a patient's being there can move what is seen.
 

@@ -14,7 +14,7 @@ from typing import final
 from fedrounds_common import shelves
 from fedrounds_common.codec import Codec
 from fedrounds_common.network import Network
-from fedrounds_common.privacy import NoisySteps, Privacy
+from fedrounds_common.privacy import Cost, NoisySteps, NoisySum, Privacy
 from fedrounds_common.strategy import Strategy
 from fedrounds_common.study.tables import CaseForm, Cohort, Evaluation, Table, Training
 from fedrounds_common.task import Task
@@ -76,3 +76,19 @@ class Study:
         """How each step of local training is taken, where one of the measures says so."""
         found = [measure.steps(self.training) for measure in self.build_privacy(folders)]
         return next((steps for steps in found if steps is not None), None)
+
+    def noisy_sum(self, folders: Sequence[Path] = ()) -> NoisySum | None:
+        """How each round's sum over hospitals is made, where one of the measures says so."""
+        found = [measure.sum(self.training, self.cohort) for measure in self.build_privacy(folders)]
+        return next((each for each in found if each is not None), None)
+
+    def smallest_group(self, folders: Sequence[Path] = ()) -> int:
+        """Of how few cases a site tells no scores and no sums; 0: of any."""
+        return max((measure.smallest() for measure in self.build_privacy(folders)), default=0)
+
+    def costs_a_round(self, folders: Sequence[Path] = ()) -> tuple[Cost, ...]:
+        """What each round costs a site's patients, and the site: each is a bill of its own."""
+        steps, sum_ = self.noisy_steps(folders), self.noisy_sum(folders)
+        of_steps = steps and Cost("patient", steps.multiplier, steps.rate, self.training.local_steps or 0)
+        of_sum = sum_ and Cost("hospital", sum_.whole, 1.0, 1)
+        return tuple(cost for cost in (of_steps, of_sum) if cost is not None)
