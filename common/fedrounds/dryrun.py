@@ -36,8 +36,11 @@ from fedrounds_sites.splits import split
 REPORT_S = 3.0  # figures and page of a small run took this long; it grows little with the run
 
 
-def dry_run(prepared: Prepared) -> DryRun:
+def dry_run(prepared: Prepared, runs: Path = Path("runs")) -> DryRun:
     """Count and measure what `simulate` would do.
+
+    Args:
+        runs: the folder in which the run's own would lie, and the prepared cases where none keeps them.
 
     Raises:
         DataError: the folder cannot be used, or no case of any training site can.
@@ -52,7 +55,7 @@ def dry_run(prepared: Prepared) -> DryRun:
     measured = _measure_one(prepared, sites, training)
     outcome = _outcome(study, plans)
     alone = planned(prepared.simulation, outcome, _steps_taken(study, training))
-    return _estimate(prepared, plans, measured, alone, _judgings(prepared, outcome, alone))
+    return _estimate(prepared, plans, measured, alone, _judgings(prepared, outcome, alone), runs)
 
 
 def _plan(study: Study, name: str, refs: Sequence[Any]) -> SitePlan:
@@ -138,8 +141,9 @@ def _judgings(prepared: Prepared, outcome: Outcome, alone: Sequence[Alone]) -> t
 
 
 def _estimate(
-    prepared: Prepared, plans: tuple[SitePlan, ...], one: Measured, alone: Sequence[Alone], judgings: Sequence[_Judging]
-) -> DryRun:
+    prepared: Prepared, plans: tuple[SitePlan, ...], one: Measured, alone: Sequence[Alone],
+    judgings: Sequence[_Judging], runs: Path,
+) -> DryRun:  # fmt: skip
     study, simulation = prepared.study, prepared.simulation
     rounds, cores = study.training.rounds, usable_cores()
     at_once = max(min(simulation.workers, cores), 1)
@@ -170,7 +174,7 @@ def _estimate(
         left_bytes=left + (0 if kept is None else cases),
         cases_bytes=cases,
         kept="" if kept is None else str(kept),
-        free_disk_bytes=free_bytes(Path() if kept is None else kept),
+        free_disk_bytes=free_bytes(runs if kept is None else kept),
         seconds=_seconds(prepared, plans, one, alone, at_once, judgings),
     )
 

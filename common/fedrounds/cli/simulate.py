@@ -71,7 +71,7 @@ def register(app: typer.Typer) -> None:
             from fedrounds.dryrun import dry_run as estimate
             from fedrounds.simulation import prepare
 
-            found = estimate(prepare(file, overrides, plugins or ()))
+            found = estimate(prepare(file, overrides, plugins or ()), runs)
             return Answer(found.as_dict(), found.text())
         return carried_out(
             file, seeds=seeds, sweep=sweep or (), folds=folds, overrides=overrides, plugins=plugins or (), runs=runs,
