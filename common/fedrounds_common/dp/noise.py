@@ -60,10 +60,16 @@ class Secret:
 
     def normal(self, count: int) -> F64:
         """Standard normal numbers, by Box and Muller (1958), in float64. They end at 8.6 standard deviations."""
+        import torch
+
         half = (count + 1) // 2
         radius = np.sqrt(-2.0 * np.log(self.uniform(half)))
-        angle = 2.0 * np.pi * self.uniform(half)
-        return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]
+        angle = torch.from_numpy(2.0 * np.pi * self.uniform(half))
+        made = np.empty(2 * half)
+        # torch's are as exact, to the last bit or two, and take a fifth of NumPy's time
+        np.multiply(radius, torch.cos(angle).numpy(), out=made[:half])
+        np.multiply(radius, torch.sin(angle).numpy(), out=made[half:])
+        return made[:count]
 
     def add_to(self, tensor: Tensor, deviation: float) -> None:
         """Add normal noise of this standard deviation to every entry, in place."""
