@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fedrounds_client.consent import screen
@@ -18,10 +19,12 @@ from fedrounds_client.review import Change, Review, review
 from fedrounds_client.tried import try_out
 from fedrounds_client.waiting import Waiting, find, waiting
 from fedrounds_common.arrays import digest
+from fedrounds_common.case import Case, CaseRef
 from fedrounds_common.errors import MachineError
 from fedrounds_common.leaving import Ask, Hello, Refusal, Scores, Update, from_wire, to_wire
 from fedrounds_common.study.canonical import canonical_text, study_from_canonical
 from fedrounds_common.study.canonical import digest as study_digest
+from fedrounds_sites.cache import CaseStore
 
 MakeSite = Callable[..., Any]
 MakeAsk = Callable[..., Ask]
@@ -195,6 +198,23 @@ def test_a_try_writes_the_very_payload_with_the_network_off(enrolled: MakeSite, 
     site.home.permits.joinpath(f"{ask.digest}.json").unlink()
     measured, _ = looked_at(site, replace(ask, nonce="later"))
     assert measured.costs.seconds_a_round == said["seconds"]
+
+
+@pytest.mark.slow
+def test_a_try_tells_the_disk_that_its_own_study_takes(enrolled: MakeSite, study_ask: MakeAsk) -> None:
+    site = enrolled()
+    site.set("machine.cache=kept")
+    store = CaseStore(site.home.folder / "kept")
+    image = np.random.default_rng(0).normal(size=(1, 64, 64, 64)).astype(np.float32)
+    store.put("of another study", Case(CaseRef("x", "x", "A"), image, None, np.eye(4)))
+    other = store.bytes
+    _, asked = looked_at(site, study_ask())
+    said = json.loads((try_out(site.home, asked).parent / "try.json").read_text())
+    cases = len(list(store.refs())) - 1
+    assert cases == 6
+    # a file's header is reckoned with 1 KiB
+    assert said["disk_bytes"] == pytest.approx(store.bytes - other, abs=1024 * cases)
+    assert said["disk_bytes"] < other
 
 
 @pytest.mark.slow
