@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
-from fedrounds_common.arrays import Arrays
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Channel(ABC):
@@ -13,19 +15,14 @@ class Channel(ABC):
 
     `phases` are the messages of one round, in order: ("update",), or several for a secure sum.
     `hides_sites`: the coordinator sees sums only, so a strategy that reads each update cannot be used.
+    `refuses`: what cannot stand beside it in a study, and why; `blind`: what the coordinator can no longer do, and why.
     """
 
     phases: ClassVar[tuple[str, ...]] = ("update",)
     hides_sites: ClassVar[bool] = False
+    refuses: ClassVar[Mapping[str, str]] = NOTHING
+    blind: ClassVar[Mapping[str, str]] = NOTHING
 
     @abstractmethod
-    def close(self, arrays: Arrays) -> Arrays:
-        """Site: what travels of the codec's arrays, masked where the channel masks."""
-
-    @abstractmethod
-    def open(self, arrays: Arrays) -> Arrays:
-        """Coordinator: the codec's arrays, of one site or, where `hides_sites`, of their sum.
-
-        Raises:
-            UpdateError: the arrays are not what `close` makes.
-        """
+    def seen(self) -> str:
+        """What the coordinator sees of one site's update: a sentence, for the report and the record."""

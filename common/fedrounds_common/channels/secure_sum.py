@@ -1,0 +1,88 @@
+"""The coordinator sees only the weighted sum of the updates of at least `minimum` sites; each travels under masks that cancel.
+
+Source: Bonawitz et al. 2017 (doi:10.1145/3133956.3133982), with the graph of Bell et al. 2020 (doi:10.1145/3372297.3417885).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Annotated, ClassVar, final
+
+from pydantic import ConfigDict, Field, model_validator
+
+from fedrounds_common.channel import Channel
+from fedrounds_common.masking.field import Field as Numbers
+from fedrounds_common.masking.site import PHASES, Rules
+from fedrounds_common.plugins import STRICT, RulesBroken
+from fedrounds_common.study.tables import Count, Name, Positive
+
+REFUSES = {
+    "strategy that reads each update": "the coordinator has none: median, trimmed mean and their like need every one",
+    "strategy that says no weights": "sites weigh their updates before they are added, so the weights must be known first",
+    "codec of updates": "sums are of whole numbers on one scale, and a packed update has a scale of its own; "
+    "wire.channel.precision says how fine these are",
+    "late updates": "masks are of one round: an update of the round before cannot stand in",
+}
+BLIND = {
+    "guard of one update": "norm and finiteness of one update are checked at its site only; here the sum's",
+    "exclusion of one site": "a site that sends nonsense spoils the sum, which is thrown away; nobody can say whose it was",
+    "influence and likeness of sites": "no norm, no cosine and no training loss of a single site is known",
+}
+
+
+@final
+@dataclass(frozen=True)
+class SecureSum(Channel):
+    """`minimum`: the fewest sites in a sum. `threshold`: more than this share of a round's sites must stay to its end; so many
+    together, with the coordinator, could also open one update. Both are enforced by every site.
+
+    `neighbours`: with how many others a site masks (an even number); 0: with all. `precision`: a weighted entry is a multiple of
+    2^−precision; `limit`: the largest entry of an update; `sites`, `cases`: the most in a round and at a site.
+    `keys`: site → its key ("ed25519:…"). Without it a site believes the keys of the first round that it takes part in.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+    phases: ClassVar[tuple[str, ...]] = PHASES
+    hides_sites: ClassVar[bool] = True
+    refuses: ClassVar[Mapping[str, str]] = MappingProxyType(REFUSES)
+    blind: ClassVar[Mapping[str, str]] = MappingProxyType(BLIND)
+
+    minimum: Annotated[int, Field(ge=2)] = 3
+    threshold: Annotated[float, Field(ge=0.5, lt=1)] = 2 / 3
+    neighbours: Annotated[int, Field(ge=0, multiple_of=2)] = 0
+    precision: Annotated[int, Field(ge=16, le=40)] = 21
+    limit: Positive = 64.0
+    sites: Annotated[int, Field(ge=2, le=10_000)] = 200
+    cases: Count = 5000
+    keys: dict[Name, Annotated[str, Field(pattern=r"^ed25519:[A-Za-z0-9+/]{43}=$")]] = field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _agree(self) -> SecureSum:
+        rules: list[tuple[tuple[str, ...], str]] = []
+        if self.numbers.width > 8:
+            found = f"sums of up to {self.numbers.bits} bits, and a number has 64"
+            rules.append((("precision", "limit", "sites", "cases"), found))
+        if self.minimum > self.sites:
+            rules.append((("minimum", "sites"), f"{self.minimum}: at most {self.sites} sites are in a round"))
+        if self.keys and len(self.keys) < self.minimum:
+            rules.append(
+                (("keys", "minimum"), f"{len(self.keys)} keys, where at least {self.minimum} sites are wanted")
+            )
+        if len(set(self.keys.values())) < len(self.keys):
+            rules.append((("keys",), "one key is given to two sites"))
+        if rules:
+            raise RulesBroken(rules)
+        return self
+
+    @property
+    def numbers(self) -> Numbers:
+        return Numbers(self.sites, float(self.cases), self.limit, self.precision)
+
+    @property
+    def rules(self) -> Rules:
+        return Rules(self.minimum, self.threshold, self.neighbours, self.numbers)
+
+    def seen(self) -> str:
+        return f"The coordinator sees only the sum of the updates of at least {self.minimum} hospitals."
