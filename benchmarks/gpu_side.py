@@ -1,6 +1,6 @@
 """One side of `gpu.py`: training steps on random patches, and which share of the GPU's dense bf16 peak they use.
 
-    python benchmarks/gpu_side.py fedrounds|monai PATCH BATCH STEPS DEVICE PEAK_TFLOPS compiled|plain
+    python benchmarks/gpu_side.py fedrounds|monai PATCH BATCH STEPS cpu|cuda PEAK_TFLOPS compiled|plain
 
 `fedrounds` is the FeTS network through the program's own training, with compiling and bfloat16, on cases in memory;
 `monai` a compiled SegResNet in a loop of its own, on patches that lie on the device already. Of either the multiply-adds
@@ -14,12 +14,12 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
-from volumes import CHANNELS, LABELS
+from volumes import CHANNELS, REGIONS, in_regions
 
 from fedrounds_client.device import device_of, placed
 from fedrounds_client.training import Piece, train
@@ -28,11 +28,10 @@ from fedrounds_common.arrays import of_module
 from fedrounds_common.case import Case, CaseRef, Target
 from fedrounds_common.networks.fets_resunet import FetsResUNet
 from fedrounds_common.rng import seeded
-from fedrounds_common.study.tables import CaseForm, Training
+from fedrounds_common.study.tables import Training
 from fedrounds_common.tasks.segmentation import Segmentation
 
-REGIONS = {"ET": ("enhancing",), "TC": ("enhancing", "necrosis"), "WT": ("enhancing", "necrosis", "oedema")}
-FORM = CaseForm(channels=CHANNELS, labels=LABELS, regions=REGIONS, orientation=None)
+FORM = in_regions()
 
 
 def _amp(device: torch.device) -> Literal["off", "bf16"]:
@@ -44,14 +43,14 @@ def multiply_adds(network: nn.Module, patch: int) -> int:
     """Of all convolutions, for one patch."""
     count = 0
 
-    def add(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+    def add(layer: nn.Conv3d | nn.ConvTranspose3d, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         nonlocal count
-        kernel = math.prod(layer.kernel_size)  # type: ignore[arg-type]
+        kernel = math.prod(layer.kernel_size)
         # each voxel of the output takes a kernel of the inputs; of a transposed one each of the input's gives one
         voxels, others = (
             (inputs[0], layer.out_channels) if isinstance(layer, nn.ConvTranspose3d) else (output, layer.in_channels)
         )
-        count += voxels.numel() * kernel * others // layer.groups  # type: ignore[operator]
+        count += voxels.numel() * kernel * others // layer.groups
 
     hooks = [
         layer.register_forward_hook(add)
@@ -92,11 +91,10 @@ def monai(patch: int, batch: int, device: torch.device, compiled: bool) -> tuple
     from monai.networks.nets.segresnet import SegResNet
 
     with seeded(0):
-        network: nn.Module = SegResNet(
-            3, 32, len(CHANNELS), len(REGIONS), blocks_down=(1, 2, 2, 4), blocks_up=(1, 1, 1)
-        )
+        # not a Module to the type checker, whose `to` would know no memory format
+        network: Any = SegResNet(3, 32, len(CHANNELS), len(REGIONS), blocks_down=(1, 2, 2, 4), blocks_up=(1, 1, 1))
     counted = multiply_adds(network, patch)
-    network = network.train().to(device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    network = network.train().to(device, memory_format=torch.channels_last_3d)
     if compiled:
         network.compile()
     optimiser = torch.optim.AdamW(network.parameters(), 1e-4, fused=device.type == "cuda")
@@ -117,7 +115,7 @@ def monai(patch: int, batch: int, device: torch.device, compiled: bool) -> tuple
 
 def main() -> None:
     kind, patch, batch, count, wanted, peak = sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5], float(sys.argv[6])
-    device = device_of(wanted)  # type: ignore[arg-type]
+    device = device_of("cpu" if wanted == "cpu" else "cuda")
     counted, steps = (fedrounds if kind == "fedrounds" else monai)(patch, batch, device, sys.argv[7] == "compiled")
 
     def timed(number: int) -> float:

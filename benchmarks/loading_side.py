@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from volumes import CHANNELS, LABELS
+from volumes import kept
 
 BATCH = 2
 MIB = 2**20
@@ -30,27 +30,9 @@ def ours(folder: Path, patch: tuple[int, ...]) -> tuple[Loader, Callable[[], int
     from fedrounds_client.training import stacked
     from fedrounds_common import sampling
     from fedrounds_common.case import Case
-    from fedrounds_common.study.study import Study
-    from fedrounds_common.study.tables import CaseForm
-    from fedrounds_sites.keeping import Keeper
-    from fedrounds_sites.simulation import READERS, Simulation
 
     keep_freed_memory()
-    table = {
-        "name": "nifti_folder",
-        "root": str(folder),
-        "images": r"images/(?P<case>.+)\.nii",
-        "labels": r"labels/(?P<case>.+)\.nii",
-    }
-    form = CaseForm(channels=CHANNELS, labels=LABELS, crop="content", orientation=None)
-    named = [{"name": name} for name in ("segmentation", "unet", "fedavg", "float32")]
-    reader = READERS.load(table)
-    keeper = Keeper(
-        "site", folder, reader, Simulation(reader=table, cache=folder / "kept"), Study("load", *named, cases=form)
-    )
-    usable, left_out = keeper.open_all(reader.cases(form))
-    assert not left_out, left_out
-    cases, rng = list(usable.values()), np.random.default_rng(0)
+    (cases, _, store), rng = kept(folder), np.random.default_rng(0)
     for case in cases:
         sampling.index_of(case)  # where labels and content are: looked for once a process, like the first epoch
 
@@ -67,7 +49,7 @@ def ours(folder: Path, patch: tuple[int, ...]) -> tuple[Loader, Callable[[], int
 
     return (
         epoch,
-        lambda: keeper.store.bytes,
+        lambda: store.bytes,
         lambda: float(np.mean([np.abs(case.image).mean(dtype=float) for case in cases])),
     )
 
@@ -89,10 +71,10 @@ def monais(kind: str, folder: Path, patch: tuple[int, ...]) -> tuple[Loader, Cal
         {"image": str(file), "label": str(folder / "labels" / file.name)}
         for file in sorted((folder / "images").iterdir())
     ]
-    kept = folder / "persistent"
+    place = folder / "persistent"
     found: Any
     if kind == "persistent":
-        found = data.PersistentDataset(files, transforms.Compose(steps), cache_dir=kept)
+        found = data.PersistentDataset(files, transforms.Compose(steps), cache_dir=place)
     else:
         found = data.CacheDataset(
             files, transforms.Compose(steps), cache_rate=1.0, num_workers=0, progress=False, copy_cache=kind == "cache"
@@ -107,7 +89,7 @@ def monais(kind: str, folder: Path, patch: tuple[int, ...]) -> tuple[Loader, Cal
         whole = transforms.Compose(steps[:-1])
         return float(np.mean([np.abs(whole(file)["image"].numpy()).mean(dtype=float) for file in files]))
 
-    return epoch, lambda: sum(file.stat().st_size for file in kept.rglob("*") if file.is_file()), mean
+    return epoch, lambda: sum(file.stat().st_size for file in place.rglob("*") if file.is_file()), mean
 
 
 def anonymous_bytes() -> int:

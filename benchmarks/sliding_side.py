@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from monai.inferers.utils import sliding_window_inference
 from safetensors.numpy import load_file, save_file
-from volumes import CHANNELS, LABELS
+from volumes import in_regions, table_of
 
 from fedrounds_client.memory import keep_freed_memory
 from fedrounds_client.training import Piece, train
@@ -27,26 +27,19 @@ from fedrounds_common.case import F32, U8, Case
 from fedrounds_common.metrics.overlap import mask_of
 from fedrounds_common.networks.tiny_unet import TinyUNet
 from fedrounds_common.rng import seeded
-from fedrounds_common.study.tables import CaseForm, Evaluation, Training
+from fedrounds_common.study.tables import Evaluation, Training
 from fedrounds_common.tasks.segmentation import Segmentation
 from fedrounds_sites.prepare import prepare
 from fedrounds_sites.simulation import READERS
 
-REGIONS = {"ET": ("enhancing",), "TC": ("enhancing", "necrosis"), "WT": ("enhancing", "necrosis", "oedema")}
-FORM = CaseForm(channels=CHANNELS, labels=LABELS, regions=REGIONS, orientation=None)
+FORM = in_regions()
 TASK = Segmentation()
 OVERLAP = 0.25
 
 
 def opened(folder: Path, most: int) -> list[Case]:
     """The first volumes, prepared, on their full grid."""
-    table = {
-        "name": "nifti_folder",
-        "root": str(folder),
-        "images": r"images/(?P<case>.+)\.nii",
-        "labels": r"labels/(?P<case>.+)\.nii",
-    }
-    reader = READERS.load(table)
+    reader = READERS.load(table_of(folder))
     return [prepare(reader.load(ref, FORM), FORM) for ref in reader.cases(FORM)[:most]]
 
 

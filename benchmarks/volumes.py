@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    from fedrounds_common.case import Case
+    from fedrounds_common.study.tables import CaseForm
+    from fedrounds_sites.cache import CaseStore
+
 CHANNELS = ("t1", "t1ce", "t2", "flair")
 LABELS = {"necrosis": 1, "oedema": 2, "enhancing": 3}
+REGIONS = {"ET": ("enhancing",), "TC": ("enhancing", "necrosis"), "WT": ("enhancing", "necrosis", "oedema")}
 FULL = (240, 240, 155)
 BRAIN = (140, 175, 145)  # of it the brain's box, about what BraTS's brains have
 
@@ -57,3 +64,44 @@ def write_volumes(folder: Path, cases: int, grid: Sequence[int]) -> Path:
             nibabel.save(nibabel.nifti1.Nifti1Image(array, np.eye(4)), folder / part / f"case{number:03d}.nii")
     mark.write_text(json.dumps(says), encoding="utf-8")
     return folder
+
+
+def table_of(folder: Path) -> dict[str, str]:
+    """The reader's table of what `write_volumes` wrote."""
+    return {
+        "name": "nifti_folder",
+        "root": str(folder),
+        "images": r"images/(?P<case>.+)\.nii",
+        "labels": r"labels/(?P<case>.+)\.nii",
+    }
+
+
+def in_regions() -> CaseForm:
+    """Three regions that overlap, on the full grid."""
+    from fedrounds_common.study.tables import CaseForm
+
+    return CaseForm(channels=CHANNELS, labels=LABELS, regions=REGIONS, orientation=None)
+
+
+def kept(folder: Path) -> tuple[list[Case], CaseForm, CaseStore]:
+    """All volumes as a run keeps them, cut to their content: in `folder`/kept, made there the first time.
+
+    Raises:
+        ValueError: one of them cannot be used.
+    """
+    from fedrounds_common.study.study import Study
+    from fedrounds_common.study.tables import CaseForm
+    from fedrounds_sites.keeping import Keeper
+    from fedrounds_sites.simulation import READERS, Simulation
+
+    table = table_of(folder)
+    form = CaseForm(channels=CHANNELS, labels=LABELS, crop="content", orientation=None)
+    named = [{"name": name} for name in ("segmentation", "tiny_unet", "fedavg", "float32")]
+    reader, study = READERS.load(table), Study("load", *named, cases=form)
+    keeper = Keeper("site", folder, reader, Simulation(reader=table, cache=folder / "kept"), study)
+    usable, left_out = keeper.open_all(reader.cases(form))
+    if left_out:
+        raise ValueError(
+            f"{folder}: {len(left_out)} volumes cannot be used ({left_out}): delete the folder, and run again"
+        )
+    return list(usable.values()), form, keeper.store

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import get_args
 
-from volumes import CHANNELS, LABELS
+from volumes import kept
 
 from fedrounds_client.ahead import spare_core
 from fedrounds_client.memory import keep_freed_memory
@@ -19,29 +19,14 @@ from fedrounds_client.training import Piece, train
 from fedrounds_common.arrays import digest, of_module
 from fedrounds_common.networks.tiny_unet import TinyUNet
 from fedrounds_common.rng import seeded
-from fedrounds_common.study.study import Study
-from fedrounds_common.study.tables import Augmentation, CaseForm, Training
+from fedrounds_common.study.tables import Augmentation, Training
 from fedrounds_common.tasks.segmentation import Segmentation
-from fedrounds_sites.keeping import Keeper
-from fedrounds_sites.simulation import READERS, Simulation
 
 
 def main() -> None:
     folder, size, steps, which, how = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5]
     keep_freed_memory()
-    table = {
-        "name": "nifti_folder",
-        "root": str(folder),
-        "images": r"images/(?P<case>.+)\.nii",
-        "labels": r"labels/(?P<case>.+)\.nii",
-    }
-    form = CaseForm(channels=CHANNELS, labels=LABELS, crop="content", orientation=None)
-    named = [{"name": name} for name in ("segmentation", "tiny_unet", "fedavg", "float32")]
-    reader = READERS.load(table)
-    keeper = Keeper(
-        "site", folder, reader, Simulation(reader=table, cache=folder / "kept"), Study("load", *named, cases=form)
-    )
-    cases = list(keeper.open_all(reader.cases(form))[0].values())
+    cases, form, _ = kept(folder)
     names = get_args(Augmentation) if which == "all" else Training().augment
     training, task = Training(patch=(size,) * 3, batch=2, augment=names), Segmentation()
     with seeded(0):
