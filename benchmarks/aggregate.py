@@ -4,7 +4,8 @@
 
 CPU seconds of both ends' serialising and of the averaging, and the most memory above what is there before the first
 update. Ours with the update budget as it is (the sum in memory), and with one of 1.9 models, half of which is the
-sum's: 0.95 of its 2 models (float64) are in memory, the rest and what waits on disk. Both must come to the same mean, to 1e-6 of its size.
+sum's: 0.95 of its 2 models (float64) are in memory, the rest and what waits on disk. Both must come to the same mean,
+to 1e-6 of its size.
 """
 
 from __future__ import annotations
@@ -12,15 +13,13 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from aggregate_side import PARAMETERS
 from pairs import Row, Side, Wanted, arguments, compare, write
 from peers import peer
-from sides import OURS, path_of
+from sides import HERE, OURS, path_of, title_of
 
-HERE = Path(__file__).resolve().parent
 SHOWN = ("cpu_s", "cpu_ms_an_update", "seconds", "above_models", "above_mib")
 HALF = [Wanted("cpu_s", most=0.5)]
 FLAT = [*HALF, Wanted("above_models", most=2.0, alone=True)]
@@ -51,7 +50,7 @@ def same_mean(mine: Mapping[str, Any], other: Mapping[str, Any]) -> None:
 
 def rows(counts: list[int], parameters: int, pairs: int, install: bool = True) -> list[Row]:
     found, flower = [], peer("flwr", install)
-    title = f"Flower {dict(flower.versions).get('flwr', '')}".rstrip()
+    title = title_of(flower)
     for sites in counts:
         theirs = Side(title, fault=flower.fault)
         if not flower.fault:

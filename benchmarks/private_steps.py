@@ -11,13 +11,11 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pairs import Row, Side, Wanted, arguments, compare, write
-from sides import OURS, path_of
+from sides import HERE, OURS, path_of
 
-HERE = Path(__file__).resolve().parent
 SHOWN = ("cpu_s_a_step", "added_mib")
 # name, words, the most that a step of ours may cost of one without noise, and of Opacus'
 WORK = (

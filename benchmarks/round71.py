@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pairs import Row, Side, Wanted, arguments, compare, write
 from peers import peer
-from sides import OURS, path_of
+from sides import HERE, OURS, path_of, title_of
 
-HERE = Path(__file__).resolve().parent
 SHOWN = ("seconds", "rounds_s", "wall", "cpu", "peak_mib", "disk_mib")
 # off, because the other side does not do it
 OFF = ("evaluation", "pictures", "report")
@@ -36,7 +34,7 @@ def same_updates(mine: Mapping[str, Any], other: Mapping[str, Any]) -> None:
 
 def rows(words: tuple[str, ...], pairs: int, install: bool = True) -> list[Row]:
     flower = peer("flwr", install)
-    title = f"Flower {dict(flower.versions).get('flwr', '')}".rstrip()
+    title = title_of(flower)
     theirs = Side(title, fault=flower.fault)
     if not flower.fault:
         theirs = side("flower", flower.python, words, 0, title)

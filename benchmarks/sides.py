@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import workload
 from pairs import Side
-from peers import peer
+from peers import Peer, peer
 from workload import Work
 
 HERE = Path(__file__).resolve().parent
 REPO = HERE.parent
 OURS = [REPO / name for name in ("common", "sites", "client", "server")]
-PEERS = ("flwr", "nvflare", "pfl")
+PEERS = {"flwr": "Flower", "nvflare": "NVFlare", "pfl": "pfl"}
 # they do the same sums in another order, and AdamW's first steps go by the sign of a gradient
 CLOSE = 2e-3
 FLOAT32 = 1e-4  # of a number itself: a sum of a thousand float32 is no nearer
@@ -58,13 +58,16 @@ def theirs(name: str, work: Work, workers: int = 1, install: bool = True) -> Sid
     found = peer(name, install)
     program = {"flwr": "flower_side.py", "nvflare": "nvflare_side.py", "pfl": "pfl_side.py"}[name]
     words = () if name == "pfl" else ("--workers", str(workers))
-    titles = {"flwr": "Flower", "nvflare": "NVFlare", "pfl": "pfl"}
-    versions = dict(found.versions)
-    title = named(f"{titles[name]} {versions.get(name, '')}".rstrip(), workers, work)
+    title = named(title_of(found), workers, work)
     if found.fault:
         return Side(title, fault=found.fault)
     # no dashboard is Flower's own advice, and not something that it does without
     return Side(title, (found.python, str(HERE / program), *words, *work.words()), path_of(HERE, OURS[0]))
+
+
+def title_of(found: Peer) -> str:
+    """By its own name, with its version where it is installed: "Flower 1.41.0"."""
+    return f"{PEERS[found.name]} {dict(found.versions).get(found.name, '')}".rstrip()
 
 
 def named(name: str, processes: int, work: Work) -> str:
