@@ -72,3 +72,4 @@ def test_the_table_of_scale_is_written(tmp_path: Path) -> None:
     run("scale.py", "--pairs", "1", "--sites", "2,5", "--rounds", "3", "-o", str(tmp_path))
     rows = table(tmp_path, "scale")["rows"]
     assert [(row["ours"], row["theirs"]) for row in rows] == [("2 sites", "2 sites"), ("5 sites", "2 sites")]
+    assert "5 sites without evaluation, pictures, report" in (tmp_path / "scale.md").read_text("utf-8")
