@@ -27,6 +27,7 @@ TITLES = {
     "sliding_window": "SWI: predicting a whole volume",
     "scale": "SCALE: from 10 to 1,000 sites",
     "time_to_dice": "TTD: seconds to a Dice of 0.80",
+    "private_steps": "DP: a step that hides each patient",
     "gpu": "GPU: the FeTS network",
 }
 
