@@ -2,9 +2,10 @@
 
     python supervise.py FILE.json SECONDS COMMAND …
 
-After so many seconds it is ended. Writes FILE.json: `status`, `wall` (s, until the command itself ends), `cpu` (s, user and system, of all its
-processes, those that left their parents included), `peak_mib`, `processes` (most at one time) and `left` (how many
-were still there when it had ended; they are then ended). The command has this process' stdin, stdout and stderr.
+After so many seconds it is ended. Writes FILE.json: `status`, `wall` (s, until the command itself ends), `cpu` (s, user
+and system, of all its processes, those that left their parents included), `peak_mib`, `processes` (most at one time) and
+`left` (how many were still there when it had ended; they are then ended). The command has this process' stdin, stdout
+and stderr.
 
 `peak_mib` is the largest sum seen of VmHWM over the processes alive at one time, looked at every quarter of a
 second; of a single process it is exact, for the kernel keeps that. Linux only.
