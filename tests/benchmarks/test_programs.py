@@ -71,3 +71,5 @@ def test_time_to_dice_stops_when_the_dice_is_reached(tmp_path: Path, shared_data
     for runs in against_bare["runs"].values():
         assert runs[0]["rounds"] in (1, 2)
         assert 0 <= runs[0]["dice"] <= 1
+        # either all rounds, or none after the one that reached it
+        assert runs[0]["rounds"] == 2 or runs[0]["dice"] >= 0.001
