@@ -59,7 +59,8 @@ class Keeper:
                 continue
             usable[ref] = case
             if made and to_make:
-                require_room(self.store.folder, stored_bytes(case) * (len(refs) - index - 1))
+                missing = sum(not self._is_kept(later) for later in refs[index + 1 :])
+                require_room(self.store.folder, stored_bytes(case) * missing)
                 to_make = False
         return usable, left_out
 
@@ -79,6 +80,12 @@ class Keeper:
     def store(self) -> CaseStore:
         lasting = self.simulation.cache
         return CaseStore(self.folder / "cache" if lasting is None else lasting)
+
+    def _is_kept(self, ref: CaseRef) -> bool:
+        try:
+            return self.store.get(self._key(ref)) is not None
+        except CaseError:  # its turn comes, and it is then left out by name
+            return False
 
     def _found_or_made(self, ref: CaseRef) -> tuple[Case, bool]:
         """The case, and whether it had to be made."""

@@ -149,6 +149,14 @@ def test_cases_for_which_the_disk_has_no_room_are_refused(tmp_path: Path, monkey
     assert len(list((tmp_path / "cache").iterdir())) == 1
 
 
+def test_cases_that_are_kept_already_need_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads(keeper(tmp_path, tmp_path / "cache"))
+    full = type(shutil.disk_usage(tmp_path))(100, 100, 0)
+    monkeypatch.setattr(keeping.shutil, "disk_usage", lambda _: full)
+    changed = Counting({"c0": "2", "c1": "1", "c2": "1"}, [])
+    assert reads(keeper(tmp_path, tmp_path / "cache", reader=changed)) == ["c0"]
+
+
 def test_the_folder_counts_from_the_study_file(tmp_path: Path) -> None:
     simulation, faults = read_simulation({"cache": "kept"}, tmp_path)
     assert faults == []
