@@ -21,13 +21,14 @@ from fedrounds_common.errors import (
     DONE,
     INTERRUPTED,
     PARTIAL,
+    BudgetError,
     FedroundsError,
     MachineError,
     RoundError,
     UsageError,
     disk_is_full,
 )
-from fedrounds_common.freezing import freeze
+from fedrounds_common.freezing import freeze, trained_of
 from fedrounds_common.network import Network
 from fedrounds_common.rng import derive, seeded
 from fedrounds_common.signing import SigningKey
@@ -117,6 +118,8 @@ def make_plan(config: dict[str, Any], given: Objects) -> Plan:
         keys=coordinator_keys(str(config.get("coordinator", ""))),
         network=network,
         down=study.build_down(folders),
+        trained=None if study.noisy_sum(folders) is None else trained_weights(study, task, network),
+        measures=study.build_privacy(folders),
     )
 
 
@@ -141,6 +144,13 @@ def initial_weights(study: Study, task: Task, network: Network) -> Arrays:
         module = task.network(network, study.cases)
     freeze(module, network, study.training.freeze)  # what it refuses is told here, before a site is asked
     return of_module(module)
+
+
+def trained_weights(study: Study, task: Task, network: Network) -> frozenset[str]:
+    """The names of the weights that training changes and that leave the sites."""
+    with seeded(0):
+        module = freeze(task.network(network, study.cases), network, study.training.freeze)
+    return trained_of(module) - set(task.at_site(list(module.state_dict())))
 
 
 def carry_out(grid: Grid, plan: Plan, after: After) -> Outcome:
@@ -202,11 +212,12 @@ def _waiting(facts: Mapping[str, Any]) -> dict[str, Any]:
 def _ended(outcome: Outcome, afterwards: Afterwards, withheld: Mapping[str, str]) -> dict[str, Any]:
     failed = {**afterwards.sites, **{name: state for name, state in outcome.states.items() if state != "ok"}}
     left_out = {name: dict(hello.left_out) for name, hello in outcome.roster.hellos.items() if hello.left_out}
-    whole = not failed and not left_out and not afterwards.models
+    whole = not failed and not left_out and not afterwards.models and not outcome.stopped
     planned = sorted({*outcome.roster.planned, *outcome.roster.held_out, *outcome.roster.absent})
     return {
         "state": "done" if whole else "partial",
-        "exit": DONE if whole else PARTIAL,
+        "exit": DONE if whole else BudgetError.exit_status if outcome.stopped else PARTIAL,
+        **({"code": outcome.stopped.partition(" ")[0], "message": outcome.stopped} if outcome.stopped else {}),
         "rounds": outcome.rounds,
         "planned": len(planned),
         "finished": len(planned) - len(failed),

@@ -26,7 +26,10 @@ KEY, SUM = "fedrounds", "sum"
 @final
 @dataclass(frozen=True)
 class Checkpoint:
-    """`round`: the last that is done, 0 before the first. `settled`: how many of the task's purposes are done."""
+    """`round`: the last that is done, 0 before the first. `settled`: how many of the task's purposes are done.
+
+    `noising`: of a study that hides hospitals, the clip of the next round.
+    """
 
     round: int
     study: str
@@ -34,6 +37,7 @@ class Checkpoint:
     states: Mapping[str, str] = field(default_factory=dict)  # site → its worst state so far
     settled: int = 0
     tail: Tail = field(default_factory=Tail)  # of the rounds so far whose weights are averaged
+    noising: Mapping[str, float] = field(default_factory=dict)
 
 
 def _file(folder: Path, round_: int) -> Path:
@@ -55,6 +59,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "states": dict(checkpoint.states),
         "settled": checkpoint.settled,
         "averaged": checkpoint.tail.models,
+        **({"noising": dict(checkpoint.noising)} if checkpoint.noising else {}),
         "order": {part: list(arrays) for part, arrays in parts.items()},
     }
     write_whole(_file(folder, checkpoint.round), *arrays_file(flat, says))
@@ -91,7 +96,10 @@ def _read(file: Path) -> Checkpoint:
     order: dict[str, list[str]] = says["order"]
     parts = {part: {name: flat[f"{part}|{name}"] for name in names} for part, names in order.items()}
     tail = Tail(parts.pop("tail", {}), says.get("averaged", 0))
-    return Checkpoint(says["round"], says["study"], Consensus(**parts), says["states"], says.get("settled", 0), tail)
+    return Checkpoint(
+        says["round"], says["study"], Consensus(**parts), says["states"], says.get("settled", 0), tail,
+        says.get("noising", {}),
+    )  # fmt: skip
 
 
 def arrays_file(arrays: Arrays, says: Mapping[str, Any]) -> list[Data]:

@@ -22,6 +22,7 @@ from fedrounds_server.cosines import MOST, cosine, sample
 from fedrounds_server.guard import Guard
 from fedrounds_server.history import SiteLine
 from fedrounds_server.midround import FRESH, LATE, drop_kept, keep, kept_files, read_kept
+from fedrounds_server.noising import Noising
 from fedrounds_server.plan import Plan
 from fedrounds_server.updates import Kept, UpdateStore
 
@@ -30,7 +31,9 @@ from fedrounds_server.updates import Kept, UpdateStore
 @dataclass
 class Collection:
     """`before`: what was asked in the round before, whose late answers may stand in (None: none may), and of
-    which site at which node. `sampled`: how many weights of each update are kept aside for its cosine."""
+    which site at which node. `sampled`: how many weights of each update are kept aside for its cosine.
+    `noising`: of a study that hides hospitals; each update is then bounded, and nothing of one alone is told. `below`:
+    what each site said of the clip."""
 
     plan: Plan
     guard: Guard
@@ -42,6 +45,8 @@ class Collection:
     late: dict[str, tuple[SiteUpdate, SiteLine]] = field(default_factory=dict)
     answered: set[str] = field(default_factory=set)  # of this round, whatever they said
     sampled: int = MOST
+    noising: Noising | None = None
+    below: dict[str, float] = field(default_factory=dict)
     _samples: dict[str, F32] = field(default_factory=dict)
 
     @property
@@ -78,6 +83,10 @@ class Collection:
         self._put(update, kept)
 
     def _put(self, update: SiteUpdate, kept: Kept | None = None) -> None:
+        if self.noising is not None:
+            bounded = self.noising.bounded(update)
+            self.store.put(bounded, kept if bounded.arrays is update.arrays else None)
+            return
         self._samples[update.site] = sample(update.arrays, self.sampled)
         self.store.put(update, kept)
 
@@ -86,7 +95,9 @@ class Collection:
 
     def _line(self, update: SiteUpdate, said: Leaving, bytes_up: int, ask: Ask) -> SiteLine:
         assert isinstance(said, Update)
-        size = self.guard.norms[ask.round][update.site]
+        size = self.guard.norms[ask.round][update.site] if self.noising is None else None
+        if self.noising is not None and (ask is self.ask or update.site not in self.below):
+            self.below[update.site] = self.noising.part(said.below)
         loss = None if self.plan.study.privacy else said.loss  # of noisy steps a site tells none, and writes 0
         return SiteLine(update.site, "ok", update.cases, said.steps, loss, said.seconds, bytes_up, norm=size)
 
@@ -154,7 +165,9 @@ class Collection:
 
     @timed("aggregate")
     def with_cosines(self, before: Arrays, after: Arrays, averaged: Iterable[str]) -> None:
-        """How far each update that was averaged points where the consensus went: −1 … 1."""
+        """How far each update that was averaged points where the consensus went: −1 … 1. Not told of hidden hospitals."""
+        if self.noising is not None:
+            return
         ends = sample(before, self.sampled), sample(after, self.sampled)
         for name in averaged:
             self.lines[name] = replace(self.lines[name], cosine=cosine(self._samples[name], *ends))

@@ -14,7 +14,7 @@ from fedrounds_common.errors import TooFewSites
 from fedrounds_common.flat import Flat
 from fedrounds_common.leaving import Ask
 from fedrounds_common.spans import timed
-from fedrounds_common.strategy import Consensus
+from fedrounds_common.strategy import Consensus, Updates
 from fedrounds_server.answers import LOST, Answer
 from fedrounds_server.cohort import Roster, need, need_cases, ranked, spares
 from fedrounds_server.collecting import Collection
@@ -25,6 +25,7 @@ from fedrounds_server.grid import Post
 from fedrounds_server.guard import Guard
 from fedrounds_server.history import RoundLine, SiteLine
 from fedrounds_server.midround import OpenRound, read_open, settle_open, write_open
+from fedrounds_server.noising import Noising
 from fedrounds_server.plan import Plan
 from fedrounds_server.updates import UpdateStore
 
@@ -32,13 +33,15 @@ from fedrounds_server.updates import UpdateStore
 @final
 @dataclass
 class Conduct:
-    """How rounds are carried out; `before` is the last round's request and whom it went to."""
+    """How rounds are carried out; `before` is the last round's request and whom it went to. `noising`: where the study
+    hides hospitals."""
 
     plan: Plan
     post: Post
     reception: Reception
     guard: Guard
     before: tuple[Ask, Mapping[int, str]] | None = None
+    noising: Noising | None = None
     down: Downlink = field(init=False)
 
     def __post_init__(self) -> None:
@@ -61,7 +64,8 @@ class Conduct:
         try:
             sites, opened = self._collect(collection, sites, opened)
             collection.stand_in()
-            following = _held(timed("aggregate")(plan.strategy.aggregate)(consensus, collection.store))
+            updates = self._noised(collection, consensus)
+            following = _held(timed("aggregate")(plan.strategy.aggregate)(consensus, updates))
             averaged = collection.store.cases
         finally:
             # what must outlive a failed round is beside the store, and kept
@@ -76,6 +80,14 @@ class Conduct:
             round_, plan.clock.now() - started, digest(following.arrays), lines, model_bytes=plain
         )  # fmt: skip
         return following, line, sites
+
+    def _noised(self, collection: Collection, consensus: Consensus) -> Updates:
+        """The round's updates, or where hospitals are hidden their noisy mean. Raises BudgetError: it cannot be paid for."""
+        if self.noising is None:
+            return collection.store
+        round_, counted = collection.ask.round, collection.store.cases
+        below = [collection.below[name] for name in sorted(counted)]
+        return timed("aggregate")(self.noising.noised)(round_, consensus.arrays, collection.store, below)
 
     # ------------------------------------------------------------ what is asked
 
@@ -109,9 +121,10 @@ class Conduct:
 
     def _ask(self, round_: int, nonce: str, consensus: Consensus) -> Ask:
         plan = self.plan
+        shared = consensus.shared if self.noising is None else self.noising.shared(consensus.shared)
         return Ask(
             "train", plan.folder.path.name, round_, nonce, plan.text, plan.digest,
-            arrays=consensus.arrays, shared=consensus.shared,
+            arrays=consensus.arrays, shared=shared,
         )  # fmt: skip
 
     def _collection(self, opened: OpenRound, consensus: Consensus) -> Collection:
@@ -120,10 +133,10 @@ class Conduct:
         sampled = sampled_of(len(opened.sites))
         ask = self.down.ask(self._ask(opened.round, opened.nonce, consensus))
         if self.before is not None:
-            return Collection(plan, self.guard, ask, store, {}, *self.before, sampled=sampled)
+            return Collection(plan, self.guard, ask, store, {}, *self.before, sampled=sampled, noising=self.noising)
         # of the round before, only what is on disk of it: the model's tensors are the same
         before = self._ask(opened.round - 1, opened.before, consensus) if opened.before else None
-        return Collection(plan, self.guard, ask, store, {}, before, sampled=sampled)
+        return Collection(plan, self.guard, ask, store, {}, before, sampled=sampled, noising=self.noising)
 
     # ------------------------------------------------------------ what comes
 

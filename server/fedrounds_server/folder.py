@@ -44,6 +44,11 @@ class RunFolder:
         return self.path / "judging.jsonl"
 
     @property
+    def spent(self) -> Path:
+        """The book of a study that hides hospitals: what each round has cost them."""
+        return self.path / "spent.jsonl"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.csv"
 

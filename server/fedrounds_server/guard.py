@@ -6,7 +6,7 @@ weight. Here such a site is named, excluded for the round, and counted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import final
 
@@ -30,13 +30,14 @@ class Guard:
     """`agreed_cases`: the most training cases each site may claim, as it said at enrolment.
 
     `max_norm`: the largest L2 norm of an update that is believed of anybody; `norms`: those of the updates that were
-    admitted, round → site → norm.
+    admitted, round → site → norm. `noise`: about how long an update now is by the noise that its site has added.
     """
 
     agreed_cases: Mapping[str, int]
     max_norm: float
     codec: Codec
     norms: dict[int, dict[str, float]] = field(default_factory=dict)
+    noise: Callable[[], float] = float
     _seen: set[tuple[str, int, str]] = field(default_factory=set)
     _sizes: dict[str, float] = field(default_factory=dict)  # norm of the model that a request was sent with
 
@@ -116,7 +117,8 @@ class Guard:
         size = 1.0 + self._size(ask)
         most = min(self.max_norm, OF_MODEL * size)
         last = self._last(site, ask.round)
-        return most if last is None else min(most, max(OF_LAST * last, ANYWAY * size))
+        most = most if last is None else min(most, max(OF_LAST * last, ANYWAY * size))
+        return most + 2 * self.noise()
 
     def _size(self, ask: Ask) -> float:
         if ask.nonce not in self._sizes:

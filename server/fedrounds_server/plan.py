@@ -10,6 +10,7 @@ from fedrounds_common.arrays import Arrays
 from fedrounds_common.codec import Codec
 from fedrounds_common.codecs.float32 import Float32
 from fedrounds_common.network import Network
+from fedrounds_common.privacy import Privacy
 from fedrounds_common.strategy import Strategy
 from fedrounds_common.study.study import Study
 from fedrounds_common.task import Task
@@ -38,6 +39,8 @@ class Plan:
     `keys`: between hospitals, who may say what; None in a simulation, where nobody signs.
     `durable`: what a round has received is on disk before it counts; always so where there are keys.
     `network`: where it is not the one that the study names. `codec`, `down`: how updates and the consensus travel.
+    `trained`: the names of the weights that train and leave; None: every float array of the model.
+    `measures`: the study's privacy measures.
     """
 
     study: Study
@@ -58,6 +61,8 @@ class Plan:
     clock: Clock = field(default_factory=Clock)
     network: Network | None = None
     down: Codec = field(default_factory=Float32)
+    trained: frozenset[str] | None = None
+    measures: tuple[Privacy, ...] = ()
 
     def module(self) -> nn.Module:
         """The network for this study's cases, with any weights: what sums of no case are made of."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import final
 
 from flwr.serverapp import Grid
@@ -29,6 +30,7 @@ from fedrounds_server.grid import Post
 from fedrounds_server.guard import Guard, norms_of
 from fedrounds_server.history import STATISTICS, RoundLine
 from fedrounds_server.judging import WITHHELD, judge
+from fedrounds_server.noising import cannot_pay, noising_of
 from fedrounds_server.plan import Plan
 from fedrounds_server.summing import Summing
 
@@ -38,7 +40,7 @@ from fedrounds_server.summing import Summing
 class Outcome:
     """`states`: each planned site's worst state over all rounds ("ok" if it was never anything else).
 
-    `unlike`: sites whose versions do not give the same bits as those here, and how.
+    `unlike`: sites whose versions do not give the same bits as those here, and how. `stopped`: why rounds are missing.
     """
 
     consensus: Consensus
@@ -46,6 +48,7 @@ class Outcome:
     roster: Roster
     states: Mapping[str, str]
     unlike: Mapping[str, str] = field(default_factory=dict)
+    stopped: str = ""
 
 
 def run(grid: Grid, plan: Plan) -> Outcome:
@@ -68,14 +71,23 @@ def run(grid: Grid, plan: Plan) -> Outcome:
     elif at.round < rounds and _is_judged(plan, at.round):
         # a run killed after a checkpoint may not have judged it yet; what it had judged is not asked for again
         at = _judged(grid, plan, sites, at, post)
-    guard = Guard(reception.caps, MAX_NORM, plan.codec, norms_of(history.read(plan.folder.history)))
-    summing, conduct = Summing(plan, post, reception, guard), Conduct(plan, post, reception, guard)
+    noising = noising_of(plan, at.noising)
+    noise = (
+        float if noising is None else partial(noising.size_of_noise, sum(each.size for each in plan.initial.values()))
+    )
+    guard = Guard(reception.caps, MAX_NORM, plan.codec, norms_of(history.read(plan.folder.history)), noise)
+    summing, conduct = Summing(plan, post, reception, guard), Conduct(plan, post, reception, guard, noising=noising)
     before = plan.task.before if at.round == 0 else ()
     for purpose in before[at.settled :]:
         at, sites = _settle(summing, at, purpose)
+    stopped = ""
     for round_ in range(first, rounds + 1):
+        if stopped := cannot_pay(noising):
+            plan.listen("warning", {"text": stopped})
+            break
         consensus, line, sites = conduct.one_round(at.consensus, round_)
-        at = replace(at, round=round_, consensus=consensus, states=_worst(at.states, line))
+        kept = {} if noising is None else noising.kept
+        at = replace(at, round=round_, consensus=consensus, states=_worst(at.states, line), noising=kept)
         at = _done(plan, *_averaged(plan, at, line))
         remove_folder(plan.folder.round(round_))  # not before: until then a crash needs what is in it
         plan.listen("round", {"round": round_, "ok": len(line.ok), "seconds": line.seconds, "loss": _loss(line)})
@@ -84,7 +96,7 @@ def run(grid: Grid, plan: Plan) -> Outcome:
     for purpose in plan.task.after[at.settled - len(plan.task.before) :]:
         at, sites = _settle(summing, at, purpose)
     at = _judged(grid, plan, sites, at, post)
-    return Outcome(at.consensus, rounds, sites, at.states, dict(reception.unlike))
+    return Outcome(at.consensus, at.round, sites, at.states, dict(reception.unlike), stopped)
 
 
 def _averaged(plan: Plan, at: Checkpoint, line: RoundLine) -> tuple[Checkpoint, RoundLine]:
