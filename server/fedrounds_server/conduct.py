@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import final
@@ -107,17 +107,25 @@ class Conduct:
 
     def _widened(self, opened: OpenRound, sites: Roster) -> OpenRound:
         """The same round with the sites that are drawn now too: who was asked before stays asked."""
-        cohort = self.plan.study.cohort
-        drawn = ranked(sites.training, cohort, self.plan.study.seed, opened.round)
-        drawn = drawn[: cohort.per_round + spares(cohort)] if cohort.per_round else drawn
+        drawn, passed_over = self._drawn(opened, sites)
         asked = {**opened.sites, **{name: self.reception.caps[name] for name in drawn}}
-        if asked != opened.sites:
-            opened = replace(opened, sites=asked)
+        if (asked, passed_over) != (opened.sites, opened.passed_over):
+            opened = replace(opened, sites=asked, passed_over=passed_over)
             if self.plan.keeps:
                 write_open(self.plan.folder.round(opened.round), opened)
         for name, cases in asked.items():  # an update read back may be of a site that is not there now
             self.reception.caps.setdefault(name, cases)
         return opened
+
+    def _drawn(self, opened: OpenRound, sites: Roster) -> tuple[Iterable[str], tuple[str, ...]]:
+        """Who is drawn for this round, and of those that are drawn in secret who is not: both stay so, however it goes on."""
+        cohort = self.plan.study.cohort
+        if self.noising is not None and self.noising.samples:
+            new = set(sites.training) - set(opened.sites) - set(opened.passed_over)
+            drawn = self.noising.draw(new)
+            return drawn, tuple(sorted({*opened.passed_over, *(new - drawn)}))
+        order = ranked(sites.training, cohort, self.plan.study.seed, opened.round)
+        return order[: cohort.per_round + spares(cohort)] if cohort.per_round else order, opened.passed_over
 
     def _ask(self, round_: int, nonce: str, consensus: Consensus) -> Ask:
         plan = self.plan
@@ -253,7 +261,9 @@ class Conduct:
         enrolled = self.plan.keys.enrolled() if self.plan.keys else {}
         known = {name: n for name, n in {**enrolled, **opened.sites, **self.reception.known}.items() if name in planned}
         try:
-            need(len(fresh), study.cohort.minimum, f"sent an update fit for round {opened.round}", missing)
+            samples = self.noising is not None and self.noising.samples  # then as few as were drawn are enough
+            minimum = min(study.cohort.minimum, len(opened.sites)) if samples else study.cohort.minimum
+            need(len(fresh), minimum, f"sent an update fit for round {opened.round}", missing)
             need_cases(fresh, known, study.cohort, study.seed, opened.round)
         except TooFewSites as short:
             kept = f"; on disk for when the run goes on: {', '.join(fresh) or 'none'}" if self.plan.keeps else ""

@@ -29,7 +29,8 @@ class OpenRound:
     """What was asked in a round.
 
     `start`: digest of the consensus that it begins with. `sites`: who was asked, and the most cases each may
-    claim. `before`: the nonce of the round before, whose late answers may stand in; "" if there is none.
+    claim. `before`: the nonce of the round before, whose late answers may stand in; "" if there is none. `passed_over`: who
+    was not drawn, where each is drawn once and in secret.
     """
 
     round: int
@@ -38,6 +39,7 @@ class OpenRound:
     start: str
     sites: Mapping[str, int]
     before: str = ""
+    passed_over: tuple[str, ...] = ()
 
 
 def write_open(folder: Path, opened: OpenRound) -> None:
@@ -50,7 +52,8 @@ def read_open(folder: Path) -> OpenRound | None:
         table = read_json(folder / "round.json")
         if table.pop("format") != FORMAT:
             return None
-        return OpenRound(**{**table, "sites": {str(name): int(cases) for name, cases in table["sites"].items()}})
+        sites = {str(name): int(cases) for name, cases in table["sites"].items()}
+        return OpenRound(**{**table, "sites": sites, "passed_over": tuple(map(str, table.get("passed_over", ())))})
     except (RunFileError, KeyError, TypeError, ValueError, AttributeError):
         return None
 

@@ -86,6 +86,15 @@ class Noising:
         """What travels beside the consensus."""
         return with_clip(shared, self.how, self.clip)
 
+    @property
+    def samples(self) -> bool:
+        return self.how.rate < 1
+
+    def draw(self, names: Collection[str]) -> frozenset[str]:
+        """Of these, who is in a round: each with the study's probability, whoever else is, and never from its seed."""
+        chosen = self._secret.uniform(len(names)) <= self.how.rate
+        return frozenset(name for name, is_in in zip(sorted(names), chosen, strict=True) if is_in)
+
     def bounded(self, update: SiteUpdate) -> SiteUpdate:
         """The update as it may count. Where sites add the noise it is as they sent it: who could cut it, could not tell."""
         if self.how.hand == "sites":

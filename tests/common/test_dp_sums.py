@@ -187,11 +187,25 @@ def test_the_noise_is_split_between_weights_and_count() -> None:
     assert (by_sites.hand, by_sites.shares, by_sites.sites) == ("sites", 3, 6)
 
 
+def test_only_what_the_system_draws_makes_it_better() -> None:
+    drawn = measure(epsilon=None, noise_multiplier=4.0, sampling_rate=0.25)
+    assert drawn.spent(TRAINING, [1] * 10).epsilon == epsilon("rdp", 4.0, 0.25, 10, 1e-5)
+    how = drawn.sum(TRAINING, Cohort(sites=tuple("abcdefgh")))
+    assert (how.rate, how.sites) == (0.25, 2.0)
+
+
+DRAWN = "0.5: each hospital is drawn by itself, and"
+
+
 @pytest.mark.parametrize(
     ("table", "cohort", "said"),
     [
         ({}, {}, (".sites", "must be given, where neither cohort.sites nor cohort.per_round says how many there are")),
         ({"delta": 0.01}, {"per_round": 200}, (".delta", "0.01: below 1 / sites = 0.005: to give one hospital away whole would be within it")),
+        ({"sampling_rate": 0.5, "noise": "sites", "sites": 3.0}, {}, (".sampling_rate", f"{DRAWN} of those in a round the shares of noise may be too few")),
+        ({"sampling_rate": 0.5}, {"per_round": 5}, (".sampling_rate", f"{DRAWN} cohort.per_round draws as many as it says: keep one of the two")),
+        ({"sampling_rate": 0.5, "sites": 3.0}, {"late": "next"}, (".sampling_rate", f'{DRAWN} cohort.late = "next" lets one count in a round it was not drawn for')),
+        ({"sampling_rate": 0.5, "sites": 3.0}, {"minimum_cases_share": 0.5}, (".sampling_rate", f"{DRAWN} cohort.minimum_cases_share would end a round by who was drawn")),
         ({"epsilon": 1e-9}, {"per_round": 5}, (".epsilon", "1e-09: no noise keeps 10 steps at rate 1 within epsilon 1e-09")),
         ({"epsilon": None, "noise_multiplier": 4.0, "quantile": 0.5, "count_noise": 2.0}, {"per_round": 5}, (".count_noise", "2: above 2, or the count alone tells more than all may")),
     ],

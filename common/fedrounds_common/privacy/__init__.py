@@ -88,7 +88,8 @@ class NoisySum:
 
     `quantile`: the clip follows the hospitals, so that this share of them stays below it (None: it stays as it is); by
     e to the power of `pace` in a round at most. `count_noise`: of the noise on how many are below it, in hospitals;
-    `multiplier` is then what is left for the weights, and both together are as good as `whole`.
+    `multiplier` is then what is left for the weights, and both together are as good as `whole`. `rate`: below 1, each
+    hospital is drawn into each round with this probability, in secret.
     """
 
     clip: float
@@ -101,6 +102,7 @@ class NoisySum:
     quantile: float | None = None
     pace: float = 0.0
     count_noise: float = 0.0
+    rate: float = 1.0
 
 
 class Privacy(ABC):

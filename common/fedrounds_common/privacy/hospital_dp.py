@@ -32,7 +32,10 @@ class HospitalDP(Privacy):
     (0.5: the median); `pace`: how fast; `count_noise`: the noise on how many are below, in hospitals.
     `noise`: who adds it. "coordinator", who is then trusted with each update; or the "sites", each a share so large that
     the shares of `cohort.minimum` sites hold enough, which with a secure sum hides a hospital from the coordinator too.
-    `sites`: what a round's sum is divided by; left out: `cohort.per_round`, or as many as `cohort.sites` lists.
+    `sites`: what a round's sum is divided by; left out: `cohort.per_round`, or as many as `cohort.sites` lists, times the
+    rate.
+    `sampling_rate`: the coordinator draws each hospital into each round with this probability, by the system's own
+    randomness; left out: whom the cohort says, which hides nobody, for the study's seed draws it.
     `cases`: a hospital with fewer to train on counts in proportion; left out: every hospital counts alike.
     `accountant`: "rdp", or "prv", which claims a little less for the same noise and takes seconds to compute.
     """
@@ -50,6 +53,7 @@ class HospitalDP(Privacy):
     noise: Hand = "coordinator"
     sites: OrNone[Positive] = None
     cases: OrNone[Count] = None
+    sampling_rate: OrNone[Annotated[float, Field(gt=0, lt=1)]] = None
     accountant: Accountant = "rdp"
 
     @model_validator(mode="after")
@@ -77,6 +81,7 @@ class HospitalDP(Privacy):
         if sites is None:
             yield ".sites", "must be given, where neither cohort.sites nor cohort.per_round says how many there are"
             return
+        yield from self._sampled(cohort)
         if self.delta * sites >= 1:
             wanted = f"below 1 / sites = {1 / sites:g}: to give one hospital away whole would be within it"
             yield ".delta", f"{self.delta:g}: {wanted}"
@@ -89,30 +94,48 @@ class HospitalDP(Privacy):
             wanted = f"above {whole / 2:.4g}, or the count alone tells more than all may"
             yield ".count_noise", f"{self.count_noise:g}: {wanted}"
 
+    def _sampled(self, cohort: Cohort) -> Iterator[tuple[str, str]]:
+        if self.sampling_rate is None:
+            return
+        said = f"{self.sampling_rate:g}: each hospital is drawn by itself, and"
+        if self.noise == "sites":
+            yield ".sampling_rate", f"{said} of those in a round the shares of noise may be too few"
+        if cohort.per_round or cohort.over_select:
+            yield ".sampling_rate", f"{said} cohort.per_round draws as many as it says: keep one of the two"
+        if cohort.late == "next":
+            yield ".sampling_rate", f'{said} cohort.late = "next" lets one count in a round it was not drawn for'
+        if cohort.minimum_cases_share:
+            yield ".sampling_rate", f"{said} cohort.minimum_cases_share would end a round by who was drawn"
+
     def sum(self, training: Training, cohort: Cohort) -> NoisySum:
         whole, sites = self._multiplier(training), self._sites(cohort)
         assert sites is not None, "`around` is asked first"
         shares = cohort.minimum if self.noise == "sites" else 1
         if self.quantile is None:
-            return NoisySum(self.clip, whole, whole, sites, self.noise, shares, self.cases)
+            return NoisySum(self.clip, whole, whole, sites, self.noise, shares, self.cases, rate=self._rate)
         count = self.count_noise or max(sites / COUNTED, AT_LEAST * whole)
         return NoisySum(
             self.clip, accounting.left_beside_a_count(whole, count), whole, sites, self.noise, shares, self.cases,
-            self.quantile, self.pace, count,
+            self.quantile, self.pace, count, self._rate,
         )  # fmt: skip
 
     def spent(self, training: Training, sites_by_round: Sequence[int]) -> Spent:
-        """Of a hospital that is in every one of these rounds."""
+        """Of a hospital that could be in every one of these rounds. By sampling it is less for those only who never learn
+        who was drawn: not for the coordinator, nor for readers of its books."""
         rounds = len(sites_by_round)
-        found = accounting.epsilon(self.accountant, self._multiplier(training), EVERY, rounds, self.delta)
+        found = accounting.epsilon(self.accountant, self._multiplier(training), self._rate, rounds, self.delta)
         return Spent(found, self.delta, self.unit, self.accountant)
 
+    @property
+    def _rate(self) -> float:
+        return self.sampling_rate or EVERY
+
     def _sites(self, cohort: Cohort) -> float | None:
-        return self.sites or cohort.per_round or len(cohort.sites) or None
+        return self.sites or cohort.per_round or self._rate * len(cohort.sites) or None
 
     def _multiplier(self, training: Training) -> float:
         """Raises ValueError: no noise is enough."""
         if self.noise_multiplier is not None:
             return self.noise_multiplier
         assert self.epsilon is not None
-        return accounting.noise_multiplier(self.accountant, self.epsilon, EVERY, training.rounds, self.delta)
+        return accounting.noise_multiplier(self.accountant, self.epsilon, self._rate, training.rounds, self.delta)

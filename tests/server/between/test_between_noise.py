@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from fedrounds_common.strategies.fedavg import FedAvg
 from fedrounds_common.strategies.fedavgm import FedAvgM
 from fedrounds_common.strategy import Consensus, Strategy, Updates
 from fedrounds_server.checkpoint import newest_checkpoint
+from fedrounds_server.midround import read_open
 from fedrounds_server.release import read_model
 
 MANY = 20_000
@@ -200,3 +202,44 @@ def test_with_a_clip_that_stays_nothing_travels_beside_the_consensus(made: Make)
     assert all(not ask.shared for _, ask, _ in grid.asked)
     assert trained(grid, 1) == ["A", "B", "C"]
     assert START["seen"] == 0
+
+
+# ---------------------------------------------------------------- hospitals drawn in secret
+
+
+def test_each_hospital_is_drawn_in_secret_and_a_round_of_nobody_is_noise_alone(made: Make) -> None:
+    run = hiding(made, rounds=12, sampling_rate=0.3)
+    grid = village(run)
+    run.run(grid)
+    drawn = [trained(grid, round_) for round_ in range(1, 13)]
+    # of 36 draws at 0.3; the seed would draw the same ones again
+    assert 1 <= sum(map(len, drawn)) <= 30
+    ended = read_model(run.folder.consensus, WIDE)
+    assert ended["w"].std() == pytest.approx(np.sqrt(12) / 3, rel=0.03)
+    assert len(paid(run)) == 12
+    assert {site.part for line in run.lines for site in line.sites if site.state == "absent"} == {"idle"}
+
+
+def test_who_was_not_drawn_is_not_drawn_again_when_the_round_goes_on(made: Make) -> None:
+    def cut_off(site: str, ask: Ask) -> Any:
+        raise KeyboardInterrupt
+
+    for attempt in range(20):  # until in the first round some are drawn, and some are not
+        run = hiding(made, rounds=1, sampling_rate=0.5)
+        run = replace(run, plan=replace(run.plan, folder=type(run.folder)(run.folder.path.with_name(f"run-{attempt}"))))
+        run.folder.path.mkdir()
+        grid = run.village({**dict.fromkeys("ABC", says()), **{name: only_train(cut_off) for name in "ABC"}})
+        with suppress(KeyboardInterrupt):
+            run.run(grid)
+        opened = read_open(run.folder.round(1))
+        if opened is not None and opened.sites and opened.passed_over:
+            break
+    assert opened is not None
+    assert {*opened.sites, *opened.passed_over} == set("ABC")
+    again = village(run)
+    run.run(again, resume=True)
+    assert trained(again, 1) == sorted(opened.sites)
+
+
+def only_train(answers: Behaves) -> Behaves:
+    return lambda site, ask: answers(site, ask) if ask.kind == "train" else well(site, ask)
