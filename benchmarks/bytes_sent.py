@@ -119,11 +119,16 @@ def main() -> None:
     options = Options(words.data, words.seeds, words.out, tuple(words.set))
     lines: list[Line] = []
     for study in words.studies:
+        if not is_there(study, options.data):
+            print(f"{study}: its data are not there; --data DIR", flush=True)
+            continue
         plain = [outcome(study, PLAIN, seed, options) for seed in range(1, options.seeds + 1)]
         for codec in words.codecs:
             packed = [outcome(study, codec, seed, options) for seed in range(1, options.seeds + 1)]
             lines.append(compared(study, codec, plain, packed))
             write(lines, options, words.output)
+    if not lines:
+        raise SystemExit("nothing was measured")
     print((words.output / "bytes_sent.md").read_text("utf-8"))
 
 
@@ -176,6 +181,10 @@ def one_run(study: str, codec: str, seed: int, options: Options) -> Run:
         made = simulate(file, overrides=overrides, runs=options.out, name=name)
     assert isinstance(made, Run)
     return made
+
+
+def is_there(study: str, data: Path) -> bool:
+    return study == "phantom" or placed(STUDIES / f"{study}.toml", data).exists()
 
 
 def studied(study: str, data: Path) -> tuple[Path, tuple[str, ...]]:

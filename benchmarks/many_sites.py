@@ -1,6 +1,6 @@
 """K1000: a thousand sites a round, a model of 0.1 MB, and a client that adds one to each weight: clients per second.
 
-    python benchmarks/many_sites.py [--pairs N] [--sites S] [--rounds R] [--without-peers]
+    python benchmarks/many_sites.py [--pairs N] [--sites S] [--rounds R] [--without-installing]
 
 Ours with guard, update store, history, checkpoints and every site's ledger on, two workers; Flower's simulation with
 two workers of one CPU each; pfl in one process, which knows no workers without MPI. The first round is left out, for
@@ -24,10 +24,10 @@ SHOWN = ("clients_per_s", "wall", "cpu", "peak_mib")
 def main() -> None:
     given = arguments(
         __doc__, sites=(1000, "sites, all of them in every round"), rounds=(3, "rounds"),
-        without_peers=(False, "install nothing: compare with what is there"),
+        without_installing=(False, "take a peer that is there, and install none"),
     )  # fmt: skip
     work = Work("plus_one", given.sites, given.rounds, 1, 1, 1, 4, 1.0)
-    install = not given.without_peers
+    install = not given.without_installing
     with tempfile.TemporaryDirectory() as folder:
         work = replace(work, start=str(start_file(work, Path(folder))))
         wanted = [Wanted("clients_per_s", least=5.0)]

@@ -324,7 +324,7 @@ def write(
         "versions": versions(),
         "settings": dict(settings),
         "shown": list(shown),
-        "rows": [{**asdict(row), "met": {str(w): row.met(w) for w in row.wanted}} for row in rows],
+        "rows": [{**asdict(row), "met": {f"{w.measure} {w}": row.met(w) for w in row.wanted}} for row in rows],
     }
     file.write_text(json.dumps(whole, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     text = table(rows, shown)

@@ -1,6 +1,6 @@
 """START: from the shell to the end of a first trivial round, two sites, with the files of the libraries warm.
 
-    python benchmarks/start.py [--pairs N] [--without-peers]
+    python benchmarks/start.py [--pairs N] [--without-installing]
 
 Ours is the command that a user types, `fedrounds simulate STUDY`, with a network of our own and with one of MONAI;
 Flower's and NVFlare's are a program of theirs with the same network in plain torch, as their pages show it.
@@ -36,8 +36,8 @@ def command(name: str, text: str, folder: Path) -> Side:
 
 
 def main() -> None:
-    given = arguments(__doc__, without_peers=(False, "install nothing: compare with what is there"))
-    install = not given.without_peers
+    given = arguments(__doc__, without_installing=(False, "take a peer that is there, and install none"))
+    install = not given.without_installing
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         work = Work("unet", 2, 1, 1, 1, 2, 16)

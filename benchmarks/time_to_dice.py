@@ -1,6 +1,6 @@
 """TTD: seconds of real training until the mean Dice is 0.80 on the hippocampus study, beside every peer.
 
-    python benchmarks/time_to_dice.py [--pairs N] [--data FOLDER] [--without-peers]
+    python benchmarks/time_to_dice.py [--pairs N] [--data FOLDER] [--without-installing]
 
 Eight sites of unequal size, the same network, volumes, patches, batch, steps and learning rate, plain federated
 averaging, two processes (pfl and the bare loop's own row: one); each side judges its consensus after every round on
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from our_dice import OFF, STUDY
-from pairs import Side, Wanted, arguments, compare, write
+from pairs import Row, Side, Wanted, arguments, compare, write
 from sides import HERE, OURS, REPO, bare, path_of, start_file, theirs
 from workload import Work
 
@@ -70,14 +70,23 @@ def ours(work: Work, settings: list[str]) -> Side:
     return Side("fedrounds, 2 processes", command, path_of(HERE, *OURS), OFF)
 
 
+def reached(row: Row, until: float) -> Row:
+    """The row, without a bound where a side ended below `until`: seconds to another Dice are no seconds to this one."""
+    short = [side for side, runs in row.runs.items() if any(run["dice"] < until for run in runs)]
+    return replace(row, wanted=(), note=f"not reached by {' and '.join(short)}") if short else row
+
+
 def main() -> None:
     given = arguments(
         __doc__, rounds=(30, "at most"), steps=(20, "of each site and round"), until=(0.80, "Dice to stop at"),
         data=(str(REPO.parent / "shared" / "data" / "msd_hippocampus"), "the folder of the volumes"),
         most=(0, "volumes of each kind a site, for a quick look; 0: all"),
-        without_peers=(False, "install nothing: compare with what is there"),
+        without_installing=(False, "take a peer that is there, and install none"),
     )  # fmt: skip
-    settings, install = [f'simulation.reader.root="{given.data}"'], not given.without_peers
+    if not Path(given.data).exists():
+        print(f"not run: no volumes in {given.data}; --data FOLDER")
+        return
+    settings, install = [f'simulation.reader.root="{given.data}"'], not given.without_installing
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "volumes").mkdir()
@@ -89,7 +98,12 @@ def main() -> None:
         mine = ours(work, [*settings, f'simulation.cache="{folder / "cache"}"'])
         others = [bare(work, 2), theirs("flwr", work, 2, install), theirs("pfl", work, install=install)]
         rows = [
-            compare("TTD", mine, other, given.pairs, [Wanted("seconds", most=1.0)] if "Flower" in other.name else [])
+            reached(
+                compare(
+                    "TTD", mine, other, given.pairs, [Wanted("seconds", most=1.0)] if "Flower" in other.name else []
+                ),
+                given.until,
+            )
             for other in others
         ]
         flare = theirs("nvflare", replace(work, until=0.0), 2, install)

@@ -168,7 +168,7 @@ def test_what_is_written_holds_every_run_and_names_what_was_off(tmp_path: Path) 
     file = write("alone", [measure("ROW", side, 2, [Wanted("wall", most=60.0, alone=True)])], {"sites": 8}, tmp_path)
     found = json.loads(file.read_text("utf-8"))
     assert [run["digest"] for run in found["rows"][0]["runs"]["ours"]] == ["ab", "ab"]
-    assert found["rows"][0]["met"] == {"≤ 60": None}
+    assert found["rows"][0]["met"] == {"wall ≤ 60": None}
     assert found["settings"] == {"sites": 8}
     assert found["machine"]["cores"] >= 1
     assert "torch" in found["versions"]

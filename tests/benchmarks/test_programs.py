@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # a dozen processes 
 def run(program: str, folder: Path, *words: str) -> tuple[dict[str, object], str]:
     """What a program wrote; no peer is installed where it looks."""
     done = subprocess.run(
-        [sys.executable, str(PROGRAMS / f"{program}.py"), "--pairs", "1", "-o", str(folder), "--without-peers", *words],
+        [sys.executable, str(PROGRAMS / f"{program}.py"), "--pairs", "1", "-o", str(folder), *words],
         capture_output=True, text=True, check=False, env={**os.environ, "FEDROUNDS_PEERS": str(folder / "none")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -32,7 +32,19 @@ def test_the_bare_loop_is_short_enough_to_be_believed() -> None:
 def test_overhead_compares_the_same_steps_to_the_same_model(tmp_path: Path) -> None:
     # with one case a site both sides draw the same, and `same_model` holds their weights against each other
     found, table = run(
-        "overhead", tmp_path, "--steps", "2", "--rounds", "2", "--sites", "2", "--cases", "1", "--threads", "1"
+        "overhead",
+        tmp_path,
+        "--steps",
+        "2",
+        "--rounds",
+        "2",
+        "--sites",
+        "2",
+        "--cases",
+        "1",
+        "--threads",
+        "1",
+        "--without-peers",
     )
     rows = found["rows"]
     assert [(row["ours"], row["theirs"]) for row in rows] == [
@@ -47,7 +59,7 @@ def test_overhead_compares_the_same_steps_to_the_same_model(tmp_path: Path) -> N
 
 
 def test_many_sites_says_which_peer_could_not_be_run(tmp_path: Path) -> None:
-    found, table = run("many_sites", tmp_path, "--sites", "6", "--rounds", "3")
+    found, table = run("many_sites", tmp_path, "--sites", "6", "--rounds", "3", "--without-installing")
     for row in found["rows"]:
         (ours,) = row["runs"].values()
         assert ours[0]["steps"] == 18
@@ -58,14 +70,14 @@ def test_many_sites_says_which_peer_could_not_be_run(tmp_path: Path) -> None:
 
 
 def test_start_measures_the_command_that_a_user_types(tmp_path: Path) -> None:
-    found, table = run("start", tmp_path)
+    found, table = run("start", tmp_path, "--without-installing")
     assert [row["ours"] for row in found["rows"][:2]] == ["fedrounds, tiny_unet", "fedrounds, MONAI's unet"]
     assert found["rows"][0]["wanted"][0] == {"measure": "wall", "most": 2.5, "least": None, "alone": True}
     assert "cannot be told" in table  # of one run there is no interval
 
 
 def test_time_to_dice_stops_when_the_dice_is_reached(tmp_path: Path, shared_data: Path) -> None:
-    words = ("--rounds", "2", "--steps", "1", "--until", "0.001", "--most", "1")
+    words = ("--rounds", "2", "--steps", "1", "--until", "0.001", "--most", "1", "--without-installing")
     found, _ = run("time_to_dice", tmp_path, *words, "--data", str(shared_data / "data" / "msd_hippocampus"))
     against_bare = found["rows"][0]
     for runs in against_bare["runs"].values():
