@@ -75,12 +75,12 @@ def lay_out(prepared: Prepared, folder: RunFolder, sites: Mapping[str, Sequence[
 
 
 def _require_room(folder: RunFolder, sites: Mapping[str, Sequence[CaseRef]]) -> None:
-    """For the prepared cases of all sites, as large as the first of the largest one; that one is made here."""
+    """For the prepared cases of all sites that are not kept yet, as large as the first of the largest site; that one is
+    made here."""
     largest = open_hospital(folder.path, max(sites, key=lambda name: (len(sites[name]), name)))
-    lasting = largest.simulation.cache
-    made = folder.path.glob("sites/*/cache/*.case") if lasting is None else lasting.glob("*.case")
-    there = sum(file.stat().st_size for file in made)
-    require_room(largest.store.folder, largest.would_take(sum(map(len, sites.values()))) - there)
+    one = largest.would_take(1)
+    # by key: a folder that outlasts runs keeps other studies' cases too, and of this one's perhaps a few
+    require_room(largest.store.folder, one * sum(open_hospital(folder.path, name).missing() for name in sites))
 
 
 def _plain(simulation: Simulation) -> dict[str, Any]:

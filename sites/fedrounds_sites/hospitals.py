@@ -89,6 +89,10 @@ class Hospital:
         """Bytes on disk of so many prepared cases like the first here; that one is made. 0: none can be."""
         return self._keeper.would_take(self.refs, cases)
 
+    def missing(self) -> int:
+        """How many of its cases are not kept yet, prepared as this study wants them."""
+        return self._keeper.missing(self.refs)
+
     @property
     def store(self) -> CaseStore:
         """Where this hospital's prepared cases are kept."""

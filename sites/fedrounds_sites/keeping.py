@@ -59,8 +59,7 @@ class Keeper:
                 continue
             usable[ref] = case
             if made and to_make:
-                missing = sum(not self._is_kept(later) for later in refs[index + 1 :])
-                require_room(self.store.folder, stored_bytes(case) * missing)
+                require_room(self.store.folder, stored_bytes(case) * self.missing(refs[index + 1 :]))
                 to_make = False
         return usable, left_out
 
@@ -75,6 +74,10 @@ class Keeper:
             except FedroundsError:  # whatever it is, it is told when the hospital opens its cases
                 continue
         return 0
+
+    def missing(self, refs: Sequence[CaseRef]) -> int:
+        """How many of these are not kept yet."""
+        return sum(not self._is_kept(ref) for ref in refs) if self.store.folder.is_dir() else len(refs)
 
     @property
     def store(self) -> CaseStore:

@@ -48,3 +48,21 @@ def test_a_disk_without_room_for_all_sites_cases_refuses_the_run_at_its_start(
     (run,) = (tmp_path / "runs").glob("0001-*")
     assert len(list(run.rglob("*.case"))) == 1  # the one by which it was told
     assert json.loads((run / "status.json").read_text("utf-8"))["exit"] == MachineError.exit_status
+
+
+@pytest.mark.slow
+def test_what_is_kept_of_other_studies_makes_no_room_for_this_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    from fedrounds_common.errors import MachineError
+
+    kept = tmp_path / "kept"
+    kept.mkdir(mode=0o700)
+    with (kept / f"{40 * 'f'}.case").open("wb") as other:
+        other.truncate(10**12)  # far more than all of this study's cases; as a hole it takes nothing
+    real = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: type(real)(real.total, real.total - 1, 1))
+    with pytest.raises(MachineError, match="FR-E60 .*prepared cases would take"):
+        played(tmp_path / "runs", f"simulation.cache={json.dumps(str(kept))}")

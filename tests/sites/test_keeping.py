@@ -157,6 +157,15 @@ def test_cases_that_are_kept_already_need_no_room(tmp_path: Path, monkeypatch: p
     assert reads(keeper(tmp_path, tmp_path / "cache", reader=changed)) == ["c0"]
 
 
+def test_cases_are_missing_that_this_hospital_did_not_keep_whatever_else_lies_there(tmp_path: Path) -> None:
+    one = keeper(tmp_path, tmp_path / "cache")
+    assert one.missing(REFS) == 3
+    reads(keeper(tmp_path, tmp_path / "cache", replace(FORM, intensity="unit")))  # another study's
+    assert one.missing(REFS) == 3
+    one.open_all(REFS[:2])
+    assert one.missing(REFS) == 1
+
+
 def test_the_folder_counts_from_the_study_file(tmp_path: Path) -> None:
     simulation, faults = read_simulation({"cache": "kept"}, tmp_path)
     assert faults == []
