@@ -10,6 +10,7 @@ box in one go instead of by windows. MONAI gets the number of windows a call, on
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -49,13 +50,16 @@ def rows(folder: Path, pairs: int, patch: int, batch: int) -> list[Row]:
 
 def main() -> None:
     given = arguments(
-        __doc__, patch=(128, "side of a window"), steps=(250, "of training the network, once"),
+        __doc__, patch=(128, "side of a window"), steps=(120, "of training the network, once"),
         scale=(1.0, "of the volume's 240 x 240 x 155 voxels"), data=(str(OUTPUT / "volumes"), "folder of the volumes, made once"),
     )  # fmt: skip
     grid = [max(16, round(size * given.scale)) for size in FULL]
     folder = write_volumes(Path(given.data).resolve() / f"4x{'x'.join(map(str, grid))}", 4, grid)
-    if not (folder / "full-grid.npy").exists():
+    made, mark = {"patch": given.patch, "steps": given.steps}, folder / "network.json"
+    if not mark.exists() or json.loads(mark.read_text("utf-8")) != made:
+        (folder / "network.safetensors").unlink(missing_ok=True)  # training goes on from what lies there
         print(run_side(side("prepare", folder, given.patch, given.steps)), file=sys.stderr)
+        mark.write_text(json.dumps(made), encoding="utf-8")
     batch = faster_batch(folder, given.patch)
     found = rows(folder, given.pairs, given.patch, batch)
     write(
