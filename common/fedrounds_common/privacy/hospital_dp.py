@@ -134,7 +134,7 @@ class HospitalDP(Privacy):
         return self.sites or cohort.per_round or self._rate * len(cohort.sites) or None
 
     def _multiplier(self, training: Training) -> float:
-        """Raises ValueError: no noise is enough."""
+        """The noise of a round, in clips. Raises ValueError: none is enough."""
         if self.noise_multiplier is not None:
             return self.noise_multiplier
         assert self.epsilon is not None

@@ -24,6 +24,7 @@ from fedrounds_server.report.sites import (
     measures_table,
     traffic_table,
 )
+from fedrounds_server.report.spent import spent_table
 from fedrounds_server.report.style import DPI, Drawing
 from fedrounds_server.report.table import Table
 
@@ -133,7 +134,8 @@ def sections(run: RunView, figures: dict[str, Shown]) -> tuple[Section, ...]:
         Section("rounds", "Round by round", figures=of("curves", "traffic"), tables=_there(carried_table(run))),
         Section("worst", "The worst cases", figures=of("worst")),
         Section(
-            "left", "What left the hospitals", honesty.what_left(run), honesty.privacy(run), tables=_there(traffic_table(run))
+            "left", "What left the hospitals", honesty.what_left(run), honesty.privacy(run),
+            tables=_there(spent_table(run), traffic_table(run)),
         ),
         Section("repeat", "How to repeat it", commands=words.commands(run), facts=words.versions(run), text=_study(run)),
         Section("limits", "What this cannot show", points=honesty.limits(run)),
