@@ -8,6 +8,7 @@ import shutil
 from datetime import UTC, datetime, timedelta
 
 from fedrounds_client import budget, policy, waiting
+from fedrounds_client.caches import caches, not_there
 from fedrounds_client.home import SiteHome
 from fedrounds_client.journal import note
 from fedrounds_client.permits import Said, heard, say
@@ -114,7 +115,8 @@ def resume(home: SiteHome) -> bool:
 def leave(home: SiteHome) -> int:
     """Answer nobody any more, and delete what runs have left here: prepared images, received models, states.
 
-    A new invitation, accepted here, would begin anew. Keys, permits, journal, ledger and lineage stay, because they say what happened. Returns the bytes deleted.
+    A new invitation, accepted here, would begin anew. Every folder is emptied that `[machine] cache` ever named.
+    Keys, permits, journal, ledger and lineage stay, because they say what happened. Returns the bytes deleted.
     """
     write_text(home.left, f"{home.mark_of_invitation()}\n")
     freed = 0
@@ -122,10 +124,8 @@ def leave(home: SiteHome) -> int:
         freed += policy.used_bytes(folder)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(mode=0o700)
-    cache = home.read_settings().cache
-    if cache is not None:
-        store = CaseStore(cache)
+    for store in map(CaseStore, caches(home, home.read_settings().cache)):
         freed += store.bytes
         store.clear()
-    note(home, "left", who=who(), bytes_deleted=freed)
+    note(home, "left", who=who(), bytes_deleted=freed, **not_there(home))
     return freed

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fedrounds_client.caches import remember
 from fedrounds_client.home import SiteHome, read_table
 from fedrounds_client.permit import SitePermit, checked_digest
 from fedrounds_client.settings import SiteSettings
@@ -66,6 +67,7 @@ def open_enrolled(home: SiteHome, ask: Ask, now: datetime | None = None, pieces:
     settings, parts, permit = permitted(home, ask, now or datetime.now(UTC))
     patients = withdrawn_patients(home)
     forget_withdrawn(home, patients, settings.cache)
+    remember(home, settings.cache)
     folder = _run_folder(home, ask)
     own = open_own(own_of(settings), parts.study, folder, patients)
     site = Site(

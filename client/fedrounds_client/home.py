@@ -1,7 +1,7 @@
 """A site's folder: where its settings, keys, permits, journal and runs lie. It belongs to one account and nobody else.
 
 site.toml · invitation.json · keys/ · waiting/DIGEST.json · permits/DIGEST.json · paused · left · withdrawn.csv, .json
-lineage.jsonl · journal.jsonl · budget.jsonl · outbox.jsonl · log · runs/RUN/{cases.json,splits.json,state,held,cache,scores,pictures,log}
+lineage.jsonl · journal.jsonl · budget.jsonl · outbox.jsonl · caches.jsonl · log · runs/RUN/{cases.json,splits.json,state,held,cache,scores,pictures,log}
 """
 
 from __future__ import annotations
@@ -83,6 +83,10 @@ class SiteHome:
     @property
     def outbox(self) -> Path:
         return self.folder / "outbox.jsonl"
+
+    @property
+    def caches(self) -> Path:
+        return self.folder / "caches.jsonl"
 
     @property
     def log(self) -> Path:

@@ -83,6 +83,7 @@ def network_is_off() -> bool:
 def work(home: SiteHome, study: str, walls: Sequence[str]) -> None:
     """One round and one judging, from the study's own start weights; everything into the folder, images away again but
     for those that `[machine] cache` keeps."""
+    from fedrounds_client.caches import remember
     from fedrounds_client.enrolled import device_at, own_of, show_gpu
     from fedrounds_client.page import page_of
     from fedrounds_client.site import Site, parts_of_text
@@ -94,6 +95,7 @@ def work(home: SiteHome, study: str, walls: Sequence[str]) -> None:
     show_gpu(settings)
     folder, parts = folder_of(home, study), parts_of_text(asked.text, settings.plugins, device_at(settings))
     inside = folder / "run"
+    remember(home, settings.cache)
     try:
         own = open_own(own_of(settings), parts.study, inside, withdrawn_patients(home))
         site = Site(settings.name, inside, own.hospital, parts, withdrawn=own.withdrawn)

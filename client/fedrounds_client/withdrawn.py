@@ -12,6 +12,7 @@ import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from fedrounds_client.caches import caches, not_there
 from fedrounds_client.home import SiteHome, read_table
 from fedrounds_client.journal import note
 from fedrounds_common.case import CaseRef
@@ -45,13 +46,15 @@ def withdrawn_patients(home: SiteHome) -> frozenset[str]:
 def forget_withdrawn(home: SiteHome, patients: frozenset[str], cache: Path | None = None) -> int:
     """Delete what is kept of these patients' images, if the list has changed; returns how many files went.
 
-    What is deleted is counted in the journal, without a name.
+    What is deleted is counted in the journal, without a name, and so are folders that could not be looked through.
 
     Args:
-        cache: where the site keeps prepared cases from run to run; another folder than before is looked through anew.
+        cache: where the site keeps prepared cases from run to run; where it ever kept them is looked through too. Another
+            folder than before, or one that is there again, has all looked through anew.
     """
     marker = home.folder / "withdrawn.json"
-    asked = sorted(patients) if cache is None else [sorted(patients), str(cache)]
+    there = [folder for folder in caches(home, cache) if folder.is_dir()]
+    asked = [sorted(patients), *map(str, there)] if there else sorted(patients)
     stamp = hashlib.sha256(json.dumps(asked).encode()).hexdigest()
     before = read_table(marker) or {"patients": 0, "stamp": ""}
     if before["stamp"] == stamp or (not patients and not before["stamp"]):
@@ -64,9 +67,10 @@ def forget_withdrawn(home: SiteHome, patients: frozenset[str], cache: Path | Non
         for file in _pictures(run, {ref.name for ref in refs if ref.patient in meant}):
             file.unlink(missing_ok=True)
             gone += 1
-    if cache is not None:
-        gone += CaseStore(cache).forget(lambda refs: called(refs, patients) | patients)
-    note(home, "withdrawn", patients=len(patients), before=before["patients"], files_deleted=gone)
+    for folder in there:
+        gone += CaseStore(folder).forget(lambda refs: called(refs, patients) | patients)
+    facts = {"patients": len(patients), "before": before["patients"], "files_deleted": gone}
+    note(home, "withdrawn", **facts, **not_there(home))
     write_json(marker, {"patients": len(patients), "stamp": stamp})
     return gone
 

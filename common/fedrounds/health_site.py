@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fedrounds.health import GB, Finding, free_memory_bytes
+from fedrounds_client.caches import caches
 from fedrounds_client.home import OTHERS, SiteHome
 from fedrounds_client.jail import can_be_walled
 from fedrounds_client.join.invitation import Invitation, read_invitation
@@ -23,6 +24,7 @@ from fedrounds_client.settings import SiteSettings
 from fedrounds_common.chain import verify
 from fedrounds_common.errors import DONE, FedroundsError, MachineError, NetworkError
 from fedrounds_common.signing import SigningKey
+from fedrounds_sites.cache import CaseStore
 
 WHATS = (
     "account", "settings", "folder", "keys", "journal", "data", "walls", "memory", "disk", "GPU", "Flower",
@@ -39,7 +41,7 @@ def examine_site(home: SiteHome) -> tuple[Finding, ...]:
     settings = _settings(home, found)
     if settings is not None:
         found += [
-            *_kept(settings),
+            *_kept(home, settings),
             *_data(settings),
             _walls(settings),
             _memory(settings),
@@ -119,11 +121,15 @@ def _is_open(place: Path) -> bool:
     return not stat.S_ISLNK(found.st_mode) and bool(stat.S_IMODE(found.st_mode) & OTHERS)
 
 
-def _kept(settings: SiteSettings) -> Iterator[Finding]:
-    """Of the folder that keeps prepared images between runs, which may lie elsewhere."""
-    folder = settings.cache
-    if folder is not None and folder.exists() and any(map(_is_open, (folder, *_below(folder)))):
-        yield Finding("folder", "fault", f"others may open prepared images kept in {folder}", f"chmod -R go= {folder}")
+def _kept(home: SiteHome, settings: SiteSettings) -> Iterator[Finding]:
+    """Of each folder that keeps prepared images between runs, or kept them, which may lie elsewhere."""
+    for folder in caches(home, settings.cache):
+        if folder.exists() and any(map(_is_open, (folder, *_below(folder)))):
+            said = f"others may open prepared images kept in {folder}"
+            yield Finding("folder", "fault", said, f"chmod -R go= {folder}")
+        if folder != settings.cache and any(CaseStore(folder).refs()):
+            said = f"prepared images are still kept in {folder}, which site.toml names no more"
+            yield Finding("folder", "advice", said, f"fedrounds cache {folder} --clear")
 
 
 def _data(settings: SiteSettings) -> Iterator[Finding]:

@@ -46,6 +46,20 @@ def test_kept_images_that_others_may_open_are_a_fault_wherever_they_lie(
     assert "prepared images kept in" in capsys.readouterr().out
 
 
+def test_images_left_in_a_folder_that_site_toml_names_no_more_are_told(
+    site: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = tmp_path / "kept"
+    (site / "caches.jsonl").write_text(json.dumps({"folder": str(kept)}) + "\n", "utf-8")
+    (site / "caches.jsonl").chmod(0o600)
+    kept.mkdir(mode=0o700)
+    main(["doctor", "--site", str(site)])
+    assert "still kept" not in capsys.readouterr().out
+    (kept / "1.case").touch(0o600)
+    main(["doctor", "--site", str(site)])
+    assert "prepared images are still kept in" in capsys.readouterr().out
+
+
 def test_a_coordinator_and_a_site_are_not_looked_at_in_one(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--site", str(site), "--coordinator", str(site)]) == 2
     assert "one of the two" in capsys.readouterr().err
