@@ -53,8 +53,8 @@ def claims(measures: Sequence[Privacy], training: Training) -> list[Claim]:
     found = []
     for measure in measures:
         steps = measure.steps(training)
-        if steps is not None:
-            spent = measure.spent(training, [1] * training.rounds)
+        spent = measure.spent(training, [1] * training.rounds)
+        if steps is not None and spent is not None:
             found.append(Claim(spent.epsilon, spent.delta, steps, training.rounds * (training.local_steps or 0)))
     return found
 
@@ -149,8 +149,8 @@ def look_for(put_in: Flags, steps: NoisySteps, number: int, clip: float) -> F64:
             for parameter in network.parameters():
                 if parameter.grad is not None:
                     parameter -= rate * parameter.grad
-    moved: F64 = (before - _weights(network))[places] * signs / PACE
-    return moved
+    moved: F64 = np.subtract(before, _weights(network))
+    return np.asarray(moved[places] * signs / PACE, np.float64)
 
 
 def _planted(canaries: int) -> tuple[nn.Module, NDArray[np.int64], F64]:

@@ -17,6 +17,7 @@ import click
 import typer
 
 from fedrounds.cli import (
+    attack,
     cache,
     coordinator,
     demo,
@@ -40,7 +41,7 @@ from fedrounds_common.errors import INTERRUPTED, FedroundsError, MachineError, S
 
 app = group("Train medical-image models across hospitals that keep their images.")
 PARTS = (
-    simulate, coordinator, site, demo, evaluate, predict, sample, study, listing, runs, report, show, explain, doctor,
+    simulate, coordinator, site, demo, evaluate, predict, sample, attack, study, listing, runs, report, show, explain, doctor,
     phantom, cache,
 )  # fmt: skip
 for part in PARTS:
