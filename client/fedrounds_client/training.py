@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, final
 
 import numpy as np
@@ -18,7 +19,8 @@ from torch import nn
 from fedrounds_client.ahead import each_made
 from fedrounds_client.device import carried
 from fedrounds_client.optimising import optimiser_of, take_step
-from fedrounds_client.private import Lost, PatientSteps
+from fedrounds_client.private import Lost, Make, PatientSteps
+from fedrounds_client.several import Several
 from fedrounds_client.threads import threads
 from fedrounds_common.arrays import Array, Arrays, into_module, of_module
 from fedrounds_common.case import Cases
@@ -138,18 +140,19 @@ def train(
     def drawn() -> list[Batch]:
         return [make(cases, training.batch)] if private is None else private.draw(make)
 
+    losses_of = partial(_losses, task, training, noise)
+
     def back(batch: Batch, turn: str, share: float) -> float:
-        return _backward(network, task, batch, turn, training, noise, share)
+        return _backward(losses_of(turn, network, batch), share)
 
     # dropout draws from torch's global generator: it must not know what ran before in this process
     with seeded(derive(seed, "dropout", *piece.labels)), threads(training.threads):
-        if private is not None:
-            private.check(network, task, make)
+        several = None if private is None else _several(private, network, task, make, optimisers, losses_of, pieces)
         for step, (batches, waited) in enumerate(each_made(drawn, piece.steps, beside=beside)):
             rate = learning_rate(training, piece.first + step, piece.total)
             waiting += waited
             for turn, optimiser in optimisers.items():
-                fill = _filling(batches, turn, back, training.gradient_norm, pieces, private)
+                fill = _filling(batches, turn, back, training.gradient_norm, pieces, private, several)
                 losses.append(_step(network, optimiser, rate, fill, correct))
             if step + 1 in averaged:
                 tail = tail.plus(of_module(network))
@@ -161,8 +164,7 @@ def train(
     if private is not None:  # whatever else a network may have changed has no noise on it
         noised = {name for optimiser in optimisers.values() for name in _named(network, optimiser)}
         ended = {name: array if name in noised else start[name] for name, array in ended.items()}
-    lost = Lost() if private is None else private.lost
-    return Result(ended, kept, float(np.mean(losses)), waiting, lost)
+    return Result(ended, kept, float(np.mean(losses)), waiting, Lost() if private is None else private.lost)
 
 
 @timed("data")
@@ -198,6 +200,27 @@ def _split(batch: Batch, pieces: int) -> list[Batch]:
     return [Batch(image, target) for image, target in zip(images, targets, strict=True) if len(image)]
 
 
+def _several(
+    private: PatientSteps,
+    network: nn.Module,
+    task: Task,
+    make: Make,
+    optimisers: Mapping[str, torch.optim.Optimizer],
+    losses: Callable[[str, nn.Module, Batch], Tensor],
+    pieces: int,
+) -> Several | None:
+    """Look whether noise can protect patients here, and for quicker ways to their gradients; None: there are none.
+
+    Raises:
+        UsageError: FR-U95, it cannot.
+    """
+    probe = private.check(network, task, make)
+    if probe is None or len(optimisers) != 1 or pieces > 1:  # in pieces, memory is short
+        return None
+    ((turn, optimiser),) = optimisers.items()
+    return Several.of(network, partial(losses, turn), _named(network, optimiser), probe, private.noisy.examples)
+
+
 def _filling(
     batches: Sequence[Batch],
     turn: str,
@@ -205,6 +228,7 @@ def _filling(
     longest: float | None,
     pieces: int,
     private: PatientSteps | None,
+    several: Several | None,
 ) -> Fill:
     """What sets a step's gradients: of one batch for all, or of one for each patient, with noise on their sum."""
 
@@ -221,7 +245,7 @@ def _filling(
 
     def noised(named: Mapping[str, nn.Parameter]) -> float:
         assert private is not None
-        private.gradients(named, batches, back_all)
+        private.gradients(named, batches, back_all, several)
         return 0.0  # a mean of a few patients' losses has no noise: not even the site's own update holds it
 
     return plain if private is None else noised
@@ -243,12 +267,17 @@ def _step(
     return loss
 
 
-def _backward(
-    network: nn.Module, task: Task, batch: Batch, turn: str, training: Training, noise: torch.Generator, share: float
-) -> float:
-    """Add the gradients of one piece, which is that share of its step's examples, and return its share of the loss."""
+def _losses(
+    task: Task, training: Training, noise: torch.Generator, turn: str, network: nn.Module, batch: Batch
+) -> Tensor:
+    """(B,): one an example."""
     with torch.autocast(batch.image.device.type, torch.bfloat16, enabled=training.amp == "bf16"):
-        loss = task.loss(network, batch, turn, noise).float().mean()
+        return task.loss(network, batch, turn, noise).float()
+
+
+def _backward(losses: Tensor, share: float) -> float:
+    """Add the gradients of one piece, which is that share of its step's examples, and return its share of the loss."""
+    loss = losses.mean()
     if not torch.isfinite(loss):
         raise RoundError(
             "FR-R30", f"the loss became {loss.item()}", do="lower training.learning_rate, or check the cases"
