@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fedrounds_common.errors import MachineError
-from fedrounds_server.engines.pool import Done, InProcess, Job, Pool, Ticket, Workers, programs
+from fedrounds_server.engines.pool import Done, Hand, InProcess, Job, Pool, Ticket, Workers, programs
 
 # does as it is told: says who it is, dies, or never comes to an end
 WORKER = """
@@ -106,6 +106,38 @@ def test_when_no_worker_can_be_started_again_the_wait_ends_with_an_error(tmp_pat
         assert result_of(pool, dead)[dead].error == "FR-R02"
         with pytest.raises(MachineError, match="FR-E20 every worker died"):
             result_of(pool, never)
+
+
+class OutOfReach(Hand):
+    """A worker behind a service that goes away at "gone": from then on it cannot be asked, nor ended."""
+
+    def __init__(self) -> None:
+        self._here = True
+
+    def do(self, job: Job) -> Done:
+        if job.kind == "gone":
+            self._here = False
+            raise ConnectionError("the service has ended")
+        return Done({})
+
+    def kill(self) -> None:
+        if not self._here:
+            raise ConnectionError("the service has ended")
+
+    def wait(self) -> None: ...
+
+    @property
+    def alive(self) -> bool:
+        return self._here
+
+
+def test_a_worker_that_can_neither_be_ended_nor_replaced_costs_its_job_and_no_endless_wait() -> None:
+    hands = iter([OutOfReach(), OutOfReach()])
+    with Workers(lambda: next(hands), 2) as pool:  # a third cannot be started
+        gone = pool.submit(Job("gone", {}))
+        assert result_of(pool, gone)[gone].error == "FR-R02"
+        others = [pool.submit(Job("say", {}, lane=lane)) for lane in ("x", "y", "z")]
+        assert {done.error for done in result_of(pool, *others).values()} == {""}
 
 
 def test_a_worker_ends_with_its_coordinator_even_in_the_middle_of_a_job() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import socket
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrounds_common.errors import MachineError
-from fedrounds_server.engines.ray import KEPT_FREE, _reach, _store_bytes, fitting, share_of_gpu
+from fedrounds_server.engines.ray import KEPT_FREE, Actor, Cluster, _reach, _store_bytes, fitting, share_of_gpu
 
 GIB = 2**30
 
@@ -76,6 +79,35 @@ def test_an_address_that_nobody_listens_at_is_told_of_within_seconds() -> None:
         port = taken.getsockname()[1]
     with pytest.raises(MachineError, match=f"FR-E22 nobody answers at 127.0.0.1:{port}"):
         _reach(f"127.0.0.1:{port}")
+
+
+@pytest.fixture
+def ray_gone(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """What stands for Ray in this process: once `gone`, it refuses everything, as Ray without its cluster."""
+
+    class RayError(Exception): ...
+
+    def refuses(*_: object, **__: object) -> Any:
+        if ray.gone:
+            raise RayError("Ray has not been started yet.")
+        return SimpleNamespace(options=refuses, remote=refuses)
+
+    ray = ModuleType("ray")
+    ray.__dict__.update(
+        exceptions=SimpleNamespace(RayError=RayError), remote=lambda _: refuses(), kill=refuses, gone=False
+    )
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    return ray
+
+
+def test_where_ray_has_gone_its_workers_are_gone_and_none_can_be_started(ray_gone: ModuleType) -> None:
+    actor = Actor(Cluster(), lambda: pytest.fail("made where it is asked for"), {})
+    assert actor.alive
+    ray_gone.__dict__["gone"] = True
+    actor.kill()
+    assert not actor.alive
+    with pytest.raises(MachineError, match="FR-E20 Ray starts no worker: RayError: Ray has not been started yet"):
+        Actor(Cluster(), lambda: pytest.fail("made where it is asked for"), {})
 
 
 @pytest.mark.parametrize("address", ["ray://head:10001", "head", "head:http", ":6379"])

@@ -16,6 +16,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import IO, Any, Self, final
@@ -247,14 +248,14 @@ class Workers(Pool):
                 waiting.extend(kept)
             for number, ticket in self._busy.items():
                 if ticket in self._given_up:
-                    self._hands[number].kill()
+                    _kill(self._hands[number])
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
             self._lock.notify_all()
             for hand in self._hands:
-                hand.kill()
+                _kill(hand)
         for hand in self._hands:
             hand.wait()
         for thread in self._threads:
@@ -273,7 +274,7 @@ class Workers(Pool):
             return self._start()
         except MachineError:
             for hand in self._hands:
-                hand.kill()
+                _kill(hand)
                 hand.wait()
             raise
 
@@ -309,7 +310,7 @@ class Workers(Pool):
         try:
             return hand.do(job)
         except Exception:  # noqa: BLE001  (a thread that ends without a result leaves the run waiting for ever)
-            hand.kill()
+            _kill(hand)
             hand.wait()
             return Done({}, b"", "FR-R02")
 
@@ -321,16 +322,22 @@ class Workers(Pool):
                 return False
             if ticket in self._given_up:
                 # killed while its result was on the way: it may not have ended yet, and would take the next job along
-                self._hands[number].kill()
+                _kill(self._hands[number])
                 self._hands[number].wait()
             if self._hands[number].alive:
                 return True
             try:
                 self._hands[number] = self._start()
-            except MachineError:
+            except Exception:  # noqa: BLE001  (as in `_work`: the result is still to be handed out)
                 self._lock.notify_all()  # the other workers take over what waits for this one
                 return False
             return True
+
+
+def _kill(hand: Hand) -> None:
+    """Whatever keeps it from being ended, the others go on: one that cannot be reached any more does no job."""
+    with suppress(Exception):
+        hand.kill()
 
 
 def serve(stdin: IO[bytes], stdout: IO[bytes], handle: Handler) -> None:

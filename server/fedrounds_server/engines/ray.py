@@ -15,7 +15,7 @@ import socket
 import tempfile
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -111,6 +111,7 @@ class Actor(Hand):
     """A Ray actor as a worker. What is sent to it are texts and bytes, and nothing of ours is pickled."""
 
     def __init__(self, cluster: Cluster, made: Callable[[], Handler], environment: Mapping[str, str]) -> None:
+        """Raises MachineError FR-E20: Ray cannot start it, or has gone."""
         import ray
 
         self._ray = ray
@@ -120,7 +121,13 @@ class Actor(Hand):
             "max_restarts": 0,  # who takes a dead one's place is our own pool's business
             "runtime_env": {"env_vars": dict(environment)},
         }
-        self.handle: Any = ray.remote(Player).options(**options).remote(made)  # what Ray makes of a class has no type
+        try:
+            # what Ray makes of a class has no type
+            self.handle: Any = ray.remote(Player).options(**options).remote(made)
+        except ray.exceptions.RayError as error:
+            raise MachineError(
+                "FR-E20", f"Ray starts no worker: {_short(error)}", do="see whether it still runs: `ray status`"
+            ) from error
         self._ended = False
 
     def do(self, job: Job) -> Done:
@@ -134,8 +141,10 @@ class Actor(Hand):
 
     def kill(self) -> None:
         self._ended = True
-        # no_restart=True: killed for good. An actor that has gone already is no error of Ray's.
-        self._ray.kill(self.handle, no_restart=True)
+        # no_restart=True: killed for good. An actor that has gone already is no error of Ray's; where Ray itself has gone,
+        # so have its actors.
+        with suppress(self._ray.exceptions.RayError):
+            self._ray.kill(self.handle, no_restart=True)
 
     def wait(self) -> None:
         """Ray ends it by itself."""
