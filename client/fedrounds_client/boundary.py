@@ -26,7 +26,7 @@ from fedrounds_client.replies import alone, keep_reply, kept_reply
 from fedrounds_common.arrays import digest
 from fedrounds_common.disk import add_text, locked
 from fedrounds_common.errors import BudgetError, FedroundsError, RefusedError, UpdateError, code_of, no_exit
-from fedrounds_common.leaving import Ask, Kind, Leaving, Refusal, Update, check_update, from_wire
+from fedrounds_common.leaving import Ask, Kind, Leaving, Refusal, Share, Update, check_update, from_wire
 from fedrounds_common.letter import Letter
 
 if TYPE_CHECKING:
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from fedrounds_client.site import Site
 
 EMPTY = Ask("hello", "", 0, "", "", "")  # what a request says of which nothing can be believed
+EVENTS: dict[Kind, str] = {
+    "hello": "greeted", "train": "trained", "score": "judged", "statistics": "summed", "mask": "masked",
+}  # fmt: skip
 NO_JOURNAL = {"FR-C02"}  # "asked" is in the journal already, and a coordinator goes on asking
 
 
@@ -54,6 +57,8 @@ def answer(ask: Ask, site: Site, permit: Permission) -> tuple[str, bytes]:
 
 
 def _do(ask: Ask, site: Site, permit: Permission) -> Leaving:
+    if ask.kind == "mask":
+        return _next_step(ask, site, permit)
     from fedrounds_client.receiving import received
     from fedrounds_client.rounds import gather, greet, judge, most_of, take_part
     from fedrounds_client.state import write_state
@@ -65,12 +70,31 @@ def _do(ask: Ask, site: Site, permit: Permission) -> Leaving:
         decoded = replace(message, arrays=site.parts.codec.decode(message.arrays, ask.arrays))
         check_update(decoded, ask.arrays, most_of(site, ask))
         permit.check_leaving(message)
+        leaves = _begun(ask, site, message)
         write_state(site.folder / "state", ask.round, state)
-        return message
+        return leaves
     makes: Mapping[Kind, Callable[[Ask, Site], Leaving]] = {"hello": greet, "score": judge, "statistics": gather}
     other = makes[ask.kind](ask, site)
     permit.check_leaving(other)
     return other
+
+
+def _begun(ask: Ask, site: Site, update: Update) -> Leaving:
+    """The update itself, or where sums hide it the first step of one."""
+    if not site.parts.study.build_channel().hides_sites:
+        return update
+    from fedrounds_client.masked import begin
+
+    return begin(ask, site, update)
+
+
+def _next_step(ask: Ask, site: Site, permit: Permission) -> Leaving:
+    """Of a secure sum: nothing is computed from a case any more."""
+    from fedrounds_client.masked import go_on
+
+    message = go_on(ask, site)
+    permit.check_leaving(message)
+    return message
 
 
 def answer_enrolled(header: str, buffer: bytes, signature: bytes, home: Path, pieces: int = 1) -> Letter:
@@ -142,7 +166,7 @@ def _done(ask: Ask, home: SiteHome, pieces: int) -> Leaving:
         if costs:
             permit.check_noisy(ask)
             budget.charge(home, ask, home.read_settings().policy, costs, datetime.now(UTC))
-        if ask.kind != "hello":
+        if ask.kind not in ("hello", "mask"):
             seen = (*site.cases_behind(ask), *beside_judged(ask, site))
             lineage.see(home, ask, {case.ref.patient for case in seen}, datetime.now(UTC))
     return message
@@ -155,7 +179,9 @@ def _leave(ask: Ask, message: Leaving, home: SiteHome) -> Letter:
     if isinstance(message, Update):
         note(home, "trained", **facts, cases=message.cases, update=digest(message.arrays))
     else:
-        note(home, {"score": "judged", "statistics": "summed"}.get(ask.kind, "greeted"), **facts)
+        note(home, EVENTS[ask.kind], **facts, **({"step": message.phase} if isinstance(message, Share) else {}))
+    if ask.kind == "mask":  # asked again it is made again, from what is kept of the round
+        return signed
     with suppress(OSError):  # a full disk: asked again, it is made again
         keep_reply(home, ask, signed)
     return signed

@@ -16,7 +16,13 @@ from fedrounds_common.privacy import Spent, Unit
 from fedrounds_common.study.study import Study
 
 GB = 10**9
-ANSWERS: dict[Kind, str] = {"hello": "hello", "train": "update", "score": "scores", "statistics": "statistics"}
+ANSWERS: dict[Kind, str] = {
+    "hello": "hello",
+    "train": "update",
+    "score": "scores",
+    "statistics": "statistics",
+    "mask": "update",
+}
 PROTECTS = ("none", "hospital", "patient")  # each more than the one before
 
 
@@ -139,8 +145,9 @@ def check_leaving(policy: Policy, message: Leaving) -> None:
     """The last look, at the very answer: its kind, and the cases behind it. Raises as the two above."""
     if message.kind == "refusal":
         return
-    if message.kind not in policy.outgoing:
-        raise RefusedError("FR-C16", f"{message.kind} would leave", wanted=f"{', '.join(policy.outgoing) or 'none'}")
+    kind = ANSWERS["mask"] if message.kind == "share" else message.kind
+    if kind not in policy.outgoing:
+        raise RefusedError("FR-C16", f"{kind} would leave", wanted=f"{', '.join(policy.outgoing) or 'none'}")
     cases = getattr(message, "cases", None)
     if isinstance(cases, int):
         check_cases(policy, cases)

@@ -88,7 +88,7 @@ class Site:
 
     def cases_behind(self, ask: Ask) -> Cases:
         """The cases that an answer to this request is made with; none of a hello."""
-        if ask.kind == "hello":
+        if ask.kind in ("hello", "mask"):
             return ()
         if ask.kind == "score":
             return self.hospital.cohort(ask.cohort)

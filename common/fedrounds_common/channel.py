@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
 
-NOTHING: Mapping[str, str] = MappingProxyType({})
+if TYPE_CHECKING:
+    from fedrounds_common.study.tables import Cohort
 
 
 class Channel(ABC):
     """A frozen dataclass; its fields are the study's `[wire.channel]` table.
 
     `phases` are the messages of one round, in order: ("update",), or several for a secure sum.
-    `hides_sites`: the coordinator sees sums only, so a strategy that reads each update cannot be used.
-    `refuses`: what cannot stand beside it in a study, and why; `blind`: what the coordinator can no longer do, and why.
+    `hides_sites`: the coordinator sees sums only. What then cannot be had stands in `study/combinations.py`.
     """
 
     phases: ClassVar[tuple[str, ...]] = ("update",)
     hides_sites: ClassVar[bool] = False
-    refuses: ClassVar[Mapping[str, str]] = NOTHING
-    blind: ClassVar[Mapping[str, str]] = NOTHING
 
     @abstractmethod
     def seen(self) -> str:
         """What the coordinator sees of one site's update: a sentence, for the report and the record."""
+
+    def around(self, cohort: Cohort) -> Sequence[tuple[str, str]]:
+        """What of the study's cohort does not go with this channel: dotted key and message each."""
+        return ()

@@ -1,8 +1,8 @@
 """Everything that can leave a hospital, in one file.
 
-    Leaving = Hello | Update | Scores | Statistics | Refusal
+    Leaving = Hello | Update | Scores | Statistics | Share | Refusal
 
-A site sends one of these five in answer to an `Ask`, and nothing else: no image, no label, no score
+A site sends one of these six in answer to an `Ask`, and nothing else: no image, no label, no score
 of a single case, no file name, no error text. Each turns into scalars plus one flat buffer, so that
 what is on the wire can be listed, measured and written down (`fedrounds_client.ledger`).
 """
@@ -29,7 +29,7 @@ FORMAT = 1
 SIGNED_AS = b"fedrounds-message-1\0"  # so that nothing else these keys sign can be taken for a message
 MAX_CASES = 10_000_000
 MAX_NORM = 1e4  # an update of a healthy round moves weights by a few units; a thousandfold is a fault or an attack
-Kind = Literal["hello", "train", "score", "statistics"]
+Kind = Literal["hello", "train", "score", "statistics", "mask"]
 Scalars = dict[str, Any]
 
 
@@ -38,7 +38,7 @@ Scalars = dict[str, Any]
 class Ask:
     """What the coordinator asks of one site. `study` is the agreed half's canonical text.
 
-    `purpose`: which of the task's sums are wanted, where statistics are. `form`: how `arrays` travel
+    `purpose`: which of the task's sums are wanted, where statistics are, or which step of a secure sum. `form`: how `arrays` travel
     (`downwards.py`); `base`: digest of what they are a difference from; `holds`: of what the site then holds.
     """
 
@@ -139,6 +139,27 @@ class Statistics:
 
 @final
 @dataclass(frozen=True)
+class Share:
+    """One step of a secure sum, in place of an update: keys, sealed shares, numbers under masks, a signature, shares.
+
+    `cases`, `steps`, `seconds`: as an update has them. `arrays`: bytes by name, see `masking/site.py`.
+    """
+
+    site: str
+    run: str
+    round: int
+    nonce: str
+    study: str
+    phase: str
+    cases: int
+    steps: int
+    seconds: float
+    arrays: Arrays
+    kind: ClassVar[str] = "share"
+
+
+@final
+@dataclass(frozen=True)
 class Refusal:
     """The site could not or would not: a code of `fedrounds explain`, and where its own log tells more."""
 
@@ -152,8 +173,8 @@ class Refusal:
     kind: ClassVar[str] = "refusal"
 
 
-Leaving = Hello | Update | Scores | Statistics | Refusal
-_KINDS: dict[str, type[Any]] = {kind.kind: kind for kind in (Hello, Update, Scores, Statistics, Refusal)}
+Leaving = Hello | Update | Scores | Statistics | Share | Refusal
+_KINDS: dict[str, type[Any]] = {kind.kind: kind for kind in (Hello, Update, Scores, Statistics, Share, Refusal)}
 _ARRAY_FIELDS = {"arrays", "shared", "tally"}
 # by annotation: what a scalar may be once it has come as JSON
 _PLAIN: dict[str, tuple[type, ...]] = {
@@ -162,7 +183,8 @@ _PLAIN: dict[str, tuple[type, ...]] = {
 _MAPPINGS = {"Mapping[str, str]": "str", "Mapping[str, int]": "int"}
 # by field: these become file names, or stand in the history of a run
 _TEXTS = {
-    "kind": re.compile(r"hello|train|score|statistics"),
+    "kind": re.compile(r"hello|train|score|statistics|mask"),
+    "phase": re.compile(r"keys|shares|masked|agree|unmask"),
     "purpose": re.compile(r"|[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"),
     "site": re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"),
     "run": re.compile(r"|[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"),

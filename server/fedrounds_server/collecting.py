@@ -21,6 +21,7 @@ from fedrounds_server.answers import Answer
 from fedrounds_server.cosines import MOST, cosine, sample
 from fedrounds_server.guard import Guard
 from fedrounds_server.history import SiteLine
+from fedrounds_server.masked import MaskedRound
 from fedrounds_server.midround import FRESH, LATE, drop_kept, keep, kept_files, read_kept
 from fedrounds_server.noising import Noising
 from fedrounds_server.plan import Plan
@@ -33,7 +34,7 @@ class Collection:
     """`before`: what was asked in the round before, whose late answers may stand in (None: none may), and of
     which site at which node. `sampled`: how many weights of each update are kept aside for its cosine.
     `noising`: of a study that hides hospitals; each update is then bounded, and nothing of one alone is told. `below`:
-    what each site said of the clip."""
+    what each site said of the clip. `masks`: where only a sum is seen; the answers are then keys, and no updates."""
 
     plan: Plan
     guard: Guard
@@ -47,6 +48,7 @@ class Collection:
     sampled: int = MOST
     noising: Noising | None = None
     below: dict[str, float] = field(default_factory=dict)
+    masks: MaskedRound | None = None
     _samples: dict[str, F32] = field(default_factory=dict)
 
     @property
@@ -68,6 +70,10 @@ class Collection:
         if answer.fault or answer.leaving is None:
             return SiteLine(name, answer.state, reference=answer.reference, bytes_down=sent)
         try:
+            if self.masks is not None:
+                line = self.masks.hear(answer, name)
+                self.store.put(SiteUpdate(name, {}, line.cases))  # who takes part, with its cases; no update is here
+                return line
             update = self.guard.admit(answer.leaving, self.ask, name)
         except UpdateError as error:
             return SiteLine(name, f"error:{error.code}", bytes_up=answer.bytes_up, bytes_down=sent)
@@ -166,7 +172,7 @@ class Collection:
     @timed("aggregate")
     def with_cosines(self, before: Arrays, after: Arrays, averaged: Iterable[str]) -> None:
         """How far each update that was averaged points where the consensus went: −1 … 1. Not told of hidden hospitals."""
-        if self.noising is not None:
+        if self.noising is not None or self.masks is not None:
             return
         ends = sample(before, self.sampled), sample(after, self.sampled)
         for name in averaged:

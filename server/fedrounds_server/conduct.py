@@ -9,8 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import final
 
 from fedrounds_common.arrays import Arrays, digest, packed, size_bytes
+from fedrounds_common.channel import Channel
+from fedrounds_common.channels.secure_sum import SecureSum
 from fedrounds_common.disk import remove_folder
-from fedrounds_common.errors import TooFewSites
+from fedrounds_common.errors import RoundError, TooFewSites
 from fedrounds_common.flat import Flat
 from fedrounds_common.leaving import Ask
 from fedrounds_common.spans import timed
@@ -24,10 +26,13 @@ from fedrounds_server.greeting import LAST_S, Reception
 from fedrounds_server.grid import Post
 from fedrounds_server.guard import Guard
 from fedrounds_server.history import RoundLine, SiteLine
+from fedrounds_server.masked import MaskedRound, thrown_away
 from fedrounds_server.midround import OpenRound, read_open, settle_open, write_open
 from fedrounds_server.noising import Noising
 from fedrounds_server.plan import Plan
 from fedrounds_server.updates import UpdateStore
+
+MOST_THROWN = 3  # rounds in a row without a sum: then something is wrong that no next round mends
 
 
 @final
@@ -42,10 +47,13 @@ class Conduct:
     guard: Guard
     before: tuple[Ask, Mapping[int, str]] | None = None
     noising: Noising | None = None
+    thrown: int = 0  # rounds in a row that came to nothing
+    channel: Channel = field(init=False)
     down: Downlink = field(init=False)
 
     def __post_init__(self) -> None:
         plan = self.plan
+        self.channel = plan.study.build_channel()
         self.down = Downlink(plan.down, plan.folder.down, plan.study.seed, plan.digest)
         self.post.travels, self.post.lacks = self.down.travels, self.down.lacks
 
@@ -61,12 +69,18 @@ class Conduct:
         opened = self._opened(sites, consensus, round_)
         collection = self._collection(opened, consensus)
         collection.read_back()
+        averaged: Mapping[str, int] = {}
         try:
             sites, opened = self._collect(collection, sites, opened)
             collection.stand_in()
-            updates = self._noised(collection, consensus)
-            following = _held(timed("aggregate")(plan.strategy.aggregate)(consensus, updates))
             averaged = collection.store.cases
+            updates = self._noised(collection, self._summed(collection, sites), consensus)
+            following = _held(timed("aggregate")(plan.strategy.aggregate)(consensus, updates))
+            self.thrown = 0
+        except RoundError as error:
+            if not thrown_away(error):
+                raise
+            following = self._throw_away(collection, consensus, error)
         finally:
             # what must outlive a failed round is beside the store, and kept
             collection.store.forget() if plan.keeps else collection.store.clear()
@@ -81,13 +95,30 @@ class Conduct:
         )  # fmt: skip
         return following, line, sites
 
-    def _noised(self, collection: Collection, consensus: Consensus) -> Updates:
+    def _summed(self, collection: Collection, sites: Roster) -> Updates:
+        """The updates, or where each is hidden their sum. Raises RoundError: FR-R82, FR-R83 the round came to nothing."""
+        if collection.masks is None:
+            return collection.store
+        return collection.masks.sum(self.post, sites.nodes, collection.store.cases)
+
+    def _throw_away(self, collection: Collection, consensus: Consensus, error: RoundError) -> Consensus:
+        """The consensus as it was, and in every line why. Raises the error: it is one round too many in a row."""
+        self.thrown += 1
+        self.plan.listen("warning", {"text": f"round {collection.ask.round}: {error}"})
+        if self.thrown >= MOST_THROWN:
+            raise error
+        for name, line in collection.lines.items():
+            if line.state == "ok" and not line.part:
+                collection.lines[name] = replace(line, state=f"error:{error.code}")
+        return consensus
+
+    def _noised(self, collection: Collection, updates: Updates, consensus: Consensus) -> Updates:
         """The round's updates, or where hospitals are hidden their noisy mean. Raises BudgetError: it cannot be paid for."""
         if self.noising is None:
-            return collection.store
+            return updates
         round_, counted = collection.ask.round, collection.store.cases
-        below = [collection.below[name] for name in sorted(counted)]
-        return timed("aggregate")(self.noising.noised)(round_, consensus.arrays, collection.store, below)
+        below = [collection.below[name] for name in sorted(counted) if name in collection.below]
+        return timed("aggregate")(self.noising.noised)(round_, consensus.arrays, updates, below)
 
     # ------------------------------------------------------------ what is asked
 
@@ -95,7 +126,8 @@ class Conduct:
         """The round as an interrupted run began it, or a new one; on disk before anybody is asked."""
         plan, folder = self.plan, self.plan.folder.round(round_)
         start = digest(consensus.arrays) + self.down.sent.holds if plan.keeps else ""
-        found = read_open(folder) if plan.keeps else None
+        # of a sum that was broken off nothing can be used, and a site answers one round once: another nonce, fresh keys
+        found = read_open(folder) if plan.keeps and not self.channel.hides_sites else None
         if found is not None and (found.round, found.study, found.start) == (round_, plan.digest, start):
             opened = found
             settle_open(folder)
@@ -137,9 +169,14 @@ class Conduct:
 
     def _collection(self, opened: OpenRound, consensus: Consensus) -> Collection:
         plan = self.plan
+        ask = self.down.ask(self._ask(opened.round, opened.nonce, consensus))
+        if isinstance(self.channel, SecureSum):
+            lines: dict[str, SiteLine] = {}
+            masks = MaskedRound(plan, self.channel, self.guard, ask, lines)
+            store = UpdateStore(plan.folder.updates(opened.round))
+            return Collection(plan, self.guard, ask, store, lines, noising=self.noising, masks=masks)
         store = UpdateStore(plan.folder.updates(opened.round), plan.update_budget_bytes, plan.strategy.folds())
         sampled = sampled_of(len(opened.sites))
-        ask = self.down.ask(self._ask(opened.round, opened.nonce, consensus))
         if self.before is not None:
             return Collection(plan, self.guard, ask, store, {}, *self.before, sampled=sampled, noising=self.noising)
         # of the round before, only what is on disk of it: the model's tensors are the same
@@ -263,6 +300,7 @@ class Conduct:
         try:
             samples = self.noising is not None and self.noising.samples  # then as few as were drawn are enough
             minimum = min(study.cohort.minimum, len(opened.sites)) if samples else study.cohort.minimum
+            minimum = max(minimum, self.channel.minimum) if isinstance(self.channel, SecureSum) else minimum
             need(len(fresh), minimum, f"sent an update fit for round {opened.round}", missing)
             need_cases(fresh, known, study.cohort, study.seed, opened.round)
         except TooFewSites as short:

@@ -37,6 +37,7 @@ TYPES = {
     "train": MessageType.TRAIN,
     "score": MessageType.EVALUATE,
     "statistics": MessageType.EVALUATE,
+    "mask": MessageType.TRAIN,
 }
 POLL_S = 0.5
 TTL_S = 12 * 3600.0  # Flower's own: a message that is not answered by then is thrown away

@@ -6,14 +6,17 @@ weight. Here such a site is named, excluded for the round, and counted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import final
 
+import numpy as np
+
 from fedrounds_common.arrays import Arrays, norm
 from fedrounds_common.codec import Codec
 from fedrounds_common.errors import UpdateError
-from fedrounds_common.leaving import Ask, Hello, Leaving, Scores, Statistics, Update, check_tally, check_update
+from fedrounds_common.leaving import Ask, Hello, Leaving, Scores, Share, Statistics, Update, check_tally, check_update
 from fedrounds_common.spans import timed
 from fedrounds_common.strategy import SiteUpdate
 from fedrounds_common.task import Tally
@@ -96,6 +99,27 @@ class Guard:
             )
         self._see(site, ask)
         return answer
+
+    def admit_share(self, answer: Leaving, ask: Ask, site: str, phase: str) -> Share:
+        """One step of a secure sum, if it is the one that was asked for; what is in it is looked at where it is used."""
+        if not isinstance(answer, Share):
+            raise UpdateError("FR-R10", f"{site} answered with {answer.kind}", wanted="a step of a secure sum")
+        self._check_answers(answer.site, answer.run, answer.round, answer.nonce, ask, site)
+        if (answer.study, answer.phase) != (ask.digest, phase):
+            raise UpdateError("FR-R16", f"{site} answered {answer.phase!r} of another study", wanted=phase)
+        if any(array.dtype != np.uint8 or array.ndim != 1 for array in answer.arrays.values()):
+            raise UpdateError("FR-R11", f"{site} sent arrays of another kind", wanted="bytes")
+        cap = self.agreed_cases.get(site, 0)
+        if not 1 <= answer.cases <= cap:
+            raise UpdateError("FR-R19", f"{site} claims {answer.cases} cases", wanted=f"at most the {cap} it agreed to")
+        if not math.isfinite(answer.seconds):
+            raise UpdateError("FR-R15", f"seconds = {answer.seconds!r}", wanted="a finite number")
+        self._see(site, ask)
+        return answer
+
+    def most_of_a_sum(self, ask: Ask) -> float:
+        """The largest norm that is believed of a mean over sites whose updates nobody sees."""
+        return min(self.max_norm, OF_MODEL * (1.0 + self._size(ask))) + 2 * self.noise()
 
     @timed("serialise")
     def decoded(self, arrays: Arrays, like: Arrays, site: str) -> Arrays:

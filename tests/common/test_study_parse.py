@@ -216,7 +216,7 @@ def test_a_strategy_that_reads_each_update_cannot_stand_beside_a_channel_that_hi
         "channels": (
             "from dataclasses import dataclass\nfrom fedrounds_common.channel import Channel\n"
             "@dataclass(frozen=True)\nclass Hidden(Channel):\n    hides_sites = True\n"
-            "    def close(self, arrays):\n        return arrays\n    def open(self, arrays):\n        return arrays\n"
+            "    def seen(self):\n        return 'Nothing.'\n"
         ),
     }.items():
         (tmp_path / kind).mkdir()
@@ -236,7 +236,7 @@ def test_a_strategy_that_reads_each_update_cannot_stand_beside_a_channel_that_hi
             "channels",
             "from dataclasses import dataclass\nfrom fedrounds_common.channel import Channel\n"
             "@dataclass(frozen=True)\nclass Masked(Channel):\n"
-            "    def close(self, arrays):\n        return arrays\n    def open(self, arrays):\n        return arrays\n",
+            "    def seen(self):\n        return 'Nothing.'\n",
             '[wire.channel]\nname = "own"\n',
             r"wire\.channel\.name: 'own': this version sends by plain",
         ),

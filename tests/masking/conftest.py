@@ -31,7 +31,7 @@ class Village:
     masked: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.rules = self.channel.rules
+        self.rules = self.channel.rules(1)
         count = len(next(iter(self.numbers.values())))
         self.coordinator = Unmasking(self.rules, self.session, count)
         self.known = {name: KNOWN[name] for name in self.numbers}

@@ -5,9 +5,8 @@ Source: Bonawitz et al. 2017 (doi:10.1145/3133956.3133982), with the graph of Be
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Annotated, ClassVar, final
 
 from pydantic import ConfigDict, Field, model_validator
@@ -16,20 +15,7 @@ from fedrounds_common.channel import Channel
 from fedrounds_common.masking.field import Field as Numbers
 from fedrounds_common.masking.site import PHASES, Rules
 from fedrounds_common.plugins import STRICT, RulesBroken
-from fedrounds_common.study.tables import Count, Name, Positive
-
-REFUSES = {
-    "strategy that reads each update": "the coordinator has none: median, trimmed mean and their like need every one",
-    "strategy that says no weights": "sites weigh their updates before they are added, so the weights must be known first",
-    "codec of updates": "sums are of whole numbers on one scale, and a packed update has a scale of its own; "
-    "wire.channel.precision says how fine these are",
-    "late updates": "masks are of one round: an update of the round before cannot stand in",
-}
-BLIND = {
-    "guard of one update": "norm and finiteness of one update are checked at its site only; here the sum's",
-    "exclusion of one site": "a site that sends nonsense spoils the sum, which is thrown away; nobody can say whose it was",
-    "influence and likeness of sites": "no norm, no cosine and no training loss of a single site is known",
-}
+from fedrounds_common.study.tables import Cohort, Count, Name, Positive
 
 
 @final
@@ -46,8 +32,6 @@ class SecureSum(Channel):
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
     phases: ClassVar[tuple[str, ...]] = PHASES
     hides_sites: ClassVar[bool] = True
-    refuses: ClassVar[Mapping[str, str]] = MappingProxyType(REFUSES)
-    blind: ClassVar[Mapping[str, str]] = MappingProxyType(BLIND)
 
     minimum: Annotated[int, Field(ge=2)] = 3
     threshold: Annotated[float, Field(ge=0.5, lt=1)] = 2 / 3
@@ -80,9 +64,22 @@ class SecureSum(Channel):
     def numbers(self) -> Numbers:
         return Numbers(self.sites, float(self.cases), self.limit, self.precision)
 
-    @property
-    def rules(self) -> Rules:
-        return Rules(self.minimum, self.threshold, self.neighbours, self.numbers)
+    def rules(self, minimum: int) -> Rules:
+        """What each site holds a round to. `minimum`: `cohort.minimum`, which holds too."""
+        return Rules(max(self.minimum, minimum), self.threshold, self.neighbours, self.numbers)
 
     def seen(self) -> str:
         return f"The coordinator sees only the sum of the updates of at least {self.minimum} hospitals."
+
+    def around(self, cohort: Cohort) -> Sequence[tuple[str, str]]:
+        return tuple(self._around(cohort))
+
+    def _around(self, cohort: Cohort) -> Iterator[tuple[str, str]]:
+        for key, count in (("sites", len(cohort.sites)), ("per_round", cohort.per_round)):
+            if 0 < count < self.minimum:
+                yield f"cohort.{key}", f"{count}: wire.channel.minimum = {self.minimum} of them are in a sum at least"
+            elif count > self.sites:
+                yield f"cohort.{key}", f"{count}: wire.channel.sites = {self.sites} of them have room in a sum"
+        lacking = [site for site in cohort.sites if site not in self.keys] if self.keys else []
+        if lacking:
+            yield "wire.channel.keys", f"none of {', '.join(lacking[:5])}: every one of cohort.sites, or nobody"

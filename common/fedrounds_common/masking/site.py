@@ -112,6 +112,11 @@ class SiteRound:
             raise RunFileError("FR-F10", "the round's keys cannot be read", wanted="as this site wrote them") from error
 
 
+def session_of(study: str, run: str, round_: int, nonce: str) -> str:
+    """What names a round, and one attempt at it, to everybody in it."""
+    return f"fedrounds-sum-1/{study}/{run}/{round_}/{nonce}"
+
+
 def begin(site: str, session: str) -> SiteRound:
     """Fresh secrets, of the operating system."""
     return SiteRound(site, session, secrets.token_hex(32), secrets.token_hex(32), secrets.token_hex(32))
@@ -137,7 +142,7 @@ def share(
         UpdateError: FR-R81 a notice that is none.
     """
     if state.notices:
-        if dict(notices) != state.blobs:
+        if state.done or dict(notices) != state.blobs:
             raise _other("another list of keys")
         return state, {name: bytes.fromhex(text) for name, text in state.sealed.items()}
     if notices.get(state.site) != own:
@@ -173,7 +178,7 @@ def mask_keys(state: SiteRound, rules: Rules, sealed: Blobs) -> tuple[SiteRound,
         UpdateError: FR-R81 a box that does not open.
     """
     near, partners = _neighbours(state, rules), tuple(sorted(sealed))
-    if not state.sealed or not set(partners) <= near:
+    if state.done or not state.sealed or not set(partners) <= near:
         raise _other("shares of sites that are no neighbours")
     if state.masked and partners != state.partners:
         raise _other("masks with other sites")
@@ -250,7 +255,10 @@ def reveal(state: SiteRound, rules: Rules, signatures: Blobs) -> tuple[SiteRound
             found[f"{SEED} {name}"] = bytes.fromhex(shares[0])
         elif name in state.shared:
             found[f"{MASK} {name}"] = bytes.fromhex(shares[1])
-    return replace(state, done=True), found
+    got = {name: (part[0] if name in state.survivors else "", part[1] if name not in state.survivors else "")
+           for name, part in state.got.items() if name in state.shared}  # fmt: skip
+    # what is left of the round gives nothing away that has not left
+    return replace(state, done=True, box="", mask="", seed="", sealed={}, got=got), found
 
 
 def _signed(state: SiteRound, name: str, text: bytes, signature: bytes) -> bool:

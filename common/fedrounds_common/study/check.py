@@ -42,7 +42,8 @@ AGREED = (
     "evaluation",
 )
 REHEARSAL = "simulation"
-CARRIED_OUT = ("plain",)  # channels that the rounds send by; a study must not name one and be sent plainly all the same
+# channels that the rounds send by; a study must not name one and be sent plainly all the same
+CARRIED_OUT = ("plain", "secure_sum")
 
 
 @final
@@ -102,11 +103,13 @@ def study_of(raw: Table, folders: Sequence[Path] = ()) -> tuple[Study | None, li
     head, faults = validate(_Head, {key: raw[key] for key in ("name", "format", "seed") if key in raw}, "")
     gather.faults += [dataclasses.replace(fault, key=fault.key.removeprefix(".")) for fault in faults]
     gather.faults += _wrong_format(raw.get("format"))
-    plugins, judge, measures = _plugin_tables(gather)
+    plugins, judge, measures, channel = _plugin_tables(gather)
     cases, training = gather.part(CaseForm, "cases"), gather.part(Training, "training")
     cohort, evaluation = gather.part(Cohort, "cohort"), gather.part(Evaluation, "evaluation")
     if cases is not None and training is not None:
         gather.faults += _of_dims(cases, "training.patch", training.patch)
+    if channel is not None and cohort is not None:
+        gather.faults += [Fault(key, message) for key, message in channel.around(cohort)]
     if cases is not None and evaluation is not None and not isinstance(evaluation.window, str):
         gather.faults += _of_dims(cases, "evaluation.window", evaluation.window)
     if judge is not None and evaluation is not None:
@@ -123,7 +126,7 @@ def study_of(raw: Table, folders: Sequence[Path] = ()) -> tuple[Study | None, li
     return study, []
 
 
-def _plugin_tables(gather: _Gathering) -> tuple[dict[str, Any], Task | None, Measures]:
+def _plugin_tables(gather: _Gathering) -> tuple[dict[str, Any], Task | None, Measures, Channel | None]:
     judge: Task | None
     task, judge = gather.plugin(shelves.TASKS, gather.table("task"), "task")
     network: Network | None
@@ -145,7 +148,8 @@ def _plugin_tables(gather: _Gathering) -> tuple[dict[str, Any], Task | None, Mea
             Fault("wire.channel.name", f"{wire['channel']['name']!r}: this version sends by {carried}")
         )
     privacy, measures = _privacy(gather)
-    return {"task": task, "model": model, "strategy": strategy, "wire": wire, "privacy": privacy}, judge, measures
+    tables = {"task": task, "model": model, "strategy": strategy, "wire": wire, "privacy": privacy}
+    return tables, judge, measures, channel
 
 
 def _wire(gather: _Gathering) -> tuple[Table, Channel | None]:

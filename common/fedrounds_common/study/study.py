@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import final
 
 from fedrounds_common import shelves
+from fedrounds_common.channel import Channel
 from fedrounds_common.codec import Codec
 from fedrounds_common.network import Network
 from fedrounds_common.privacy import Cost, NoisySteps, NoisySum, Privacy
@@ -67,6 +68,10 @@ class Study:
     def build_down(self, folders: Sequence[Path] = ()) -> Codec:
         """How the consensus travels."""
         return shelves.CODECS.load(self.wire["down"], folders)
+
+    def build_channel(self) -> Channel:
+        """Who sees an update on its way. Ours only: no other is carried out."""
+        return shelves.CHANNELS.load(self.wire["channel"])
 
     def build_privacy(self, folders: Sequence[Path] = ()) -> tuple[Privacy, ...]:
         """The measures, in the order in which they are applied."""
