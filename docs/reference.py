@@ -25,6 +25,7 @@ import fedrounds_common
 from fedrounds_common import shelves
 from fedrounds_common.plugins import Shelf
 from fedrounds_common.study import tables
+from fedrounds_common.study.combinations import COLUMNS, FEATURES
 from fedrounds_common.task import Task
 from fedrounds_sites import simulation
 from fedrounds_sites.partition import PARTITIONS
@@ -54,9 +55,15 @@ FIELDS = re.compile(r"^(?:Args|Attributes|Fields):\n((?:    .*\n?|\n)+)", re.MUL
 
 
 def write_reference(folder: Path) -> None:
-    """Write `study-tables.md`, `plug-ins.md`, `tasks.md` and `error-codes.md` into `folder`."""
+    """Write `study-tables.md`, `plug-ins.md`, `tasks.md`, `combinations.md` and `error-codes.md` into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    pages = {"study-tables": study_tables(), "plug-ins": plug_ins(), "tasks": tasks(), "error-codes": error_codes()}
+    pages = {
+        "study-tables": study_tables(),
+        "plug-ins": plug_ins(),
+        "tasks": tasks(),
+        "combinations": combinations(),
+        "error-codes": error_codes(),
+    }
     for name, lines in pages.items():
         (folder / f"{name}.md").write_text("\n".join(lines) + "\n", "utf-8")
 
@@ -87,6 +94,21 @@ def tasks() -> Iterator[str]:
         what = (inspect.getdoc(sys.modules[kind.__module__]) or "").split("\n\n")[0].replace("\n", " ")
         brief = [one.word for one in kind.measures.values() if one.brief] or [m.word for m in kind.measures.values()]
         yield f"| `{name}` | {what} | {' or '.join(kind.takes)} | {', '.join(brief)} |"
+
+
+def combinations() -> Iterator[str]:
+    """What of a study goes with what protects it: the table that `study check` refuses by."""
+    yield from (f"- **{column}**: {said}" for column, said in COLUMNS.items())
+    yield from ("", f"| in the study | {' | '.join(COLUMNS)} |", "| --- |" + " --- |" * len(COLUMNS))
+    for row in FEATURES:
+        yield f"| {row.name} | {' | '.join(_cell(str(row.cell(column))) for column in COLUMNS)} |"
+    yield ""
+
+
+def _cell(said: str) -> str:
+    """How it goes stands out, and the reason behind it does not."""
+    goes, colon, why = said.partition(": ")
+    return said if goes == "works" else f"**{goes}**{colon}{why}"
 
 
 def _measures(task: type[Task]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The docs' tables of tasks are made from the tasks, so that none can be missing there."""
+"""The docs' tables of tasks and combinations are made from the code, so that none can be missing there."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 
 from fedrounds_common.shelves import TASKS
+from fedrounds_common.study.combinations import COLUMNS, FEATURES
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -35,3 +36,10 @@ def test_every_task_stands_in_the_table_of_tasks_with_its_measures(reference: Mo
 
 def test_a_page_of_the_docs_holds_that_table() -> None:
     assert "_build/reference/tasks.md" in (DOCS / "plug-ins.md").read_text("utf-8")
+
+
+def test_every_combination_stands_in_the_docs_table(reference: ModuleType) -> None:
+    lines = [line for line in reference.combinations() if line.startswith("|")][2:]
+    assert [line.split(" | ")[0].removeprefix("| ") for line in lines] == [row.name for row in FEATURES]
+    assert all(line.count(" | ") == len(COLUMNS) for line in lines)
+    assert "_build/reference/combinations.md" in (DOCS / "combinations.md").read_text("utf-8")

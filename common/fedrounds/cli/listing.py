@@ -31,7 +31,8 @@ TABLES = {
 }
 FILES = ("profiles", "studies")
 AUGMENTATIONS = "augmentations"
-KINDS = (*TABLES, AUGMENTATIONS, *FILES)
+COMBINATIONS = "combinations"
+KINDS = (*TABLES, AUGMENTATIONS, COMBINATIONS, *FILES)
 
 
 def register(app: typer.Typer) -> None:
@@ -58,6 +59,8 @@ def register(app: typer.Typer) -> None:
             return _counted(kind, folders)
         if kind == AUGMENTATIONS:
             return _augmentations()
+        if kind == COMBINATIONS:
+            return _combinations()
         if kind in FILES:
             return _files(kind)
         return _all(kind, folders) if name is None else _one(kind, name, folders)
@@ -218,6 +221,15 @@ def _augmentations() -> Answer:
         {**data, "entries": [{"name": name, "summary": summary} for name, summary in entries]},
         table(("name in [training] augment", "what it is"), entries),
     )
+
+
+def _combinations() -> Answer:
+    """What of a study goes with what protects it, as `study check` refuses by."""
+    from fedrounds_common.study.combinations import COLUMNS, as_data
+
+    rows = as_data()
+    data = {"kind": COMBINATIONS, "columns": dict(COLUMNS), "entries": rows}
+    return Answer(data, table(("in the study", *COLUMNS), [tuple(row.values()) for row in rows]))
 
 
 def _files(kind: str) -> Answer:
