@@ -20,6 +20,7 @@ from fedrounds_common.disk import remove_file, write_whole
 from fedrounds_common.downwards import unpack_down
 from fedrounds_common.errors import UpdateError
 from fedrounds_common.leaving import Ask
+from fedrounds_common.numbered import by_number
 
 if TYPE_CHECKING:
     from fedrounds_client.site import Site
@@ -86,7 +87,7 @@ def _keep(folder: Path, round_: int, name: str, arrays: Arrays) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("round-*.safetensors"))
+    return by_number(folder.glob("round-*.safetensors"))
 
 
 def _digest_of(file: Path) -> str:

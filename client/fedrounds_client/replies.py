@@ -18,6 +18,7 @@ from fedrounds_client.withdrawn import withdrawn_patients
 from fedrounds_common.disk import locked, remove_file, write_whole
 from fedrounds_common.leaving import Ask, signed_bytes
 from fedrounds_common.letter import Letter, letter_parts, unpack_letter
+from fedrounds_common.numbered import by_number
 
 KEPT_FILES = 4  # a round's update and its judgings
 
@@ -44,7 +45,7 @@ def keep_reply(home: SiteHome, ask: Ask, letter: Letter) -> None:
         return
     file = _file(home, ask)
     write_whole(file, *letter_parts(letter))
-    for old in sorted(set(file.parent.glob("*.reply")) - {file})[: 1 - KEPT_FILES]:
+    for old in by_number(set(file.parent.glob("*.reply")) - {file})[: 1 - KEPT_FILES]:
         remove_file(old)
 
 
@@ -62,4 +63,4 @@ def _file(home: SiteHome, ask: Ask) -> Path:
     """By everything that was asked, and by who had withdrawn then: whoever has since is in no answer any more."""
     words = [use_of(ask), ask.nonce, sorted(withdrawn_patients(home))]
     name = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:32]
-    return home.runs / ask.run / "replies" / f"{ask.round:04d}-{name}.reply"  # so that the oldest round sorts first
+    return home.runs / ask.run / "replies" / f"{ask.round:04d}-{name}.reply"

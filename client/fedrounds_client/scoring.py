@@ -17,6 +17,7 @@ from fedrounds_common.case import Case, Cases
 from fedrounds_common.disk import write_json, write_text, write_whole
 from fedrounds_common.errors import no_exit
 from fedrounds_common.leaving import Ask
+from fedrounds_common.numbered import by_number
 from fedrounds_common.pictures import png_of, side_by_side
 from fedrounds_common.rng import derive
 from fedrounds_common.spans import timed
@@ -108,7 +109,7 @@ def _csv(ask: Ask, scores: Sequence[CaseScore]) -> str:
 def assemble_cases_csv(folder: Path) -> Path:
     """Join the files of `scores/` into the site's `cases.csv`."""
     lines = [",".join(SCORE_COLUMNS)]
-    for file in sorted((folder / "scores").glob("*.csv")):
+    for file in by_number((folder / "scores").glob("*.csv")):
         lines += file.read_text(encoding="utf-8").splitlines()[1:]
     target = folder / "cases.csv"
     write_text(target, "\n".join(lines) + "\n")

@@ -19,6 +19,7 @@ from fedrounds_common.disk import remove_file, settle, write_whole
 from fedrounds_common.downwards import Form, pack_down, pack_half
 from fedrounds_common.errors import RunFileError
 from fedrounds_common.leaving import Ask, Hello
+from fedrounds_common.numbered import number_of
 from fedrounds_common.rng import derive
 from fedrounds_server.checkpoint import KEPT, arrays_file, load_arrays
 from fedrounds_server.cohort import Roster
@@ -100,8 +101,8 @@ class Downlink:
         before = self._read(round_)
         if before is None or before[1] != sent.holds:
             write_whole(file, *arrays_file(sent.arrays, says))
-        for old in sorted(self.folder.glob("round-*.safetensors")):
-            if old.stem < self._file(round_ - KEPT).stem:
+        for old in self.folder.glob("round-*.safetensors"):
+            if (number_of(old) or 0) < round_ - KEPT:
                 remove_file(old)
 
     # ------------------------------------------------------------ to whom in what form

@@ -12,6 +12,7 @@ from fedrounds_common.arrays import Arrays
 from fedrounds_common.disk import remove_file, write_json
 from fedrounds_common.errors import RunFileError, UpdateError
 from fedrounds_common.leaving import Ask, check_tally
+from fedrounds_common.numbered import by_number
 from fedrounds_common.spans import timed
 from fedrounds_common.study.study import Study
 from fedrounds_common.task import Tally, Task, add_tallies
@@ -168,6 +169,6 @@ def score_file(folder: RunFolder, round_: int, model: str, trained_at: str) -> P
 
 def gather_metrics(folder: RunFolder) -> Sequence[MetricRow]:
     """Join every model's scores into `metrics.csv`."""
-    rows = [row for file in sorted(folder.scores.glob("*.csv")) for row in read_metrics(file)]
+    rows = [row for file in by_number(folder.scores.glob("*.csv")) for row in read_metrics(file)]
     write_metrics(folder.metrics, rows)
     return rows

@@ -18,6 +18,7 @@ import numpy as np
 from fedrounds_common.case import F64
 from fedrounds_common.disk import remove_file, write_json
 from fedrounds_common.errors import RunFileError
+from fedrounds_common.numbered import by_number
 from fedrounds_common.study.study import Study
 from fedrounds_common.task import Tally, Task
 from fedrounds_server.folder import FORMAT, read_json
@@ -64,7 +65,7 @@ def read_replicates(scores: Path) -> dict[Key, F64]:
         RunFileError: FR-F38 a file is not as it was written.
     """
     found: dict[Key, F64] = {}
-    for file in sorted(scores.glob(f"*{ENDING}")):  # their names begin with the round: a later one replaces
+    for file in by_number(scores.glob(f"*{ENDING}")):  # their names begin with the round: a later one replaces
         says = read_json(file)
         try:
             found |= {
