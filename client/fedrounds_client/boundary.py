@@ -62,16 +62,20 @@ def _do(ask: Ask, site: Site, permit: Permission) -> Leaving:
     from fedrounds_client.receiving import received
     from fedrounds_client.rounds import gather, greet, judge, most_of, take_part
     from fedrounds_client.state import write_state
+    from fedrounds_client.steady import steady_of
 
     permit.check_cases(ask, site)
     if ask.kind == "train":
         ask = received(ask, site)
+        steady = steady_of(site)
+        steady.check(ask.round, ask.arrays)
         message, state = take_part(ask, site)
         decoded = replace(message, arrays=site.parts.codec.decode(message.arrays, ask.arrays))
         check_update(decoded, ask.arrays, most_of(site, ask))
         permit.check_leaving(message)
         leaves = _begun(ask, site, message)
         write_state(site.folder / "state", ask.round, state)
+        steady.keep(ask.round, ask.arrays, decoded.arrays)
         return leaves
     makes: Mapping[Kind, Callable[[Ask, Site], Leaving]] = {"hello": greet, "score": judge, "statistics": gather}
     other = makes[ask.kind](ask, site)

@@ -149,7 +149,7 @@ def look_for(put_in: Flags, steps: NoisySteps, number: int, clip: float) -> F64:
             for parameter in network.parameters():
                 if parameter.grad is not None:
                     parameter -= rate * parameter.grad
-    moved: F64 = np.subtract(before, _weights(network))
+    moved = np.subtract(before, _weights(network))
     return np.asarray(moved[places] * signs / PACE, np.float64)
 
 

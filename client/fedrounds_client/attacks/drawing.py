@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from fedrounds_client.attacks.rebuilding import Attempt
 from fedrounds_common.case import F32, U8
 
-SIDE, GAP, LINE = 112, 6, 14  # pixels of an image, between two, and of a line of text
+SIDE, GAP, LINE = 132, 6, 14  # pixels of an image, between two, and of a line of text
 WHITE = 255
 
 
@@ -41,7 +41,7 @@ def _pixels(image: F32, low: float, high: float) -> U8:
     return np.asarray(np.clip((plane - low) / max(high - low, 1e-6), 0, 1) * 255, np.uint8)
 
 
-def _wrapped(text: str, width: int = 22) -> list[str]:
+def _wrapped(text: str, width: int = 24) -> list[str]:
     lines = [""]
     for word in text.split():
         lines = [*lines, word] if len(lines[-1]) + len(word) > width else [*lines[:-1], f"{lines[-1]} {word}".strip()]

@@ -87,7 +87,7 @@ def _one_try(
             best = float(looked_for.detach()), image.detach().clone()
         return looked_for.detach()
 
-    optimiser.step(closure)
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
     return best
 
 

@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from fedrounds_client.site import Parts
 
 MOST_VOXELS = 64**2  # of an image: of more, one core would take hours
+ROUND = "a whole round"
+HEAD, SURE = "head.bias", 30.0  # e to the -30 of a gradient is left where a head is so sure
 # as much noise as a single step of one patient takes where a study says nothing of it
 NOISE = NoisySteps(rate=1.0, clip=1.0, multiplier=1.0, batch=1)
-Listen = Callable[[str], None]
+Listen = Callable[[str], object]
 
 
 @final
@@ -51,7 +53,8 @@ class Attempt:
 def attempts(
     parts: Parts, start: Arrays, sites: Sequence[Cases], how: Search, images: int, listen: Listen = str
 ) -> list[Attempt]:
-    """Attack the first of these sites in each of five ways.
+    """Attack the first of these sites in each of these ways; the last, by altered weights, where the network has a head
+    that can be altered and the site cases of another class.
 
     Args:
         start: the weights that the updates are differences from. sites: the training cases of each, the first the victim.
@@ -60,23 +63,48 @@ def attempts(
     Raises:
         UsageError: FR-U86 images too large to be rebuilt, or a task of several turns.
     """
-    own = sites[0]
-    examples = [_example(parts, case) for case in own[: max(images, 1)]]
+    own, first = sites[0], [sites[0][0]]
+    examples = _batch(parts, own, images)
     _refuse_large(parts, examples[0])
     noisy = replace(parts.noisy or NOISE, rate=1.0, batch=1, patients=1)
-    first = [own[0]]
-    ways: list[tuple[str, Callable[[], Mapping[str, Tensor]], list[Example]]] = [
-        ("one step on one image", lambda: _one_step(parts, start, first), examples[:1]),
-        (f"one step on {len(examples)} images", lambda: _gradient(parts, start, examples), examples),
-        ("a whole round", lambda: _round(parts, start, own), examples[:1]),
-        ("one step on one image, with noise", lambda: _one_step(parts, start, first, noisy), examples[:1]),
-        (f"the sum of {len(sites)} sites' steps", lambda: _sum(parts, start, sites), examples[:1]),
-    ]  # fmt: skip
+    one, all_ = examples[:1], f"one step on {len(examples)} images"
+    ways: list[tuple[str, Arrays, Callable[[], Mapping[str, Tensor]], list[Example]]] = [
+        ("one step on one image", start, lambda: _one_step(parts, start, first), one),
+        (all_, start, lambda: _gradient(parts, start, examples), examples),
+        (ROUND, start, lambda: _round(parts, start, own), one),
+        ("one step on one image, with noise", start, lambda: _one_step(parts, start, first, noisy), one),
+        (f"the sum of {len(sites)} sites' steps", start, lambda: _sum(parts, start, sites), one),
+    ]
+    trap = altered(start, examples[0])
+    if trap is not None and _others(examples):
+        ways.append((f"{all_}, from altered weights", trap, lambda: _gradient(parts, trap, examples), one))
     made = []
-    for name, update, shown in ways:
+    for name, weights, update, shown in ways:
         listen(name)
-        made.append(_attempt(parts, start, name, update(), shown, own if name == "a whole round" else (), how))
+        made.append(_attempt(parts, weights, name, update(), shown, own if name == ROUND else (), how))
     return made
+
+
+def altered(start: Arrays, wanted: Example) -> Arrays | None:
+    """Weights by which the images of one class alone show in a batch: the head is sure of every other class already, so
+    that of those nothing is left to learn. None of a network without such a head.
+
+    Source: Wen et al. 2022 (arXiv:2202.00580).
+    """
+    if HEAD not in start or start[HEAD].shape != wanted.target.shape:
+        return None
+    return {**start, HEAD: np.asarray(start[HEAD] + SURE * (1 - wanted.target), start[HEAD].dtype)}
+
+
+def _batch(parts: Parts, own: Cases, images: int) -> list[Example]:
+    """The first case, and then those of other classes: so that altered weights have somebody to leave out."""
+    first, *rest = (_example(parts, case) for case in own[: 8 * images])
+    rest.sort(key=lambda each: bool(np.array_equal(each.target, first.target)))
+    return [first, *rest[: images - 1]]
+
+
+def _others(examples: Sequence[Example]) -> bool:
+    return len(examples) > 1 and not any(np.array_equal(each.target, examples[0].target) for each in examples[1:])
 
 
 def _attempt(
@@ -90,6 +118,8 @@ def _attempt(
     if near:  # any image of the site would do
         images = [_example(parts, case).image for case in near]
         truth = np.stack([max(images, key=lambda image: psnr(rebuilt[0], image))])
+    # what range the images have is known: without it noise would be as far off as one likes
+    rebuilt = np.clip(rebuilt, truth.min(), truth.max())
     return Attempt(name, truth, matched(rebuilt, truth))
 
 
