@@ -17,7 +17,7 @@ SEEDS ?= 10000
 
 # of `make bench`
 PAIRS ?= 10
-BENCHMARKS ?= start many_sites overhead aggregate round71 scale loading sliding_window gpu private_steps time_to_dice
+BENCHMARKS ?= start many_sites overhead aggregate round71 scale loading sliding_window gpu private_steps secure_sum time_to_dice
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

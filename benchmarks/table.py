@@ -28,6 +28,7 @@ TITLES = {
     "scale": "SCALE: from 10 to 1,000 sites",
     "time_to_dice": "TTD: seconds to a Dice of 0.80",
     "private_steps": "DP: a step that hides each patient",
+    "secure_sum": "SUM: what a secure sum costs",
     "gpu": "GPU: the FeTS network",
 }
 
