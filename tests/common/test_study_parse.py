@@ -111,7 +111,7 @@ def test_the_message_of_several_faults_has_one_line_each_and_names_the_file() ->
         ("[training]\npatch = [\n 8,\n 0,\n 8]", "6 training.patch.1: 0: must be greater than or equal to 1"),
         ("training = 3", "3 training: 3: must be a table, [training]"),
         ("privacy = 3", "3 privacy: 3: must be a list of tables, [[privacy]]"),
-        ("[[privacy]]\nname = 'dp_sdg'", "4 privacy.0.name: 'dp_sdg' is not one of dp_sgd, hospital_dp (did you mean 'dp_sgd'?)"),
+        ("[[privacy]]\nname = 'dp_sdg'", "4 privacy.0.name: 'dp_sdg' is not one of dp_sgd, hospital_dp, minimum_group (did you mean 'dp_sgd'?)"),
         ("[wire]\nchannel = 3", "4 wire.channel: 3: must be a table, [wire.channel]"),
         ("[wire]\ndown = 3", "4 wire.down: 3: must be a table, [wire.down]"),
         ('[wire]\ndown = "int9"', "4 wire.down.name: 'int9' is not one of float16, float32, int8, top_k (did you mean 'int8'?)"),

@@ -20,6 +20,7 @@ from fedrounds_common.plugins import Shelf, choice_message, validate
 from fedrounds_common.privacy import Privacy
 from fedrounds_common.settling import purposes
 from fedrounds_common.strategy import Strategy
+from fedrounds_common.study.combinations import Uses, refusals
 from fedrounds_common.study.study import DEFAULT_NAMES, FORMAT, WIRES, Study
 from fedrounds_common.study.tables import CaseForm, Cohort, Evaluation, Name, Table, Training
 from fedrounds_common.task import Task
@@ -116,6 +117,7 @@ def study_of(raw: Table, folders: Sequence[Path] = ()) -> tuple[Study | None, li
         gather.faults += _of_task(judge, plugins["task"]["name"], cases, training, evaluation)
     if judge is not None and training is not None and cohort is not None:
         gather.faults += _of_measures(measures, judge, training, cohort)
+        gather.faults += _together(gather, plugins, judge, training, cohort, measures)
     # a value no table can hold is one fault, not also whatever the table made of it
     seen = {fault.key for fault in strange}
     faults = strange + [fault for fault in gather.faults if fault.key not in seen]
@@ -214,13 +216,34 @@ def _of_measures(measures: Measures, task: Task, training: Training, cohort: Coh
             "whose scores are told" if measure.smallest() else "",
         )
         if not any(acts):  # to train without a plug-in of the user's own in silence would be a breach
-            nothing = f"{type(measure).__name__} does nothing in a step, and nothing else of what this version carries out"
+            nothing = (
+                f"{type(measure).__name__} does nothing in a step, and nothing else of what this version carries out"
+            )
             yield Fault(f"{key}.name", f"{nothing}; take the entry out, and know what that means")
         for what in filter(None, acts):
             acting.setdefault(what, []).append(key)
     for what, keys in acting.items():
         for key in keys[1:]:
             yield Fault(f"{key}.name", f"{keys[0]} says already {what}; keep one of the two")
+
+
+def _together(
+    gather: _Gathering, tables: Table, task: Task, training: Training, cohort: Cohort, measures: Measures
+) -> list[Fault]:
+    """What does not go together, of a study whose parts are right by themselves; what a part says itself is said once."""
+    if not all(tables[key] for key in ("strategy", "wire")) or not all(
+        tables["wire"].get(key) for key in ("name", "channel")
+    ):
+        return []
+    right = [each for each in measures.values() if not (*each.faults(task, training), *each.around(training, cohort))]
+    strategy = shelves.STRATEGIES.load(tables["strategy"], gather.folders)
+    codec = shelves.CODECS.load({key: each for key, each in tables["wire"].items() if key not in WIRES}, gather.folders)
+    channel = shelves.CHANNELS.load(tables["wire"]["channel"], gather.folders)
+    steps = next((each for measure in right if (each := measure.steps(training)) is not None), None)
+    sums = next((how for measure in right if (how := measure.sum(training, cohort)) is not None), None)
+    said_already = {fault.key for fault in gather.faults}
+    pairs = refusals(Uses(task, strategy, codec, channel, training, cohort, steps, sums))
+    return [fault for fault in pairs if fault.key not in said_already]
 
 
 def _within(key: str, where: str) -> str:

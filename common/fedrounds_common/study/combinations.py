@@ -6,6 +6,7 @@ several is to be in several columns.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, final
@@ -64,6 +65,7 @@ class Cell:
 
 
 WORKS = Cell("works")
+LOUDEST = 8.6  # standard deviations: where normal noise of ours ends
 Is = Callable[[Uses], bool]
 
 
@@ -115,6 +117,15 @@ def _row(name: str, key: str, is_in: Is, example: str, **cells: Cell) -> Feature
 def _sums_of(uses: Uses, *, validation: bool) -> bool:
     asked = (*uses.task.before, *uses.task.after)
     return any((purpose in uses.task.of_validation) == validation for purpose in asked)
+
+
+def _too_loud(uses: Uses) -> bool:
+    """Whether an entry with a site's share of the noise on it may be beyond what the channel's numbers hold."""
+    how = uses.sum
+    if how is None or how.hand != "sites":
+        return False
+    most: float = getattr(uses.channel, "limit", math.inf)
+    return how.clip * (1 + LOUDEST * how.multiplier / math.sqrt(how.shares)) > most
 
 
 TRAVELS = _works("these sums travel as they are, and are seen site by site")
@@ -235,6 +246,11 @@ FEATURES: Sequence[Feature] = (
         plain=Cell("at the site only", "it hides nobody from the coordinator, who sees each update with one share on it"),
         secure=_works("hides hospitals from the coordinator too; rounding to the fixed point is not in the account"),
         steps=_works("two bills, of patients and of hospitals, which are not added up"),
+    ),
+    _row(
+        "shares of noise beyond wire.channel.limit", "wire.channel.limit", _too_loud,
+        '[[privacy]]\nname = "hospital_dp"\nsites = 4.0\nnoise = "sites"\nclip = 100.0\n',
+        secure=_no("an entry of a noisy update may be larger than the field holds: a larger limit, or a smaller clip"),
     ),
     _row("scores of few cases withheld", "", lambda uses: False, '[[privacy]]\nname = "minimum_group"\n'),
     _row("moments kept, average_last", "", lambda uses: False, "", steps=NOISY_ALREADY, sums=_works("a hospital's update is cut as a whole")),
