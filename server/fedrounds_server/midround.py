@@ -19,7 +19,8 @@ from fedrounds_common.errors import RunFileError
 from fedrounds_common.letter import Letter
 from fedrounds_server.folder import read_json
 
-FORMAT = 1
+FORMAT = 1  # of round.json
+KEPT_FORMAT = 2  # of an answer; before it, none said how many bytes it answers
 FRESH, LATE = ".answer", ".late"  # of this round, and of the round before
 
 
@@ -71,7 +72,7 @@ def keep(file: Path, letter: Letter, bytes_down: int = 0) -> int:
     """
     header, buffer, signature = letter
     says = {
-        "format": FORMAT,
+        "format": KEPT_FORMAT,
         "header": header,
         "bytes_down": bytes_down,
         "signature": base64.b64encode(signature).decode(),
@@ -86,12 +87,17 @@ def read_kept(file: Path) -> tuple[Letter, int]:
     """An answer as it came, and how many bytes it answers.
 
     Raises:
-        RunFileError: FR-R59 the file is damaged.
+        RunFileError: FR-R59 the file is damaged; FR-F13 another version of fedrounds wrote it.
     """
     try:
         with file.open("rb") as stream:
             says, buffer = json.loads(stream.readline()), stream.read()
-        if says["format"] != FORMAT or says["sum"] != _sum(says["header"], buffer):
+        if says["format"] != KEPT_FORMAT:
+            raise RunFileError(
+                "FR-F13", f"{file.name} has format {says['format']!r}", wanted=f"format {KEPT_FORMAT}",
+                do="nothing: the site is asked again",
+            )  # fmt: skip
+        if says["sum"] != _sum(says["header"], buffer):
             raise ValueError("another sum")
         return (says["header"], buffer, base64.b64decode(says["signature"], validate=True)), int(says["bytes_down"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -121,7 +121,7 @@ def test_an_update_had_counts_though_its_site_has_left(made: Make) -> None:
     np.testing.assert_array_equal(run.consensus["w"], by_hand(["ABC", "ABCD"]))
 
 
-@pytest.mark.parametrize("harm", ["cut", "forged", "revoked", "of another round"])
+@pytest.mark.parametrize("harm", ["cut", "forged", "revoked", "of another round", "older"])
 def test_what_was_kept_is_checked_as_if_it_had_just_come(harm: str, made: Make) -> None:
     run, counted = made(), list[str]()
     dying = kill_at(2, 2, counted)
@@ -135,6 +135,10 @@ def test_what_was_kept_is_checked_as_if_it_had_just_come(harm: str, made: Make) 
     changed_keys = keys()
     if harm == "cut":
         file.write_bytes(file.read_bytes()[:-1])
+    elif harm == "older":  # as before an answer said how many bytes it answers
+        says, buffer = file.read_bytes().split(b"\n", 1)
+        table = {name: value for name, value in json.loads(says).items() if name != "bytes_down"} | {"format": 1}
+        file.write_bytes(json.dumps(table).encode() + b"\n" + buffer)
     elif harm == "forged":
         says, buffer = file.read_bytes().split(b"\n", 1)
         file.write_bytes(json.dumps(json.loads(says) | {"signature": ""}).encode() + b"\n" + buffer)
@@ -148,7 +152,8 @@ def test_what_was_kept_is_checked_as_if_it_had_just_come(harm: str, made: Make) 
         keep(file, (header, buffer, KEYS["A"].sign(signed_bytes(header, buffer))))
     again = run.village()
     run.run(again, resume=True, keys=changed_keys)
-    assert any("FR-R59" in line and "A" in line for line in run.status["warnings"])
+    (told,) = (line for line in run.status["warnings"] if "FR-R59" in line and "A" in line)
+    assert ("has format 1; format 2" in told, "damaged" in told) == (harm == "older", harm == "cut")
     if harm == "revoked":
         np.testing.assert_array_equal(run.consensus["w"], by_hand(["ABC", "BC", "BC"]))
     else:
