@@ -85,3 +85,14 @@ def test_scores_of_fewer_cases_than_the_study_says_are_in_no_table(tmp_path: Pat
     with (run.path / "metrics.csv").open() as file:
         assert list(csv.DictReader(file)) == []
     assert "Of fewer than 1000 cases no hospital told scores or sums" in " ".join(privacy(read_run(run.path)))
+
+
+@pytest.mark.slow
+def test_shares_of_noise_within_a_secure_sum_hide_hospitals_from_the_coordinator_too(
+    tmp_path: Path, cubes: Cubes
+) -> None:
+    tables = HIDES + 'noise = "sites"\n[wire.channel]\nname = "secure_sum"\n'
+    run = run_of(tmp_path, cubes, tables, 2, "cohort.minimum=4")
+    assert run.exit == 0
+    assert moved(run).std() == pytest.approx(2 * 0.5 / 4 * np.sqrt(2), rel=0.1)
+    assert "the promise holds against it too" in " ".join(privacy(read_run(run.path)))
