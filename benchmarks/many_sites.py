@@ -4,8 +4,8 @@
 
 Ours with guard, update store, history, checkpoints and every site's ledger on, two workers; Flower's simulation with
 two workers of one CPU each; pfl in one process, which knows no workers without MPI. The first round is left out, for
-in it the workers import torch; `wall` is the whole program. Our client takes a step of SGD along a gradient of −1,
-the others add one without a gradient: here we expect to do more for the same.
+in it the workers import torch; `wall` is the whole program. Our client and pfl's take a step of SGD along a
+gradient of −1, Flower's adds one without a gradient: we do more for the same.
 """
 
 from __future__ import annotations

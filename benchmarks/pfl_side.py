@@ -59,14 +59,21 @@ def model_of(work: Work) -> PyTorchModel:
     module = workload.network(work)
     workload.put(module, workload.start(work))
 
+    adds_one = work.name == "plus_one"  # it trains by steps only: one of SGD with a rate of 1 along a gradient of -1
+
     def loss(images: Any, targets: Any) -> Any:
         module.train()
+        if adds_one:
+            return -sum(weights.sum() for weights in module.parameters())
         return workload.loss(work, module, images, targets)
+
+    def local(parameters: Any, lr: float) -> Any:
+        return torch.optim.SGD(parameters, lr) if adds_one else torch.optim.AdamW(parameters, lr, weight_decay=0.01)
 
     module.loss, module.metrics = loss, lambda *_: {}
     # the consensus is the mean of the sites' weights: a step of 1 along the mean difference
     central = torch.optim.SGD(module.parameters(), 1.0)
-    return PyTorchModel(module, lambda parameters, lr: torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01), central)
+    return PyTorchModel(module, local, central)
 
 
 def main() -> None:
