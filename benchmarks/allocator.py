@@ -21,7 +21,7 @@ def child(keep: bool) -> float:
 
     import torch
 
-    from fedrounds_client.memory import keep_freed_memory
+    from fedrounds_common.allocator import keep_freed_memory
     from fedrounds_common.layers import TinyUNet
 
     if keep:

@@ -26,9 +26,9 @@ Loader = Callable[[], Iterator[tuple[torch.Tensor, torch.Tensor]]]
 
 def ours(folder: Path, patch: tuple[int, ...]) -> tuple[Loader, Callable[[], int], Callable[[], float]]:
     """The cases as a run keeps them; an epoch, the bytes of their files, and a sum over all voxels."""
-    from fedrounds_client.memory import keep_freed_memory
     from fedrounds_client.training import stacked
     from fedrounds_common import sampling
+    from fedrounds_common.allocator import keep_freed_memory
     from fedrounds_common.case import Case
 
     keep_freed_memory()

@@ -19,9 +19,9 @@ from monai.inferers.utils import sliding_window_inference
 from safetensors.numpy import load_file, save_file
 from volumes import in_regions, table_of
 
-from fedrounds_client.memory import keep_freed_memory
 from fedrounds_client.training import Piece, train
 from fedrounds_common import windows
+from fedrounds_common.allocator import keep_freed_memory
 from fedrounds_common.arrays import into_module, of_module
 from fedrounds_common.case import F32, U8, Case
 from fedrounds_common.metrics.overlap import mask_of

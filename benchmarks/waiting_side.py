@@ -14,8 +14,8 @@ from typing import get_args
 from volumes import kept
 
 from fedrounds_client.ahead import spare_core
-from fedrounds_client.memory import keep_freed_memory
 from fedrounds_client.training import Piece, train
+from fedrounds_common.allocator import keep_freed_memory
 from fedrounds_common.arrays import digest, of_module
 from fedrounds_common.networks.tiny_unet import TinyUNet
 from fedrounds_common.rng import seeded

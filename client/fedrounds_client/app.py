@@ -15,7 +15,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from fedrounds_client.boundary import answer
-from fedrounds_client.memory import keep_freed_memory
+from fedrounds_common.allocator import keep_freed_memory
 from fedrounds_common.errors import RoundError, UpdateError, code_of, no_exit
 from fedrounds_common.leaving import Ask
 from fedrounds_common.wire import from_record, parts_of, record_of, signature_of

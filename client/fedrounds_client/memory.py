@@ -1,8 +1,6 @@
-"""Running out of memory is recognised; and what is freed is kept (`fedrounds_common.allocator`)."""
+"""Running out of memory is recognised, whoever says it."""
 
 from __future__ import annotations
-
-from fedrounds_common.allocator import keep_freed_memory as keep_freed_memory
 
 
 def out_of_memory(error: BaseException | None) -> bool:

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from fedrounds_client.memory import keep_freed_memory
+from fedrounds_common.allocator import keep_freed_memory
 
 GLIBC = sys.platform == "linux" and platform.libc_ver()[0] == "glibc"
 
