@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fedrounds_client.caches import remember
 from fedrounds_client.home import SiteHome, read_table
+from fedrounds_client.lineage import secret_of
 from fedrounds_client.permit import SitePermit, checked_digest
 from fedrounds_client.settings import SiteSettings
 from fedrounds_client.site import Parts, Site, parts_of_text
@@ -71,7 +72,8 @@ def open_enrolled(home: SiteHome, ask: Ask, now: datetime | None = None, pieces:
     folder = _run_folder(home, ask)
     own = open_own(own_of(settings), parts.study, folder, patients)
     site = Site(
-        settings.name, folder, own.hospital, parts, pieces=pieces, books=home.folder, withdrawn=own.withdrawn
+        settings.name, folder, own.hospital, parts, pieces=pieces, books=home.folder, withdrawn=own.withdrawn,
+        secret=secret_of(home, "replicates"),
     )  # fmt: skip
     return site, permit
 

@@ -101,6 +101,15 @@ def sights(home: SiteHome, patient: str) -> tuple[Sight, ...]:
     )
 
 
+def secret_of(home: SiteHome, purpose: str) -> bytes:
+    """32 bytes that belong to this site and purpose for ever, and tell nothing of the key they are made with.
+
+    Raises:
+        UsageError: FR-C26 the key is missing.
+    """
+    return hmac.new(_key(home), f"fedrounds secret\0{purpose}".encode(), hashlib.sha256).digest()
+
+
 def _lines(home: SiteHome) -> Iterator[dict[str, Any]]:
     if not home.lineage.exists():
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING
@@ -27,11 +27,13 @@ from fedrounds_common.dp.sums import CLIP, Released, released, size_of_noise
 from fedrounds_common.errors import DataError, RefusedError, UpdateError, code_of
 from fedrounds_common.freezing import trained_of
 from fedrounds_common.leaving import Ask, Hello, Scores, Statistics, Update
+from fedrounds_common.metrics.hiding import in_secret
 from fedrounds_common.privacy import NoisySum
 from fedrounds_common.rng import derive
 from fedrounds_common.settling import purposes
 from fedrounds_common.spans import timed
 from fedrounds_common.strategy import Consensus, Strategy, Trained
+from fedrounds_common.task import CaseScore, Tally
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -181,12 +183,22 @@ def judge(ask: Ask, site: Site) -> Scores:
     _refuse_few(len(cases), site)
     scores, pictures = score_cases([ask.arrays], cases, site.parts, site.hospital.pictures, beside)
     write_scores(site.folder, ask, scores, pictures)
-    study = site.parts.study
-    # a seed of the site's own: patient "1" here and patient "1" elsewhere must not be resampled together
-    seed = derive(study.seed, "bootstrap", site.name)
-    tally = site.parts.task.tally(scores, study.cases, study.evaluation, seed)
+    tally = _tally(scores, site)
     behind = len(scores) - len(beside)
     return Scores(site.name, ask.run, ask.round, ask.nonce, ask.model, ask.cohort, behind, tally, ask.digest)
+
+
+def _tally(scores: Sequence[CaseScore], site: Site) -> Tally:
+    """What leaves of scores. At a real site replicates are made in secret: the coordinator knows the study's seed."""
+    study, task = site.parts.study, site.parts.task
+
+    def tallied(scores: Sequence[CaseScore], seed: int) -> Tally:
+        return task.tally(scores, study.cases, study.evaluation, seed)
+
+    if site.secret:
+        return in_secret(tallied, scores, site.secret, site.name)
+    # a seed of the site's own: patient "1" here and patient "1" elsewhere must not be resampled together
+    return tallied(scores, derive(study.seed, "bootstrap", site.name))
 
 
 def beside_judged(ask: Ask, site: Site) -> Cases:

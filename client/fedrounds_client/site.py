@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -74,7 +74,8 @@ class Site:
     """`folder` holds what one run keeps here. `books`: where ledger and log are, if not there too.
 
     `pieces`: each batch goes through the network in so many, once memory has run out (`apart.py`).
-    `withdrawn`: cases that are left out because their patients withdrew.
+    `withdrawn`: cases that are left out because their patients withdrew. `secret`: what replicates are drawn from at a real
+    site (`metrics/hiding.py`); empty in a simulation, which draws them from the study's seed.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Site:
     pieces: int = 1
     books: Path | None = None
     withdrawn: int = 0
+    secret: bytes = field(default=b"", repr=False)
 
     def cases_behind(self, ask: Ask) -> Cases:
         """The cases that an answer to this request is made with; none of a hello."""

@@ -85,6 +85,7 @@ def work(home: SiteHome, study: str, walls: Sequence[str]) -> None:
     for those that `[machine] cache` keeps."""
     from fedrounds_client.caches import remember
     from fedrounds_client.enrolled import device_at, own_of, show_gpu
+    from fedrounds_client.lineage import secret_of
     from fedrounds_client.page import page_of
     from fedrounds_client.site import Site, parts_of_text
     from fedrounds_client.withdrawn import withdrawn_patients
@@ -98,7 +99,9 @@ def work(home: SiteHome, study: str, walls: Sequence[str]) -> None:
     remember(home, settings.cache)
     try:
         own = open_own(own_of(settings), parts.study, inside, withdrawn_patients(home))
-        site = Site(settings.name, inside, own.hospital, parts, withdrawn=own.withdrawn)
+        site = Site(
+            settings.name, inside, own.hospital, parts, withdrawn=own.withdrawn, secret=secret_of(home, "replicates")
+        )
         opened = own.hospital.open_all()  # reading and preparing is done once, not in every round
         started = time.monotonic()
         payloads = _payloads(site, asked)

@@ -230,7 +230,9 @@ class Task(ABC):
     def tally(self, scores: Sequence[CaseScore], form: CaseForm, evaluation: Evaluation, seed: int) -> Tally:
         """What leaves: float64 arrays such that the tally of two sites' cases is the sum of their tallies.
 
-        Of no case it has the same names and shapes: the coordinator holds what comes against that.
+        Of no case it has the same names and shapes: the coordinator holds what comes against that. Arrays of one row a
+        replicate, patients weighed by `summary.patient_weights` of `seed`, have names that begin with "replicate_": by
+        that a real site knows what to turn (`metrics/hiding.py`). Without it whoever guesses names could solve for scores.
         """
 
     @abstractmethod

@@ -303,6 +303,38 @@ def test_what_left_is_counted_from_the_history(fake_run: Write) -> None:
     assert {row[0]: row[1:4] for row in table.rows}["s02"] == ("3", "270.0 kB", "364.0 kB")
 
 
+@pytest.mark.parametrize(
+    ("sites", "weights", "said"),
+    [
+        (8, 1000, "with the mean of all."),
+        (8, 10**6, "with the mean of all, told from at most 16,384 weights of each: to about 0.01."),
+        (1024, 10**6, "with the mean of all, told from at most 4,096 weights of each: to about 0.02."),
+        (5000, 1025, "with the mean of all, told from at most 1,024 weights of each: to about 0.03."),
+        (5000, 1024, "with the mean of all."),
+    ],
+)
+def test_the_report_says_from_how_many_weights_cosines_are_told(
+    sites: int, weights: int, said: str, fake_run: Write
+) -> None:
+    run = read_run(fake_run())
+    asked = tuple(SiteLine(f"s{number}", "ok", bytes_up=1, bytes_down=1, cosine=0.5) for number in range(sites))
+    idle = tuple(SiteLine(f"t{number}", "absent", part="idle") for number in range(sites))
+    line = replace(run.history[0], sites=(*asked, *idle), model_bytes=4 * weights)
+    table = traffic_table(replace(run, history=(line,)))
+    assert table is not None
+    assert table.note.endswith(said)
+
+
+def test_what_is_said_of_resampled_sums_is_that_of_a_simulation_or_of_hospitals(fake_run: Write) -> None:
+    run = read_run(fake_run())
+    assert "drawn from the study's seed, which hides nothing" in what_left(run)[0]
+    [real] = what_left(replace(run, record={**run.record, "engine": {"name": "flower"}}))
+    assert "drawn from a secret of the hospital's and mixed, which tells of means and sums of products only" in real
+    assert "of fewer than 10 patients nothing more" in real
+    [without] = what_left(replace(run, study={**run.study, "evaluation": {"resamples": 0}}))
+    assert "resamplings" not in without
+
+
 def test_a_run_without_protection_says_so_plainly(fake_run: Write, report: str) -> None:
     text = words_of(report)
     assert "No differential privacy: nothing limits what an update or the consensus can reveal" in text

@@ -168,7 +168,8 @@ def replicates(total: Mapping[str, F64], classes: Sequence[str], metric: str, *,
         return {}
     if metric == "auc":
         right, pairs = np.moveaxis(total["replicate_ranked"], -1, 0)
-        singles = np.divide(right, pairs, out=np.full(right.shape, nan), where=pairs > 0)
+        within = np.clip(right, 0.0, np.maximum(pairs, 0.0))  # turned, of few positives, they may lie outside
+        singles = np.divide(within, pairs, out=np.full(right.shape, nan), where=pairs > 0)
         whole = confusion.mean_of_defined(singles)
     elif metric in confusion.RATES:
         singles = confusion.rates(total["replicate_confusion"])[metric]

@@ -1,7 +1,8 @@
 """Right and wrong decisions, counted for each class, and the rates that such counts amount to.
 
 Counts are (..., 4): TP, FP, TN, FN, of one class against all others. K classes: (..., K, 4). A rate whose
-denominator is 0 is nan, never 0: a site without a positive case has no sensitivity.
+denominator is 0 is nan, never 0: a site without a positive case has no sensitivity. A count below 0, as replicates
+that were turned may hold of a class with few cases (`hiding.py`), is taken for 0.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def rates(counts: F64) -> dict[str, F64]:
     Sources: Matthews 1975 (MCC); Brodersen et al. 2010 (balanced accuracy); F1 is Dice's coefficient of the two
     sets of cases.
     """
-    tp, fp, tn, fn = np.moveaxis(counts, -1, 0)
+    tp, fp, tn, fn = np.moveaxis(np.maximum(counts, 0.0), -1, 0)
     sensitivity, specificity = _ratio(tp, tp + fn), _ratio(tn, tn + fp)
     margins = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
     return {
@@ -56,13 +57,13 @@ def overall(counts: F64, *, exclusive: bool) -> dict[str, F64]:
     single = rates(counts)
     means = {name: mean_of_defined(values) for name, values in single.items()}
     if exclusive:
-        tp, fp, tn, fn = np.moveaxis(counts, -1, 0)
+        tp, fp, tn, fn = np.moveaxis(np.maximum(counts, 0.0), -1, 0)
         cases = (tp + fp + tn + fn)[..., 0]
         right, named, true = tp.sum(axis=-1), tp + fp, tp + fn
-        both = np.sqrt((cases**2 - (named**2).sum(axis=-1)) * (cases**2 - (true**2).sum(axis=-1)))
+        unlike = [np.maximum(cases**2 - (each**2).sum(axis=-1), 0.0) for each in (named, true)]
         means["accuracy"] = _ratio(right, cases)
         means["balanced_accuracy"] = means["sensitivity"]
-        means["mcc"] = _ratio(right * cases - (named * true).sum(axis=-1), both)
+        means["mcc"] = _ratio(right * cases - (named * true).sum(axis=-1), np.sqrt(unlike[0] * unlike[1]))
     return means
 
 

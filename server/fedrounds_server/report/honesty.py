@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from fedrounds_common.metrics.hiding import FEWEST
 from fedrounds_server.intervals import worth
 from fedrounds_server.report import spent
 from fedrounds_server.report.folder import RunView, table_of
@@ -33,9 +34,22 @@ def what_left(run: RunView) -> tuple[str, ...]:
         f"{count_of(updates, 'update')} left the hospitals in {count_of(len(run.history), 'round')}: {shown_bytes(up)} out and "
         f"{shown_bytes(down)} in, {shown_seconds(seconds)} in all. An update holds the {codec} differences of the network's weights from "
         f"the consensus as that hospital received it (in {sent}), its number of cases and steps{told}. Scores leave as sums over a "
-        "hospital's cases. No image, no label, no score of a single case, no file name and no error text leaves.",
+        f"hospital's cases{_resampled(run)}. No image, no label, no score of a single case, no file name and no error text leaves.",
         *sums,
     )
+
+
+def _resampled(run: RunView) -> str:
+    """What leaves for intervals besides, as `metrics/hiding.py` of a real hospital makes it."""
+    if not table_of(run.study, "evaluation").get("resamples", 200):
+        return ""
+    made = (
+        "the study's seed, which hides nothing: nobody is kept out of a simulation"
+        if rehearsed(run)
+        else f"a secret of the hospital's and mixed, which tells of means and sums of products only, and of fewer than {FEWEST} "
+        "patients nothing more"
+    )
+    return f" and, where intervals resample patients, over resamplings of them, drawn from {made}"
 
 
 def _sums_that_left(run: RunView) -> tuple[str, ...]:
