@@ -44,7 +44,9 @@ def record_of(run: str, started: str, study: Study, task: Task, packages: Sequen
 
 def _privacy(study: Study) -> str:
     names = ", ".join(str(table["name"]) for table in study.privacy)
-    return f"{names or 'none: no differential privacy'}{',' if not names else ';'} no secure aggregation"
+    channel = str(study.wire["channel"]["name"])
+    secure = "no secure aggregation" if channel == "plain" else f"updates travel by {channel}"
+    return f"{names or 'none: no differential privacy'}{',' if not names else ';'} {secure}"
 
 
 def _kernels() -> dict[str, str]:
