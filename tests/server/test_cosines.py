@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fedrounds_common.arrays import Arrays
-from fedrounds_server.cosines import LEAST, MOST, TOGETHER, cosine, sample, sampled_of
+from fedrounds_server.cosines import LEAST, MOST, TOGETHER, cosine, nearness, sample, sampled_of
 
 
 def model(seed: int, size: int) -> Arrays:
@@ -44,7 +44,7 @@ def test_a_cosine_is_exact_where_all_is_looked_at_and_near_where_not() -> None:
     update, after = plus(step, other, 0.75), plus(start, step, 1.0)
     wanted = exact(update, step)
     assert wanted == pytest.approx(0.8, abs=0.01)
-    for most, near in ((10**6, 1e-5), (MOST, 0.015), (LEAST, 0.06)):
+    for most, near in ((10**6, 1e-5), (MOST, 2 * nearness(MOST)), (LEAST, 2 * nearness(LEAST))):
         found = cosine(sample(update, most), sample(start, most), sample(after, most))
         assert found == pytest.approx(wanted, abs=near)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from fedrounds_server.cosines import nearness, sampled_of
 from fedrounds_server.report.folder import RunView
 from fedrounds_server.report.hospitals import main_region
 from fedrounds_server.report.models import judged_cohort, where
@@ -25,6 +26,7 @@ from fedrounds_server.tables import (
 )
 
 MOST_COLUMNS = 7  # measures beside each other; more of them stand below each other
+BYTES = 4  # of a weight
 FEW_CASES = 10  # below this a hospital's mean says little, and the table says so
 
 
@@ -186,8 +188,18 @@ def traffic_table(run: RunView) -> Table | None:
         "What crossed the boundary of each hospital",
         ("Hospital", "Updates", "Sent", "Received", "Work", "Mean norm", "Mean cosine"),
         tuple(rows),
-        note=f"All together: {shown_bytes(up)} sent, {shown_bytes(down)} received. Cosine: of an update with the mean of all.",
+        note=f"All together: {shown_bytes(up)} sent, {shown_bytes(down)} received. Cosine: of an update with the mean of all{_told_from(run)}.",
     )
+
+
+def _told_from(run: RunView) -> str:
+    """From how many weights of each update the cosines are told, in the largest round; "" from all of them."""
+    rounds = [line for line in run.history if any(site.cosine is not None for site in line.sites)]
+    asked = max((sum(site.bytes_down > 0 for site in line.sites) for line in rounds), default=0)
+    weights = sampled_of(asked)
+    if not rounds or max(line.model_bytes for line in rounds) <= weights * BYTES:
+        return ""
+    return f", told from at most {weights:,} weights of each: to about {nearness(weights):.2f}"
 
 
 def _mean_of(numbers: Sequence[float | None]) -> str:
