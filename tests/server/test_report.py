@@ -326,28 +326,6 @@ def test_the_report_says_from_how_many_weights_cosines_are_told(
     assert table.note.endswith(said)
 
 
-@pytest.mark.parametrize(
-    ("sites", "weights", "said"),
-    [
-        (8, 1000, "with the mean of all."),
-        (8, 10**6, "with the mean of all, told from at most 16,384 weights of each: to about 0.01."),
-        (1024, 10**6, "with the mean of all, told from at most 4,096 weights of each: to about 0.02."),
-        (5000, 1025, "with the mean of all, told from at most 1,024 weights of each: to about 0.03."),
-        (5000, 1024, "with the mean of all."),
-    ],
-)
-def test_the_report_says_from_how_many_weights_cosines_are_told(
-    sites: int, weights: int, said: str, fake_run: Write
-) -> None:
-    run = read_run(fake_run())
-    asked = tuple(SiteLine(f"s{number}", "ok", bytes_up=1, bytes_down=1, cosine=0.5) for number in range(sites))
-    idle = tuple(SiteLine(f"t{number}", "absent", part="idle") for number in range(sites))
-    line = replace(run.history[0], sites=(*asked, *idle), model_bytes=4 * weights)
-    table = traffic_table(replace(run, history=(line,)))
-    assert table is not None
-    assert table.note.endswith(said)
-
-
 def test_what_is_said_of_resampled_sums_is_that_of_a_simulation_or_of_hospitals(fake_run: Write) -> None:
     run = read_run(fake_run())
     assert "drawn from the study's seed, which hides nothing" in what_left(run)[0]
