@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from fedrounds_common.neighbours import workers_here
 from fedrounds_common.spans import timed
 
 T = TypeVar("T")
@@ -40,6 +41,10 @@ def each_made(make: Callable[[], T], count: int, *, beside: bool) -> Iterator[tu
 
 
 def spare_core(threads: int, processes: int = 1) -> bool:
-    """Whether this process may run on more cores than so many processes of so many threads keep busy."""
+    """Whether this process may run on more cores than so many processes of so many threads keep busy.
+
+    Args:
+        processes: as the study says; on Ray, which finds out how many fit, as the workers were told.
+    """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cores > threads * max(processes, 1)
+    return cores > threads * max(workers_here(processes), 1)

@@ -23,6 +23,7 @@ from fedrounds_client.training import Piece, Result, learning_rate, steps_per_ro
 from fedrounds_common.arrays import Arrays, digest, of_module
 from fedrounds_common.case import Case, CaseRef
 from fedrounds_common.errors import RoundError
+from fedrounds_common.neighbours import VARIABLE
 from fedrounds_common.study.tables import CaseForm, Training
 from fedrounds_common.task import Batch, Example, Task
 
@@ -427,3 +428,13 @@ def test_a_core_is_spare_where_not_all_are_kept_busy() -> None:
     assert spare_core(1, cores - 1) == (cores > 1)
     assert not spare_core(1, cores)
     assert not spare_core(cores)
+
+
+def test_a_worker_that_is_told_how_many_are_here_believes_that_and_not_the_study(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cores = len(os.sched_getaffinity(0))
+    monkeypatch.setenv(VARIABLE, str(cores))  # on Ray, where the study's 0 means as many as fit
+    assert not spare_core(1, 0)
+    monkeypatch.setenv(VARIABLE, "1")  # of a hundred on a cluster, one here
+    assert spare_core(1, 100) == (cores > 1)

@@ -19,6 +19,7 @@ import pytest
 from fedrounds.run import Run
 from fedrounds.series import simulate
 from fedrounds_common.errors import MachineError
+from fedrounds_common.neighbours import VARIABLE
 from fedrounds_server.engines.pool import Job
 from fedrounds_server.engines.ray import Cluster, ray_pool
 
@@ -35,7 +36,7 @@ def made():
         if job.kind == "hang":
             open(job.scalars["began"], "w").close()
             time.sleep(600)
-        told = {name: os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")}
+        told = {name: os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "FEDROUNDS_WORKERS_HERE")}
         return Done({"pid": os.getpid(), **job.scalars, **told}, job.buffer[::-1])
     return handle
 """
@@ -166,6 +167,7 @@ def test_a_worker_has_one_passive_thread_and_one_that_dies_or_hangs_is_replaced(
         assert first[0] == ticket
         assert first[1].buffer == b"cba"
         assert (first[1].scalars["OMP_NUM_THREADS"], first[1].scalars["OMP_WAIT_POLICY"]) == ("1", "PASSIVE")
+        assert first[1].scalars[VARIABLE] == "1"
         pool.submit(Job("die", {}))
         assert taken(pool)[1].error == "FR-R02"
         hangs = pool.submit(Job("hang", {"began": str(tmp_path / "began")}))

@@ -13,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedrounds_common.errors import MachineError
-from fedrounds_server.engines.ray import KEPT_FREE, Actor, Cluster, _reach, _store_bytes, fitting, share_of_gpu
+from fedrounds_server.engines.ray import (
+    KEPT_FREE,
+    Actor,
+    Cluster,
+    _reach,
+    _store_bytes,
+    fitting,
+    most_together,
+    share_of_gpu,
+)
 
 GIB = 2**30
 
@@ -30,6 +39,13 @@ def test_a_machine_without_a_gpu_holds_no_worker_that_takes_a_share_of_one() -> 
 def test_the_scarcer_of_processors_and_gpus_counts() -> None:
     assert fitting([{"CPU": 3.0, "GPU": 2.0}], cpus=1, gpus=0.25) == 3  # of 2 × 4 by memory
     assert fitting([{"CPU": 64.0, "GPU": 2.0}], cpus=1, gpus=0.25) == 8
+
+
+def test_of_the_workers_of_a_cluster_as_many_may_share_a_machine_as_fit_onto_it() -> None:
+    machines = [{"CPU": 16.0, "GPU": 1.0}, {"CPU": 4.0}]
+    assert most_together(20, machines, cpus=1, gpus=0) == 16
+    assert most_together(3, machines, cpus=1, gpus=0) == 3
+    assert most_together(4, machines, cpus=1, gpus=0.25) == 4  # twelve of its processors are left
 
 
 def test_what_is_left_of_two_gpus_is_no_share() -> None:

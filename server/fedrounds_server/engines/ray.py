@@ -24,6 +24,7 @@ from typing import Any, final
 
 from fedrounds_common import spans
 from fedrounds_common.errors import MachineError
+from fedrounds_common.neighbours import VARIABLE
 from fedrounds_server.engines.pool import Done, Hand, Handler, Job, Workers
 
 SHARED = Path("/dev/shm")
@@ -55,6 +56,11 @@ Resources = Mapping[str, float]
 def fitting(machines: Iterable[Resources], cpus: float, gpus: float) -> int:
     """How many workers fit, machine by machine: one cannot take half of its processors from each of two."""
     return sum(_fitting_one(each, cpus, gpus) for each in machines)
+
+
+def most_together(count: int, machines: Iterable[Resources], cpus: float, gpus: float) -> int:
+    """How many of so many workers Ray may put onto one machine."""
+    return min(count, max(_fitting_one(each, cpus, gpus) for each in machines))
 
 
 def _fitting_one(machine: Resources, cpus: float, gpus: float) -> int:
@@ -177,11 +183,13 @@ def ray_pool(
             cluster = Cluster(
                 cluster.address, cluster.workers, cluster.cpus, _measured(cluster, made, environment, share)
             )
-        count = _count(cluster, _machines(ray))
+        machines = _machines(ray)
+        count = _count(cluster, machines)
+        told = {**environment, VARIABLE: str(most_together(count, machines, cluster.cpus, cluster.gpus))}
         begun: list[Actor] = []
 
         def start() -> Hand:
-            begun.append(Actor(cluster, made, environment))
+            begun.append(Actor(cluster, made, told))
             return begun[-1]
 
         pool = Workers(start, count, end)
