@@ -52,11 +52,25 @@ class Whole(nn.Module):
 
 
 @final
+@dataclass(frozen=True)
+class Found:
+    """What a look at a network found: so many patients at once, 1 where `why` speaks against more; `copies` too."""
+
+    most: int
+    copies: bool
+    why: str
+
+
+@final
 @dataclass
 class Pace:
-    """Seconds a patient, of each way that was tried; of patients at once by how many they were, to a factor of 2."""
+    """Seconds a patient, of each way that was tried; of patients at once by how many they were, to a factor of 2.
+
+    `found`: by the first look at a network of this kind.
+    """
 
     seconds: dict[tuple[Way, int], list[float]] = field(default_factory=dict)
+    found: Found | None = None
 
     def quickest(self, ways: Sequence[Way], count: int) -> Way:
         """The way to take next: one that was not tried enough, else the quickest."""
@@ -82,36 +96,36 @@ def pace(kind: str) -> Pace:
 @final
 @dataclass(frozen=True)
 class Several:
-    """What one study's network allows at a site: `most` patients at once, 1 where `why` speaks against more."""
+    """What one study's network allows at a site, and what is quickest there."""
 
     whole: Whole
     pace: Pace
-    most: int = 1
-    copies: bool = False
-    why: str = ""
+    found: Found
 
     @staticmethod
-    def of(network: nn.Module, losses: Losses, named: Named, probe: Batch, examples: int) -> Several:
-        """Look at the network and measure what a patient needs; it is as before afterwards.
+    def of(network: nn.Module, losses: Losses, named: Named, probe: Batch, examples: int, study: str = "") -> Several:
+        """Look at the network and at what a patient needs; it is as before afterwards.
 
         Args:
             losses: of the network that it is given, which may be a copy. named: what is trained, by name.
             probe: one example, as training has them; of its image only the shape counts.
             examples: of each patient.
+            study: what else the loss depends on. Of the same network and words, shapes and device, a process looks once.
         """
         draws = torch_generator(0, "several")
-        shape = (2, examples, *probe.image.shape[1:])
-        images = torch.rand(shape, generator=draws).to(probe.image)
+        images = torch.rand((2, examples, *probe.image.shape[1:]), generator=draws).to(probe.image)
         targets = probe.target[None].expand(2, examples, *probe.target.shape[1:])
+        layers = [(type(layer).__module__, layer.training) for layer in network.modules()]
+        size = f"{tuple(images.shape)} {tuple(targets.shape)} {images.device} {torch.get_num_threads()}"
+        kept = pace(f"{network}|{layers}|{list(named)}|{study}|{size}")
         whole = Whole(network, losses)
-        device = probe.image.device.type
-        kind = f"{network}|{tuple(shape)}|{probe.target.shape}|{device}|{torch.get_num_threads()}"
-        room = _room(device)
-        needed = _needed(whole, named, images[0], targets[0])
-        copies = device == "cpu" and probe.image.ndim == 5 and examples == 1 and 2 * needed <= room
-        most = min(MOST, room // needed)
-        why = "memory" if most < 2 else _unlike(whole, named, images, targets)
-        return Several(whole, pace(kind), 1 if why else most, copies, why)
+        if kept.found is None:
+            kept.found = _found(whole, named, images, targets)
+        return Several(whole, kept, kept.found)
+
+    @property
+    def most(self) -> int:
+        return self.found.most
 
     def chunks(self, batches: Sequence[Batch]) -> list[Sequence[Batch]]:
         """Patients that may go through together: of one shape, `most` at a time, no chunk much smaller than another."""
@@ -128,7 +142,7 @@ class Several:
     def way(self, count: int) -> Way:
         """How so many patients are taken next."""
         ways: list[Way] = ["alone"]
-        if self.copies:
+        if self.found.copies:
             ways.append("twice")
         if count > 1:
             ways.append("together")
@@ -173,6 +187,15 @@ def _at_once(whole: Whole, named: Named, images: Tensor, targets: Tensor) -> tup
             weights, images, targets
         )
     return {name: found[f"network.{name}"] for name in named}, losses
+
+
+def _found(whole: Whole, named: Named, images: Tensor, targets: Tensor) -> Found:
+    device = images.device.type
+    room, needed = _room(device), _needed(whole, named, images[0], targets[0])
+    copies = device == "cpu" and images.ndim == 6 and images.shape[1] == 1 and 2 * needed <= room
+    most = min(MOST, room // needed)
+    why = "memory" if most < 2 else _unlike(whole, named, images, targets)
+    return Found(1 if why else most, copies, why)
 
 
 def _room(device: str) -> int:

@@ -218,7 +218,8 @@ def _several(
     if probe is None or len(optimisers) != 1 or pieces > 1:  # in pieces, memory is short
         return None
     ((turn, optimiser),) = optimisers.items()
-    return Several.of(network, partial(losses, turn), _named(network, optimiser), probe, private.noisy.examples)
+    named, words = _named(network, optimiser), f"{task}"
+    return Several.of(network, partial(losses, turn), named, probe, private.noisy.examples, words)
 
 
 def _filling(

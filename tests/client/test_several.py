@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fedrounds_client import several as quicker
 from fedrounds_client.private import Lost, PatientSteps
-from fedrounds_client.several import Pace, Several, Way
+from fedrounds_client.several import Found, Pace, Several, Way
 from fedrounds_common import rng
 from fedrounds_common.errors import RoundError
 from fedrounds_common.privacy import NoisySteps
@@ -40,6 +40,7 @@ def patients(count: int, *shape: int, examples: int = 1, seed: int = 0) -> list[
 
 def looked_at(network: nn.Module, batches: Sequence[Batch], losses: Any = squares) -> Several:
     first = batches[0]
+    quicker.pace.cache_clear()
     with rng.seeded(1):
         return Several.of(
             network,
@@ -82,6 +83,10 @@ def summed(
     return torch.cat([each.grad.double().ravel() for each in named.values() if each.grad is not None]), steps.lost
 
 
+def of_at_most(several: Several, most: int) -> Several:
+    return replace(several, found=replace(several.found, most=most))
+
+
 def far(one: Tensor, other: Tensor) -> float:
     return float((one - other).norm() / other.norm())
 
@@ -119,7 +124,7 @@ def test_at_once_makes_the_same_clipped_sum_as_one_at_a_time(name: str) -> None:
     network, shape = built(name)
     batches = patients(3, *shape)
     found = looked_at(network, batches)
-    assert (found.why, found.most > 2) == ("", True)
+    assert (found.found.why, found.most > 2) == ("", True)
     # in float64: of networks whose values grow by thousands, float32 alone leaves less than five digits to compare
     network, batches = network.double(), [Batch(each.image.double(), each.target.double()) for each in batches]
     wanted, _ = summed(network, batches, losses=exact)
@@ -182,18 +187,18 @@ def test_patients_whose_images_differ_in_shape_go_apart() -> None:
 def test_chunks_are_of_a_like_size_and_never_larger_than_memory_allows() -> None:
     network, shape = built("tiny_cnn")
     several = looked_at(network, patients(1, *shape))
-    assert [len(each) for each in replace(several, most=4).chunks(patients(9, *shape))] == [3, 3, 3]
-    assert [len(each) for each in replace(several, most=1).chunks(patients(3, *shape))] == [1, 1, 1]
+    assert [len(each) for each in of_at_most(several, 4).chunks(patients(9, *shape))] == [3, 3, 3]
+    assert [len(each) for each in of_at_most(several, 1).chunks(patients(3, *shape))] == [1, 1, 1]
     assert several.chunks([]) == []
 
 
 def test_little_memory_means_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     network, shape = built("tiny_unet")
     whole = looked_at(network, patients(1, *shape))
-    assert whole.copies
+    assert whole.found.copies
     monkeypatch.setattr(quicker, "BUDGET", 1000)
     short = looked_at(network, patients(1, *shape))
-    assert (short.most, short.copies, short.why) == (1, False, "memory")
+    assert short.found == Found(1, False, "memory")
 
 
 # ---------------------------------------------------------------- what does not go
@@ -256,7 +261,7 @@ def test_a_network_that_cannot_be_taken_at_once_is_taken_one_at_a_time(
     batches = patients(4, 3)
     several = looked_at(made, batches)
     assert several.most == 1
-    assert re.fullmatch(why, several.why)
+    assert re.fullmatch(why, several.found.why)
     torch.testing.assert_close(summed(made, batches, several)[0], summed(made, batches)[0], rtol=0, atol=0)
 
 
@@ -264,7 +269,7 @@ def test_dropout_drops_something_else_of_each_patient() -> None:
     network = nn.Sequential(nn.Dropout(0.5), nn.Linear(64, 1, bias=False))
     batches = [Batch(torch.ones(1, 64), torch.zeros(1, 1)) for _ in range(8)]
     several = looked_at(network, batches)
-    assert several.why == ""
+    assert several.found.why == ""
     found = several.together(dict(network.named_parameters()), batches)
     assert found is not None
     dropped = {tuple((row == 0).tolist()) for row in found["1.weight"].flatten(1)}
@@ -284,6 +289,21 @@ def test_each_way_is_tried_twice_and_then_the_quickest_is_taken() -> None:
     assert taken == ["alone", "alone", "together", "together", "together", "together"]
     # of two patients at once nothing is known yet; of one at a time it is
     assert pace.quickest(("alone", "together"), 2) == "together"
+
+
+def test_a_network_is_looked_at_once_and_another_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[int] = []
+
+    def unlike(*_: Any) -> str:
+        looks.append(1)
+        return ""
+
+    monkeypatch.setattr(quicker, "_unlike", unlike)
+    quicker.pace.cache_clear()
+    for network in (nn.Linear(3, 1), nn.Linear(3, 1), nn.Linear(3, 2), nn.Linear(3, 1).eval()):
+        named = dict(network.named_parameters())
+        Several.of(network, squares, named, Batch(torch.zeros(1, 3), torch.zeros(1, 1)), 1)
+    assert len(looks) == 3
 
 
 def test_the_look_leaves_the_network_as_it_was() -> None:
