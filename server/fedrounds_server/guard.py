@@ -33,7 +33,8 @@ class Guard:
     """`agreed_cases`: the most training cases each site may claim, as it said at enrolment.
 
     `max_norm`: the largest L2 norm of an update that is believed of anybody; `norms`: those of the updates that were
-    admitted, round → site → norm. `noise`: about how long an update now is by the noise that its site has added.
+    admitted, round → site → norm. `noise`: about how long an update now is by the noise that its site has added; `hides`:
+    whether single hospitals are to be hidden.
     """
 
     agreed_cases: Mapping[str, int]
@@ -41,6 +42,7 @@ class Guard:
     codec: Codec
     norms: dict[int, dict[str, float]] = field(default_factory=dict)
     noise: Callable[[], float] = float
+    hides: bool = False
     _seen: set[tuple[str, int, str]] = field(default_factory=set)
     _sizes: dict[str, float] = field(default_factory=dict)  # norm of the model that a request was sent with
 
@@ -140,9 +142,10 @@ class Guard:
         """
         size = 1.0 + self._size(ask)
         most = min(self.max_norm, OF_MODEL * size)
+        if self.hides:  # cut to one norm anyway; and whether one counts must not follow from another's update
+            return most + 2 * self.noise()
         last = self._last(site, ask.round)
-        most = most if last is None else min(most, max(OF_LAST * last, ANYWAY * size))
-        return most + 2 * self.noise()
+        return most if last is None else min(most, max(OF_LAST * last, ANYWAY * size))
 
     def _size(self, ask: Ask) -> float:
         if ask.nonce not in self._sizes:

@@ -75,7 +75,9 @@ def run(grid: Grid, plan: Plan) -> Outcome:
     noise = (
         float if noising is None else partial(noising.size_of_noise, sum(each.size for each in plan.initial.values()))
     )
-    guard = Guard(reception.caps, MAX_NORM, plan.codec, norms_of(history.read(plan.folder.history)), noise)
+    guard = Guard(
+        reception.caps, MAX_NORM, plan.codec, norms_of(history.read(plan.folder.history)), noise, noising is not None
+    )
     summing, conduct = Summing(plan, post, reception, guard), Conduct(plan, post, reception, guard, noising=noising)
     before = plan.task.before if at.round == 0 else ()
     for purpose in before[at.settled :]:

@@ -243,3 +243,20 @@ def test_who_was_not_drawn_is_not_drawn_again_when_the_round_goes_on(made: Make)
 
 def only_train(answers: Behaves) -> Behaves:
     return lambda site, ask: answers(site, ask) if ask.kind == "train" else well(site, ask)
+
+
+def test_whether_one_hospital_counts_does_not_follow_from_what_another_sent(made: Make) -> None:
+    # elsewhere an update a hundred times as long as the others' is a fault; here each is cut, and none is left out
+    def times(factor: float, site: str, ask: Ask) -> Any:
+        said = says()(site, ask)
+        return replace(said, arrays={**said.arrays, "w": said.arrays["w"] * np.float32(factor)})
+
+    def tiny(site: str, ask: Ask) -> Any:
+        return times(1e-6, site, ask) if ask.kind == "train" else well(site, ask)
+
+    def grows(site: str, ask: Ask) -> Any:  # to a norm of 280, where noise has made the model one of 47
+        return times(200, site, ask) if (ask.kind, ask.round) == ("train", 2) else tiny(site, ask)
+
+    run = hiding(made, rounds=2)
+    run.run(run.village({"A": grows, "B": tiny, "C": tiny}))
+    assert run.states == [{"A": "ok", "B": "ok", "C": "ok"}] * 2
