@@ -156,6 +156,7 @@ def _done(ask: Ask, home: SiteHome, pieces: int) -> Leaving:
     """The answer, allowed to leave; which patients' images it was made with is written down before it can."""
     from fedrounds_client.enrolled import check_again, open_enrolled
     from fedrounds_client.rounds import beside_judged
+    from fedrounds_sites.cache_lock import in_use
 
     site, permit = open_enrolled(home, ask, pieces=pieces)
     costs = site.parts.study.costs_a_round(home.read_settings().plugins) if ask.kind == "train" else ()
@@ -163,7 +164,8 @@ def _done(ask: Ask, home: SiteHome, pieces: int) -> Leaving:
         budget.check(home, home.read_settings().policy, costs)
     if costs:
         permit.check_noisy(ask)
-    message = _do(ask, site, permit)
+    with in_use(site.hospital.simulation.cache):
+        message = _do(ask, site, permit)
     # one at a time: of two requests for the last round that a permit allows, one must find it used up
     with locked(home.lineage):
         check_again(home, ask)

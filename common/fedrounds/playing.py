@@ -37,6 +37,7 @@ from fedrounds_server.plan import Listener, Plan
 from fedrounds_server.pretrained import weights_from
 from fedrounds_server.release import write_model
 from fedrounds_server.rounds import Outcome
+from fedrounds_sites.cache_lock import in_use
 from fedrounds_sites.hospitals import assign, forget, leave_one_out, open_hospital
 
 
@@ -64,7 +65,7 @@ def carry_out(
     if resume is not None:
         refuse_other_study(resume, prepared)
     folder = RunFolder(new_folder(runs, name or prepared.study.name) if resume is None else resume.resolve())
-    with lock(folder.path):
+    with lock(folder.path), in_use(prepared.simulation.cache):
         with session(folder), stopwatch(profile_time) as watch:
             try:
                 with sites_lazily(folder.path, syncs=True):

@@ -14,6 +14,7 @@ import json
 import math
 import mmap
 import os
+import re
 import struct
 import time
 import weakref
@@ -41,6 +42,7 @@ _MAGIC = b"fr-case\n"
 _LEAD = struct.Struct("<8sII")  # magic, bytes of the header, CRC-32 of the header
 _ALIGN = 64
 _HEADER = 1024  # bytes, about
+_NAME = re.compile(rf"\.?[0-9a-f]{{40}}{re.escape(SUFFIX)}")
 _NO_MAP = ctypes.c_void_p(-1).value
 
 
@@ -141,8 +143,9 @@ class CaseStore:
         return len(gone)
 
     def clear(self) -> int:
-        """Delete every case, and what a crash left of one; returns how many files went."""
-        gone = [*self.folder.glob(f"*{SUFFIX}"), *self.folder.glob(f".*{SUFFIX}.*.part")]
+        """Delete every case, and what a crash left of one; returns how many files went. No file of another's name goes."""
+        found = (*self.folder.glob(f"*{SUFFIX}"), *self.folder.glob(f".*{SUFFIX}.*.part"))
+        gone = [file for file in found if _NAME.match(file.name)]
         for file in gone:
             remove_file(file)
         return len(gone)

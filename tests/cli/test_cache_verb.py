@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,18 @@ import pytest
 
 from fedrounds_common.case import Case, CaseRef
 from fedrounds_sites.cache import CaseStore
+from fedrounds_sites.cache_lock import in_use
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Has a person answer at a terminal."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    return lambda answer: monkeypatch.setattr("sys.stdin", Terminal(f"{answer}\n"))
 
 
 @pytest.fixture
@@ -42,9 +56,39 @@ def test_a_check_reads_them_all_and_names_what_is_damaged(fedrounds: Any, kept: 
 
 def test_cleared_nothing_is_left_and_nothing_else_was_touched(fedrounds: Any, kept: CaseStore) -> None:
     (kept.folder / "notes.txt").write_text("mine")
-    assert fedrounds("cache", str(kept.folder), "--clear", "--format", "json").envelope["data"]["deleted"] == 3
-    assert [file.name for file in kept.folder.iterdir()] == ["notes.txt"]
+    (kept.folder / "mine.case").write_text("of another program")
+    said = fedrounds("cache", str(kept.folder), "--clear", "--yes", "--format", "json")
+    assert said.envelope["data"]["deleted"] == 3
+    assert sorted(file.name for file in kept.folder.iterdir()) == ["mine.case", "notes.txt"]
+    (kept.folder / "mine.case").unlink()
     assert fedrounds("cache", str(kept.folder)).status == 0
+
+
+def test_without_a_terminal_nothing_is_deleted_unless_yes_was_said(fedrounds: Any, kept: CaseStore) -> None:
+    said = fedrounds("cache", str(kept.folder), "--clear", "--format", "json")
+    assert (said.status, said.envelope["error"]["code"]) == (2, "FR-U97")
+    assert len(list(kept.refs())) == 3
+
+
+@pytest.mark.parametrize(("answer", "left"), [("n", 3), ("", 3), ("y", 0)])
+def test_at_a_terminal_a_person_is_asked(
+    fedrounds: Any, kept: CaseStore, terminal: Any, answer: str, left: int
+) -> None:
+    terminal(answer)
+    said = fedrounds("cache", str(kept.folder), "--clear")
+    assert "3 prepared cases of 2 patients" in said.err, "what would go"
+    assert "Delete them all?" in said.err
+    assert len(list(kept.refs())) == left
+    assert said.status == (0 if left == 0 else 2)
+
+
+def test_a_folder_that_a_run_uses_is_not_emptied(fedrounds: Any, kept: CaseStore) -> None:
+    with in_use(kept.folder), in_use(kept.folder):  # two runs at once may
+        said = fedrounds("cache", str(kept.folder), "--clear", "--yes", "--format", "json")
+        assert (said.status, said.envelope["error"]["code"]) == (2, "FR-U98")
+        assert fedrounds("cache", str(kept.folder), "--check").status == 0
+    assert len(list(kept.refs())) == 3
+    assert fedrounds("cache", str(kept.folder), "--clear", "--yes").status == 0
 
 
 def test_to_check_and_to_clear_at_once_is_refused_and_nothing_is_deleted(fedrounds: Any, kept: CaseStore) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from fedrounds_common.errors import UsageError
+from fedrounds_sites.cache_lock import unused
 
 REPO = Path(__file__).parents[2]
 SMALL = (
@@ -14,10 +18,10 @@ SMALL = (
 )  # fmt: skip
 
 
-def played(folder: Path, *overrides: str) -> str:
+def played(folder: Path, *overrides: str, listen: Any = lambda event, facts: None) -> str:
     from fedrounds.series import simulate
 
-    run = simulate(REPO / "studies" / "demo-quick.toml", overrides=(*SMALL, *overrides), runs=folder)
+    run = simulate(REPO / "studies" / "demo-quick.toml", overrides=(*SMALL, *overrides), runs=folder, listen=listen)
     return str(run.status["consensus"])
 
 
@@ -25,7 +29,19 @@ def played(folder: Path, *overrides: str) -> str:
 def test_a_run_from_kept_cases_is_the_run_that_made_them(tmp_path: Path) -> None:
     plain = played(tmp_path / "runs")
     kept = f"simulation.cache={json.dumps(str(tmp_path / 'kept'))}"
-    assert played(tmp_path / "runs", kept) == plain
+    refused: list[str] = []
+
+    def clears(event: str, facts: Any) -> None:
+        """As a person might, while the run goes on."""
+        if event == "score":
+            with pytest.raises(UsageError) as error, unused(tmp_path / "kept"):
+                pass
+            refused.append(error.value.code)
+
+    assert played(tmp_path / "runs", kept, listen=clears) == plain
+    assert set(refused) == {"FR-U98"}
+    with unused(tmp_path / "kept"):  # once it is over anybody may
+        pass
     made = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "kept").iterdir()}
     assert made
     assert not list((tmp_path / "runs").rglob("*.case"))  # a run's own are gone at its end, and this one had none

@@ -310,7 +310,7 @@ def test_a_file_that_another_process_has_just_deleted_is_passed_over(store: Case
 
 def test_what_a_crash_left_half_written_goes_once_it_is_old(store: CaseStore) -> None:
     store.put("k", case())
-    half = store.folder / ".abc.case.0123.part"
+    half = store.folder / f".{'a' * 40}.case.0123.part"
     half.write_bytes(b"half")
     store.sweep()
     assert half.exists()  # somebody may be writing it now

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fedrounds.cli.frame import SITE_FOLDER, Answer, verb
+from fedrounds.cli.frame import SITE_FOLDER, Answer, say, verb
 from fedrounds_common.errors import DONE, DataError, UsageError
 
 
@@ -22,10 +23,12 @@ def register(app: typer.Typer) -> None:
             bool, typer.Option("--check", help="Read every case and hold it against its checksum.")
         ] = False,
         clear: Annotated[bool, typer.Option("--clear", help="Delete them all; the next run prepares anew.")] = False,
+        yes: Annotated[bool, typer.Option("--yes", help="Do not ask before deleting.")] = False,
     ) -> Answer:
         """Show what a folder keeps of prepared cases: patients' images, for the account alone that made them."""
         from fedrounds_client.consent import size
         from fedrounds_sites.cache import CaseStore
+        from fedrounds_sites.cache_lock import unused
 
         if check and clear:
             raise UsageError("FR-U13", "--check and --clear", wanted="one of the two")
@@ -48,9 +51,21 @@ def register(app: typer.Typer) -> None:
             )
             return Answer(data, text, DataError.exit_status if damaged else DONE)
         if clear:
-            data["deleted"] = store.clear()
+            with unused(store.folder):
+                if not yes:
+                    _confirm(text)
+                data["deleted"] = store.clear()
             text += f"\n{data['deleted']} files deleted"
         return Answer(data, text)
+
+
+def _confirm(what: str) -> None:
+    """Raises UsageError FR-U97: nobody can be asked, or the answer is no."""
+    say(what)
+    if not sys.stdin.isatty():
+        raise UsageError("FR-U97", "nobody can be asked here", wanted="a terminal", do="or delete them with --yes")
+    if not typer.confirm("Delete them all?", default=False, err=True):
+        raise UsageError("FR-U97", "they are kept", do="nothing was changed")
 
 
 def _of_site(site: Path) -> Path:
