@@ -94,7 +94,7 @@ class Round:
 
     def play(self) -> list[tuple[bytes, int]]:
         """All steps, with updates of no entries; the keys of the first site's masks."""
-        known = {name: key.public.text for name, key in self.identities.items()}
+        known = {name: key.public.fingerprint for name, key in self.identities.items()}
         notices: dict[str, bytes] = {}
         for name in self.names:
             self.states[name] = self.of(name, lambda name=name: at_site.begin(name, self.session))

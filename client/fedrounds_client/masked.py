@@ -2,7 +2,7 @@
 
     masks/round.json     this round's keys and what came, for this account only; what is secret in it goes with the last step
     masks/update         the update that was trained, until its sum is made
-    peers.json           the other hospitals' keys, as first met (where the study does not name them)
+    peers.json           fingerprints of the hospitals' keys, as first met (where the study does not name them)
     sums.jsonl           for each update that is in a sum, with which sites: never in a second sum with others
 
 The last two are of the site and not of a run: a coordinator that calls a run by another name must find them.
@@ -25,13 +25,13 @@ from fedrounds_common.arrays import Arrays, digest
 from fedrounds_common.averaging import weight_of
 from fedrounds_common.channels.secure_sum import SecureSum
 from fedrounds_common.disk import add_line, remove_file, write_json, write_whole
-from fedrounds_common.errors import RefusedError, RunFileError, UpdateError
+from fedrounds_common.errors import NetworkError, RefusedError, RunFileError, UpdateError
 from fedrounds_common.leaving import Ask, Share, Update, from_wire, to_wire
 from fedrounds_common.letter import letter_parts, unpack_letter
 from fedrounds_common.masking import site as steps
 from fedrounds_common.masking.masks import add_masks
 from fedrounds_common.masking.site import Rules, SiteRound
-from fedrounds_common.signing import SigningKey
+from fedrounds_common.signing import PublicKey, SigningKey
 from fedrounds_common.spans import timed
 
 FOLDER, LIST = "masks", "list"
@@ -150,7 +150,7 @@ def identity_of(site: Site) -> SigningKey:
 
 
 def _known(site: Site, channel: SecureSum, notices: Mapping[str, bytes]) -> dict[str, str]:
-    """Site → key: the study's, or those met before and, of who is new, what its notice names."""
+    """Site → fingerprint: the study's, or those met before and, of who is new, that of the key which its notice names."""
     if channel.keys:
         return dict(channel.keys)
     met = {str(name): str(key) for name, key in (read_table(_books(site) / "peers.json") or {}).items()}
@@ -159,8 +159,8 @@ def _known(site: Site, channel: SecureSum, notices: Mapping[str, bytes]) -> dict
 
 def _named(notice: bytes) -> str:
     try:
-        return str(json.loads(notice)["identity"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+        return PublicKey.of_text(str(json.loads(notice)["identity"])).fingerprint
+    except (ValueError, KeyError, TypeError, RecursionError, NetworkError):
         return ""
 
 

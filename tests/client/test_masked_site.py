@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -10,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fedrounds_client.review import review
 from fedrounds_client.verifying import verify_books
+from fedrounds_client.waiting import find
 from fedrounds_common.channels.secure_sum import SecureSum
-from fedrounds_common.leaving import Ask, Refusal, Share
+from fedrounds_common.leaving import Ask, Refusal, Share, to_wire
 from fedrounds_common.masking.field import FIRST
 from fedrounds_common.masking.site import session_of
 from fedrounds_common.signing import SigningKey
@@ -120,6 +123,23 @@ def cases_of(site: Any) -> int:
 
 
 @pytest.mark.slow
+def test_what_review_says_leaves_are_the_numbers_that_leave(hospitals: Hospitals) -> None:
+    site, other = (
+        hospitals.sites["A"],
+        replace(hospitals.ask, study=hospitals.ask.study.replace('"seed":5', '"seed":6')),
+    )
+    other = replace(other, digest=hashlib.sha256(other.study.encode()).hexdigest())
+    site.answer(other)  # which nobody allowed: it waits for somebody to look at it
+    found = review(site.home, site.home.read_settings(), find(site.home, other.digest))
+    hospitals.keys()
+    for name in hospitals.sites:
+        hospitals.unmasking.take_sealed(name, blobs_of(hospitals.step(name, "shares", hospitals.unmasking.notices)))
+    sent = hospitals.step("A", "masked", hospitals.unmasking.sealed_for("A"))
+    assert [(each.name, each.shape) for each in found.leaves.tensors] == [("numbers", sent.arrays["numbers"].shape)]
+    assert found.leaves.update_bytes == pytest.approx(sum(map(len, to_wire(sent))), abs=120)
+
+
+@pytest.mark.slow
 def test_the_same_update_is_in_no_second_sum_with_others_in_whatever_run(hospitals: Hospitals) -> None:
     hospitals.until_masked()
     hospitals.to_the_end()
@@ -153,7 +173,7 @@ def test_a_hospital_whose_key_changes_is_refused_by_those_who_met_it(hospitals: 
     hospitals.keys()
     hospitals.step("A", "shares", hospitals.unmasking.notices)
     met = json.loads((hospitals.sites["A"].home.folder / "peers.json").read_text("utf-8"))
-    assert met == {name: site.home.key.public.text for name, site in hospitals.sites.items()}
+    assert met == {name: site.home.key.public.fingerprint for name, site in hospitals.sites.items()}
     # site B with a new key, in the next round
     home = hospitals.sites["B"].home
     home.signing_key.unlink()

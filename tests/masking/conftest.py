@@ -16,7 +16,7 @@ from fedrounds_common.signing import SigningKey
 from fedrounds_server.unmasking import Unmasking
 
 IDENTITIES = {f"s{number:03d}": SigningKey.create() for number in range(1, 201)}
-KNOWN = {name: key.public.text for name, key in IDENTITIES.items()}
+KNOWN = {name: key.public.fingerprint for name, key in IDENTITIES.items()}
 
 
 @dataclass

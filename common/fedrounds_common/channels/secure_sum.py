@@ -26,7 +26,7 @@ class SecureSum(Channel):
 
     `neighbours`: with how many others a site masks (an even number); 0: with all. `precision`: a weighted entry is a multiple of
     2^−precision; `limit`: the largest entry of an update; `sites`, `cases`: the most in a round and at a site.
-    `keys`: site → its key ("ed25519:…"). Without it a site believes the keys of the first round that it takes part in.
+    `keys`: site → the fingerprint of its key, as it was enrolled. Without it a site believes each key as it first meets it.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
@@ -40,7 +40,7 @@ class SecureSum(Channel):
     limit: Positive = 64.0
     sites: Annotated[int, Field(ge=2, le=10_000)] = 200
     cases: Count = 5000
-    keys: dict[Name, Annotated[str, Field(pattern=r"^ed25519:[A-Za-z0-9+/]{43}=$")]] = field(default_factory=dict)
+    keys: dict[Name, Annotated[str, Field(pattern=r"^[0-9a-f]{4}(-[0-9a-f]{4}){9}$")]] = field(default_factory=dict)
 
     @model_validator(mode="after")
     def _agree(self) -> SecureSum:

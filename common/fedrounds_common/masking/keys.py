@@ -72,6 +72,11 @@ class Notice:
     mask: str
     promise: str
 
+    @property
+    def fingerprint(self) -> str:
+        """Of its identity, as people compare it."""
+        return PublicKey.of_text(self.identity).fingerprint
+
     def signed(self, key: SigningKey) -> bytes:
         return json.dumps(sign_json(key, vars(self)), sort_keys=True).encode()
 
@@ -101,13 +106,13 @@ def check_identities(notices: Mapping[str, Notice], known: Mapping[str, str]) ->
     """Refuse keys of hospitals other than those that are known here.
 
     Args:
-        known: site → its Ed25519 key, as text. A site that is not in it is unknown.
+        known: site → fingerprint of its Ed25519 key. A site that is not in it is unknown.
 
     Raises:
         RefusedError: FR-C79 with the first that does not fit.
     """
     for name in sorted(notices):
-        if known.get(name) != notices[name].identity:
+        if known.get(name) != notices[name].fingerprint:
             said = "is not known here" if name not in known else "has another key than the one known here"
             raise RefusedError(
                 "FR-C79", f"{name} {said}", wanted="the hospitals of wire.channel.keys, or those of the rounds before",

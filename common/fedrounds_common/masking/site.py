@@ -135,7 +135,7 @@ def share(
     """Shares of both secrets, sealed, by neighbour.
 
     Args:
-        notices: of everybody who takes part. own: as this site sent it. known: site → identity, see `check_identities`.
+        notices: of everybody who takes part. own: as this site sent it. known: site → fingerprint, see `check_identities`.
 
     Raises:
         RefusedError: FR-C77 it answered another list, FR-C78 too few or too many take part, FR-C79 unknown keys.

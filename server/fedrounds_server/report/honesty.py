@@ -70,7 +70,8 @@ def privacy(run: RunView) -> tuple[str, ...]:
     """Which protection the run had, in plain words; most have none."""
     tables = run.study.get("privacy") or ()
     names = [str(table.get("name", "?")) for table in tables if isinstance(table, Mapping)]
-    channel = str(table_of(table_of(run.study, "wire"), "channel").get("name", "plain"))
+    table = table_of(table_of(run.study, "wire"), "channel")
+    channel, fewest = str(table.get("name", "plain")), table.get("minimum", 3)
     noise = (
         f"Privacy measures of this study, in order: {', '.join(names)}."
         if names
@@ -79,7 +80,8 @@ def privacy(run: RunView) -> tuple[str, ...]:
     secure = (
         "No secure aggregation: the coordinator sees each hospital's update by itself."
         if channel == "plain"
-        else f"Updates travel by {channel}: the coordinator is meant to see sums only, and cannot check a single hospital's update."
+        else f"Updates travel by {channel}: the coordinator sees only the sum of those of at least {fewest} hospitals, and cannot "
+        "check a single hospital's update. Hospitals' counts of cases, times and scores are not in the sum: it sees each."
     )
     return (
         noise,
