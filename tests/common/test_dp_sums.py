@@ -114,7 +114,7 @@ def test_as_many_shares_as_the_study_wants_sites_at_least_hold_the_whole_noise()
     nothing = {"conv.weight": np.zeros(30_000, np.float32)}
     shares = [released(nothing, TRAINED, SHARED, 2.0, 9, Secret()).arrays["conv.weight"] for _ in range(4)]
     is_normal(shares[0].astype(np.float64), 2.0 / math.sqrt(4))
-    is_normal(np.sum(shares, axis=0, dtype=np.float64), 2.0)
+    is_normal(np.asarray(np.sum(shares, axis=0, dtype=np.float64)), 2.0)
     # independent of one another
     assert abs(np.corrcoef(shares)[0, 1:]).max() < 0.04
     # and the coordinator adds none of its own

@@ -22,7 +22,7 @@ from fedrounds_common.strategies.fedavg import FedAvg
 from fedrounds_common.strategies.fedavgm import FedAvgM
 from fedrounds_common.strategy import Consensus, Strategy, Updates
 from fedrounds_server.checkpoint import newest_checkpoint
-from fedrounds_server.midround import read_open
+from fedrounds_server.midround import OpenRound, read_open
 from fedrounds_server.release import read_model
 
 MANY = 20_000
@@ -220,21 +220,24 @@ def test_each_hospital_is_drawn_in_secret_and_a_round_of_nobody_is_noise_alone(m
     assert {site.part for line in run.lines for site in line.sites if site.state == "absent"} == {"idle"}
 
 
-def test_who_was_not_drawn_is_not_drawn_again_when_the_round_goes_on(made: Make) -> None:
-    def cut_off(site: str, ask: Ask) -> Any:
+def cut_off(made: Make, attempt: int = 0) -> tuple[Made, OpenRound]:
+    """A run that was killed in a first round for which some were drawn, and some were not."""
+
+    def dies(site: str, ask: Ask) -> Any:
         raise KeyboardInterrupt
 
-    for attempt in range(20):  # until in the first round some are drawn, and some are not
-        run = hiding(made, rounds=1, sampling_rate=0.5)
-        run = replace(run, plan=replace(run.plan, folder=type(run.folder)(run.folder.path.with_name(f"run-{attempt}"))))
-        run.folder.path.mkdir()
-        grid = run.village({**dict.fromkeys("ABC", says()), **{name: only_train(cut_off) for name in "ABC"}})
-        with suppress(KeyboardInterrupt):
-            run.run(grid)
-        opened = read_open(run.folder.round(1))
-        if opened is not None and opened.sites and opened.passed_over:
-            break
-    assert opened is not None
+    run = hiding(made, rounds=1, sampling_rate=0.5)
+    run = replace(run, plan=replace(run.plan, folder=type(run.folder)(run.folder.path.with_name(f"run-{attempt}"))))
+    run.folder.path.mkdir()
+    with suppress(KeyboardInterrupt):
+        run.run(run.village({name: only_train(dies) for name in "ABC"}))
+    opened = read_open(run.folder.round(1))
+    # all or nobody once in four times
+    return (run, opened) if opened and opened.sites and opened.passed_over else cut_off(made, attempt + 1)
+
+
+def test_who_was_not_drawn_is_not_drawn_again_when_the_round_goes_on(made: Make) -> None:
+    run, opened = cut_off(made)
     assert {*opened.sites, *opened.passed_over} == set("ABC")
     again = village(run)
     run.run(again, resume=True)
