@@ -106,7 +106,8 @@ class Conduct:
         self.thrown += 1
         self.plan.listen("warning", {"text": f"round {collection.ask.round}: {error}"})
         if self.thrown >= MOST_THROWN:
-            raise error
+            lost = error.code == "FR-R82"
+            raise TooFewSites(error.code, error.found, wanted=error.wanted, do=error.do) if lost else error
         for name, line in collection.lines.items():
             if line.state == "ok" and not line.part:
                 collection.lines[name] = replace(line, state=f"error:{error.code}")
