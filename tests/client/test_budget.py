@@ -326,3 +326,19 @@ def test_two_mechanisms_compose_by_divergence_and_the_plain_sum_is_told_beside_i
     assert (bill.studies, bill.rounds) == (2, 2)
     assert bill.added == pytest.approx(alone)
     assert max(ROUND, alone / 2) < bill.spent < alone
+
+
+def test_review_tells_of_both_units_how_they_are_protected_and_by_whose_noise(
+    enrolled: MakeSite, study_ask: MakeAsk
+) -> None:
+    site, ask = enrolled(), both(study_ask())
+    site.set("policy.budget_epsilon=8.0")
+    site.answer(ask)  # is not allowed, and waits
+    found = review(site.home, site.home.read_settings(), find(site.home, ask.digest))
+    said = " ".join(screen(found).split())
+    whole = epsilon("rdp", 4.0, 1.0, 3, 1e-5)
+    assert f"and each hospital by a bill of its own: epsilon {whole:.3g} at delta 1e-05 over all rounds" in said
+    assert "the norm is cut to 1; each hospital counts once; to the sum comes noise of 4 times that" in said
+    assert "the coordinator adds it, and sees each hospital's update before that" in said
+    assert "outside that promise: which hospitals take part" in said
+    assert said.count("░ of this site's 8") == 2

@@ -19,7 +19,6 @@ from fedrounds_common.network import Network
 from fedrounds_common.plugins import Shelf, choice_message, validate
 from fedrounds_common.privacy import Privacy
 from fedrounds_common.settling import purposes
-from fedrounds_common.strategy import Strategy
 from fedrounds_common.study.combinations import Uses, refusals
 from fedrounds_common.study.study import DEFAULT_NAMES, FORMAT, WIRES, Study
 from fedrounds_common.study.tables import CaseForm, Cohort, Evaluation, Name, Table, Training
@@ -135,15 +134,9 @@ def _plugin_tables(gather: _Gathering) -> tuple[dict[str, Any], Task | None, Mea
     model, network = gather.plugin(shelves.NETWORKS, gather.table("model"), "model")
     if judge is not None and network is not None and network.makes not in judge.takes:
         gather.faults.append(_wrong_head(model["name"], network, task["name"], judge))
-    algorithm: Strategy | None
     channel: Channel | None
-    strategy, algorithm = gather.plugin(shelves.STRATEGIES, gather.table("strategy"), "strategy")
+    strategy, _ = gather.plugin(shelves.STRATEGIES, gather.table("strategy"), "strategy")
     wire, channel = _wire(gather)
-    if algorithm is not None and channel is not None and channel.hides_sites and algorithm.reads == "each":
-        found = (
-            f"{strategy['name']!r} reads each site's update, and wire.channel {wire['channel']['name']!r} hides them"
-        )
-        gather.faults.append(Fault("strategy.name", f"{found}; take a strategy that reads sums, or channel 'plain'"))
     if channel is not None and wire["channel"]["name"] not in CARRIED_OUT:
         carried = ", ".join(CARRIED_OUT)
         gather.faults.append(
