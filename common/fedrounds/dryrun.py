@@ -10,16 +10,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 from fedrounds.baselines import Alone, judged_at, judged_by_itself, judges, planned
-from fedrounds.forecast import DryRun, SitePlan
+from fedrounds.forecast import Disk, DryRun, SitePlan
 from fedrounds.health import free_memory_bytes, usable_cores
 from fedrounds.measure import Down, Measured, finished_after, measure
 from fedrounds.simulation import Prepared
 from fedrounds_client.receiving import KEPT_FILES as HELD_FILES
 from fedrounds_client.state import KEPT_FILES
 from fedrounds_client.training import steps_per_round
+from fedrounds_common.case import CaseRef
 from fedrounds_common.errors import DataError
 from fedrounds_common.leaving import Hello
 from fedrounds_common.settling import purposes
@@ -30,8 +31,8 @@ from fedrounds_server.cohort import Roster, choose, need
 from fedrounds_server.plan import Plan
 from fedrounds_server.rounds import Outcome
 from fedrounds_sites.hospitals import assign, leave_one_out
-from fedrounds_sites.keeping import free_bytes
-from fedrounds_sites.splits import split
+from fedrounds_sites.keeping import Keeper, existing, free_bytes
+from fedrounds_sites.splits import Split, split
 
 REPORT_S = 3.0  # figures and page of a small run took this long; it grows little with the run
 
@@ -55,16 +56,26 @@ def dry_run(prepared: Prepared, runs: Path = Path("runs")) -> DryRun:
     measured = _measure_one(prepared, sites, training)
     outcome = _outcome(study, plans)
     alone = planned(prepared.simulation, outcome, _steps_taken(study, training))
-    return _estimate(prepared, plans, measured, alone, _judgings(prepared, outcome, alone), runs)
+    kept = _kept(prepared, sites, runs)
+    return _estimate(prepared, plans, measured, alone, _judgings(prepared, outcome, alone), kept, runs)
 
 
-def _plan(study: Study, name: str, refs: Sequence[Any]) -> SitePlan:
+def _kept(prepared: Prepared, sites: Mapping[str, Sequence[CaseRef]], runs: Path) -> int:
+    """How many prepared cases of these sites a run finds in the folder that keeps them from run to run."""
+    simulation = prepared.simulation
+    if simulation.cache is None:
+        return 0
+    reader = simulation.build_reader(prepared.plugins)
+    keepers = {name: Keeper(name, runs, reader, simulation, prepared.study) for name in sites}
+    return sum(len(refs) - keepers[name].missing(refs) for name, refs in sites.items())
+
+
+def _plan(study: Study, name: str, refs: Sequence[CaseRef]) -> SitePlan:
     rule, cohort = study.evaluation, study.cohort
     most = rule.cases_per_site or len(refs)
     if name in cohort.held_out:
         return SitePlan(name, "held-out", len(refs), 0, min(len(refs), most), 0)
-    folds = rule.folds if rule.by == "patient" else 0
-    both = split(refs, name, study.seed, rule.local_validation, folds=folds, fold=rule.fold)
+    both = _split(study, name, refs)
     takes_part = bool(both.train) and (not cohort.sites or name in cohort.sites)
     steps = steps_per_round(study.training, len(both.train)) if takes_part else 0
     return SitePlan(
@@ -72,17 +83,27 @@ def _plan(study: Study, name: str, refs: Sequence[Any]) -> SitePlan:
     )
 
 
-def _measure_one(prepared: Prepared, sites: Mapping[str, Sequence[Any]], training: Sequence[SitePlan]) -> Measured:
+def _split(study: Study, name: str, refs: Sequence[CaseRef]) -> Split:
+    rule = study.evaluation
+    folds = rule.folds if rule.by == "patient" else 0
+    return split(refs, name, study.seed, rule.local_validation, folds=folds, fold=rule.fold)
+
+
+def _measure_one(prepared: Prepared, sites: Mapping[str, Sequence[CaseRef]], training: Sequence[SitePlan]) -> Measured:
     """The site of middle size; the next one where none of its cases can be used."""
     by_size = sorted(training, key=lambda plan: (plan.training, plan.name))
     middle = len(by_size) // 2
-    *others, last = [*by_size[middle:], *by_size[:middle]]
-    for plan in others:
+    *others, last = (plan.name for plan in [*by_size[middle:], *by_size[:middle]])
+
+    def measured(name: str) -> Measured:
+        return measure(prepared, name, sites[name], _split(prepared.study, name, sites[name]).train)
+
+    for name in others:
         try:
-            return measure(prepared, plan.name, sites[plan.name])
+            return measured(name)
         except DataError:  # nothing of this site can be used: `study check --data` says what
             continue
-    return measure(prepared, last.name, sites[last.name])
+    return measured(last)
 
 
 def _outcome(study: Study, plans: Sequence[SitePlan]) -> Outcome:
@@ -142,7 +163,7 @@ def _judgings(prepared: Prepared, outcome: Outcome, alone: Sequence[Alone]) -> t
 
 def _estimate(
     prepared: Prepared, plans: tuple[SitePlan, ...], one: Measured, alone: Sequence[Alone],
-    judgings: Sequence[_Judging], runs: Path,
+    judgings: Sequence[_Judging], kept_cases: int, runs: Path,
 ) -> DryRun:  # fmt: skip
     study, simulation = prepared.study, prepared.simulation
     rounds, cores = study.training.rounds, usable_cores()
@@ -153,6 +174,7 @@ def _estimate(
     training_sites = sum(plan.steps > 0 for plan in plans)
     asked_for_sums = training_sites * len(purposes(prepared.parts.task))  # the model goes with each request
     cases = one.case_bytes * sum(plan.cases for plan in plans)
+    new = cases - one.case_bytes * kept_cases
     kept = simulation.cache
     # of what differences are from, the sites keep the last few, and the coordinator those of its checkpoints
     held = HELD_FILES * training_sites + KEPT + 1 if prepared.parts.down.differences else 0
@@ -173,10 +195,22 @@ def _estimate(
         disk_bytes=left + cases,
         left_bytes=left + (0 if kept is None else cases),
         cases_bytes=cases,
+        new_cases_bytes=new,
         kept="" if kept is None else str(kept),
-        free_disk_bytes=free_bytes(runs if kept is None else kept),
+        disks=_disks((runs, left), (runs if kept is None else kept, new)),
         seconds=_seconds(prepared, plans, one, alone, at_once, judgings),
     )
+
+
+def _disks(*written: tuple[Path, int]) -> tuple[Disk, ...]:
+    """What is written where, added up where two folders lie on one disk."""
+    found: dict[int, Disk] = {}
+    for folder, needed in written:
+        there = existing(folder)
+        device = there.stat().st_dev
+        before = found.get(device) or Disk(str(folder), 0, free_bytes(there))
+        found[device] = replace(before, needed_bytes=before.needed_bytes + needed)
+    return tuple(found.values())
 
 
 def _down_bytes(study: Study, training: Sequence[str], down: Down) -> int:
@@ -211,9 +245,9 @@ def _seconds(
     return {
         "starting": one.start_s * waves,
         "reading": finished_after([plan.cases * one.load_s for plan in plans], at_once),
-        "initial model": study.cohort.initial_steps * one.step_s if study.cohort.initial_sites else 0.0,
+        "initial model": study.cohort.initial_steps * one.plain_step_s if study.cohort.initial_sites else 0.0,
         "rounds": rounds,
-        "baselines": finished_after([each.steps * one.step_s for each in alone], at_once),
+        "baselines": finished_after([each.steps * one.plain_step_s for each in alone], at_once),
         "judging": judging,
         "report": REPORT_S,
     }

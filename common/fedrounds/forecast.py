@@ -28,11 +28,22 @@ class SitePlan:
 
 @final
 @dataclass(frozen=True)
+class Disk:
+    """Bytes that a run writes to the disk on which `folder` lies or will, and what is free there."""
+
+    folder: str
+    needed_bytes: int
+    free_bytes: int
+
+
+@final
+@dataclass(frozen=True)
 class DryRun:
     """What a run would be. Bytes up and down are a round's, of all sites drawn, on average; `seconds` by part of the run.
 
     `memory_bytes`: of all processes together. `disk_bytes` while it runs, of which `cases_bytes` for prepared cases,
     and `left_bytes` after it ended; `kept`: the folder that keeps the prepared cases for the next run, "" if none.
+    `new_cases_bytes`: of cases that are not kept there yet. `disks`: the run's, and the kept cases' if that is another.
     """
 
     sites: tuple[SitePlan, ...]
@@ -50,8 +61,9 @@ class DryRun:
     disk_bytes: int
     left_bytes: int
     cases_bytes: int
+    new_cases_bytes: int
     kept: str
-    free_disk_bytes: int
+    disks: tuple[Disk, ...]
     seconds: Mapping[str, float]
 
     @property
@@ -73,8 +85,12 @@ class DryRun:
             )
         if self.free_memory_bytes is not None and self.memory_bytes > self.free_memory_bytes:
             said.append(f"only {shown_bytes(self.free_memory_bytes)} of memory are free: use fewer workers")
-        if self.disk_bytes > self.free_disk_bytes:
-            said.append(f"only {shown_bytes(self.free_disk_bytes)} of disk are free there: the run would be refused")
+        said += [
+            f"only {shown_bytes(disk.free_bytes)} of disk are free at {disk.folder}, and {shown_bytes(disk.needed_bytes)} "
+            "would be written there: the run would be refused, or end in its midst"
+            for disk in self.disks
+            if disk.needed_bytes > disk.free_bytes
+        ]
         return tuple(said)
 
     def rows(self) -> tuple[tuple[str, str, str, str, str, str], ...]:
@@ -103,11 +119,20 @@ class DryRun:
                         "with judging"),
             ("memory", f"{shown_bytes(self.memory_bytes)} with {self.workers or 'no'} worker processes"),
             ("disk", f"{shown_bytes(self.disk_bytes)} while it runs, {shown_bytes(self.left_bytes)} after"),
-            ("prepared", f"{shown_bytes(self.cases_bytes)} of cases, " + (f"kept in {self.kept}" if self.kept else "deleted at the end")),
-            ("measured", f"{one.site}, {one.cases} cases: {one.load_s:.2g} s to read one, {one.step_s:.2g} s a step, "
+            ("prepared", f"{shown_bytes(self.cases_bytes)} of cases, {self._kept()}"),
+            ("measured", f"{one.site}, {one.cases} cases: {one.load_s:.2g} s to read one, {one.step_s:.2g} s a step"
+                         f"{f' of {one.patients} patients, with noise' if one.patients else ''}, "
                          f"{one.predict_s:.2g} s to predict and score one"),
             ("time", f"about {shown_seconds(self.total_s)} ({parts})"),
         )  # fmt: skip
+
+    def _kept(self) -> str:
+        if not self.kept:
+            return "deleted at the end"
+        there = (
+            "" if self.new_cases_bytes == self.cases_bytes else f", {shown_bytes(self.new_cases_bytes)} yet to be made"
+        )
+        return f"kept in {self.kept}{there}"
 
     def _packed(self) -> str:
         """What that is of weights that travel as they are."""

@@ -11,23 +11,27 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, final
 
 from fedrounds.simulation import Prepared
 from fedrounds_client.outside import none_usable
 from fedrounds_client.site import Parts
 from fedrounds_client.training import Piece, Result, train
 from fedrounds_common.arrays import Arrays, of_module, size_bytes
-from fedrounds_common.case import Case, CaseRef
+from fedrounds_common.case import Case, CaseRef, Cases
 from fedrounds_common.downwards import pack_down, pack_half
 from fedrounds_common.errors import CaseError, to_keep
 from fedrounds_common.leaving import Ask, Update, to_wire
+from fedrounds_common.privacy import NoisySteps
 from fedrounds_common.rng import derive
 from fedrounds_common.strategy import Trained
 from fedrounds_sites.cache import stored_bytes
 from fedrounds_sites.keeping import acquired
 from fedrounds_sites.prepare import prepare
 from fedrounds_sites.reader import Reader
+
+if TYPE_CHECKING:
+    from torch import nn
 
 CASES = 4  # that are read: enough for a mean, few enough to wait for
 STEPS = 3
@@ -51,6 +55,8 @@ class Down:
 class Measured:
     """What one site's work takes here, one process, seconds and bytes.
 
+    `step_s`: of a round, with its noise where the study has any, of so many `patients` as are drawn on average; 0: of
+    none. `plain_step_s`: without noise, as baselines take it.
     `message_s`: a round's work besides its steps. `floor_s`: trying every untrained rule on one case.
     `case_bytes`: a prepared case, mean. `process_bytes`: the largest this process has been, its
     libraries included, and `base_bytes` what it was before anything was trained.
@@ -61,6 +67,8 @@ class Measured:
     parameters: int
     load_s: float
     step_s: float
+    plain_step_s: float
+    patients: int
     message_s: float
     predict_s: float
     start_s: float
@@ -74,11 +82,15 @@ class Measured:
     base_bytes: int
 
 
-def measure(prepared: Prepared, site: str, refs: Sequence[CaseRef]) -> Measured:
+def measure(prepared: Prepared, site: str, refs: Sequence[CaseRef], training: Sequence[CaseRef]) -> Measured:
     """Read up to four cases, take three warm steps, predict one case; nothing is written.
+
+    Args:
+        refs: the site's cases; `training`: those of them that it trains on.
 
     Raises:
         DataError: none of the cases can be used. RoundError: the loss is not finite.
+        UsageError: FR-U95 noise cannot protect patients in this network.
     """
     parts, study = prepared.parts, prepared.study
     cases, load_s = _read(prepared, site, refs)
@@ -87,15 +99,16 @@ def measure(prepared: Prepared, site: str, refs: Sequence[CaseRef]) -> Measured:
     build_s = time.perf_counter() - started
     start = of_module(network)
 
-    def steps(count: int) -> Any:
+    def steps(count: int, cases: Cases, noisy: NoisySteps | None) -> Result:
         piece = Piece(count, 0, count, study.seed, ("measure", count))
-        return train(network, parts.task, cases, study.cases, study.training, piece, start)
+        return train(network, parts.task, cases, study.cases, study.training, piece, start, noisy=noisy)
 
-    result, one_s, several_s = Result(start), 0.0, 0.0
-    if study.training.rounds:
-        result = steps(1)  # the first of all is slow: libraries choose their ways
-        one_s, several_s = _timed(lambda: steps(1)), _timed(lambda: steps(1 + STEPS))
-    step_s = max((several_s - one_s) / STEPS, 1e-6)
+    plain = _stepped(lambda count: steps(count, cases, None)) if study.training.rounds else _Stepped(Result(start))
+    drawn, stepped, noisy = tuple[Case, ...](), plain, parts.noisy
+    if noisy is not None and study.training.rounds:
+        drawn, noisy = _drawn(cases, training, noisy), replace(noisy, rate=1.0, patients=1)
+        stepped = _stepped(lambda count: steps(count, drawn, noisy))
+    result = stepped.result
     judged = _judged(parts, cases)
     down, up, kept = _sizes(parts, start, result.arrays, prepared.text)
     return Measured(
@@ -103,8 +116,10 @@ def measure(prepared: Prepared, site: str, refs: Sequence[CaseRef]) -> Measured:
         cases=len(cases),
         parameters=sum(weights.numel() for weights in network.parameters()),
         load_s=load_s,
-        step_s=step_s,
-        message_s=max(one_s - step_s, 0.0) + build_s,
+        step_s=stepped.step_s,
+        plain_step_s=plain.step_s,
+        patients=len(drawn),
+        message_s=stepped.beside_s + build_s,
         predict_s=_timed(lambda: _judge(parts, network, judged)) / max(len(judged), 1),
         start_s=_start_s() if prepared.simulation.workers else 0.0,
         floor_s=_timed(lambda: parts.task.guessed(judged, study.cases, study.evaluation)) / max(len(judged), 1)
@@ -117,6 +132,35 @@ def measure(prepared: Prepared, site: str, refs: Sequence[CaseRef]) -> Measured:
         case_bytes=round(statistics.mean(stored_bytes(case) for case in cases)),
         process_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _KIB,
         base_bytes=base,
+    )
+
+
+@final
+@dataclass(frozen=True)
+class _Stepped:
+    """Seconds of a step, and of what a round takes besides; and what one step came to."""
+
+    result: Result
+    step_s: float = 1e-6
+    beside_s: float = 0.0
+
+
+def _stepped(steps: Callable[[int], Result]) -> _Stepped:
+    result = steps(1)  # the first of all is slow: libraries choose their ways
+    one_s, several_s = _timed(lambda: steps(1)), _timed(lambda: steps(1 + STEPS))
+    step_s = max((several_s - one_s) / STEPS, 1e-6)
+    return _Stepped(result, step_s, max(one_s - step_s, 0.0))
+
+
+def _drawn(cases: Sequence[Case], training: Sequence[CaseRef], noisy: NoisySteps) -> tuple[Case, ...]:
+    """As many patients as a noisy step of this site draws on average, at least one; the cases read stand for them.
+
+    All of them take part in each step that is timed: of chance draws three would tell nothing.
+    """
+    patients = round(noisy.rate * len({ref.patient for ref in training}))
+    return tuple(
+        replace(cases[n % len(cases)], ref=replace(cases[n % len(cases)].ref, patient=f"{n}"))
+        for n in range(max(patients, 1))
     )
 
 
@@ -152,7 +196,7 @@ def _judged(parts: Parts, cases: Sequence[Case]) -> Sequence[Case]:
     return parts.task.judged(cases[:1], form, seed)[:1] or parts.task.judged(cases, form, seed)[:1]
 
 
-def _judge(parts: Parts, network: Any, cases: Sequence[Case]) -> None:
+def _judge(parts: Parts, network: nn.Module, cases: Sequence[Case]) -> None:
     study = parts.study
     for case in cases:
         made = parts.task.predict(network, case, study.cases, study.training, study.evaluation)

@@ -132,10 +132,15 @@ def require_room(folder: Path, needed: int) -> None:
 
 def free_bytes(folder: Path) -> int:
     """What is left of the disk that a folder lies on, or will."""
+    return shutil.disk_usage(existing(folder)).free
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
     there = folder.resolve()
     while not there.exists():
         there = there.parent
-    return shutil.disk_usage(there).free
+    return there
 
 
 @lru_cache(maxsize=64)

@@ -116,7 +116,7 @@ def test_a_dry_run_counts_and_measures_and_writes_nothing(fedrounds: Any, federa
     said = fedrounds("simulate", federation, "--dry-run", "--runs", "/proc/runs", "--format", "json")
     assert said.status == 0
     data = said.envelope["data"]
-    assert data["free_disk_bytes"] == 0 or sys.platform != "linux"
+    assert data["disks"][0]["free_bytes"] == 0 or sys.platform != "linux"
     assert [(site["name"], site["training"], site["judged"], site["steps"]) for site in data["sites"]] == [
         ("a", 3, 0, 2),
         ("b", 2, 0, 2),

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from fedrounds.dryrun import dry_run
+from fedrounds.forecast import Disk
 from fedrounds.measure import finished_after
-from fedrounds.simulation import prepare
-from fedrounds_common.errors import DataError, TooFewSites
+from fedrounds.simulation import Given, prepare
+from fedrounds_common.errors import DataError, TooFewSites, UsageError
+from fedrounds_common.network import Network
 from fedrounds_server import history
+from fedrounds_sites.hospitals import assign
+from fedrounds_sites.keeping import Keeper
 
 
 def everything_in(folder: Path) -> set[Path]:
@@ -34,6 +41,7 @@ def test_sites_cases_and_steps_are_those_of_the_study(tmp_path: Path, balls: Any
     assert (found.rounds, found.drawn, found.steps) == (2, 2, 50)
     assert found.models == ("untrained", "consensus of round 2")
     assert found.total_s > 0
+    assert (found.measured.patients, found.measured.plain_step_s) == (0, found.measured.step_s), "no study of noise"
     assert all(found.measured.__dict__[name] > 0 for name in ("load_s", "step_s", "predict_s", "case_bytes"))
     assert "nothing was run and nothing written" in found.text()
 
@@ -90,6 +98,61 @@ def test_a_study_that_could_not_start_is_refused(tmp_path: Path, balls: Any) -> 
         dry_run(prepare(study, ["cohort.minimum=3"]))
     with pytest.raises(DataError, match="FR-D01"):
         dry_run(prepare(study, ["simulation.reader.root=gone"]))
+
+
+@dataclass(frozen=True)
+class Mixing(Network):
+    """A network in which patients of a batch see each other."""
+
+    def build(self, dims: int, inputs: int, outputs: int) -> nn.Module:
+        return nn.Sequential(nn.Conv3d(inputs, 2, 1), nn.BatchNorm3d(2), nn.Conv3d(2, outputs, 1))
+
+    def divisor(self, dims: int) -> int:
+        return 1
+
+
+NOISE = '[[privacy]]\nname = "dp_sgd"\nepsilon = "none"\nnoise_multiplier = 1.0\nsampling_rate = 0.5\npatients = 2\n'
+
+
+@pytest.mark.slow
+def test_a_private_studys_steps_are_measured_with_their_noise(tmp_path: Path, balls: Any) -> None:
+    study = balls.lay_out_study(tmp_path, balls.study + NOISE)
+    found = dry_run(prepare(study, ["training.batch=1", "training.patch=[8, 8, 8]"]))
+    training = next(site.training for site in found.sites if site.name == found.measured.site)
+    assert found.measured.patients == round(training / 2), "as many as are drawn on average, at a rate of one half"
+    assert f"s a step of {found.measured.patients} patients, with noise" in found.text()
+    # what a round would refuse is refused here too
+    with pytest.raises(UsageError, match=r"FR-U95 .*BatchNorm"):
+        dry_run(prepare(study, ["training.patch=[8, 8, 8]"], given=Given(network=Mixing())))
+
+
+def test_cases_that_are_kept_are_not_counted_against_their_disk_again(tmp_path: Path, balls: Any) -> None:
+    study, kept = balls.lay_out_study(tmp_path), tmp_path / "kept"
+    prepared = prepare(study, [f"simulation.cache={json.dumps(str(kept))}", "training.local_steps=1"])
+    first = dry_run(prepared, tmp_path / "runs")
+    assert first.kept == str(kept)
+    assert first.new_cases_bytes == first.cases_bytes > 0
+    # one disk, for both lie in one folder
+    [disk] = first.disks
+    run = first.left_bytes - first.cases_bytes
+    assert (disk.folder, disk.needed_bytes) == (str(tmp_path / "runs"), run + first.cases_bytes)
+    sites = assign(prepared.simulation, prepared.study, prepared.plugins)
+    reader = prepared.simulation.build_reader(prepared.plugins)
+    Keeper("A", tmp_path, reader, prepared.simulation, prepared.study).open_all(sites["A"])
+    again = dry_run(prepared, tmp_path / "runs")
+    assert again.cases_bytes == first.cases_bytes
+    assert again.new_cases_bytes == pytest.approx(first.cases_bytes * 9 / 15), "A's six of fifteen are there"
+    assert again.disks[0].needed_bytes == run + again.new_cases_bytes
+    assert "yet to be made" in again.text()
+
+
+def test_each_disk_is_held_against_what_is_written_there(tmp_path: Path, balls: Any) -> None:
+    found = dry_run(prepare(balls.lay_out_study(tmp_path), ["training.local_steps=1"]))
+    both = replace(found, disks=(Disk("runs", 10_000_000, 20_000_000), Disk("kept", 15_000_000, 16_000_000)))
+    assert not any("of disk" in text for text in both.advice()), "25 MB on two disks of which neither has that much"
+    short = replace(both, disks=(both.disks[0], Disk("kept", 17_000_000, 16_000_000)))
+    [said] = [text for text in short.advice() if "of disk" in text]
+    assert said.startswith("only 16.0 MB of disk are free at kept, and 17.0 MB would be written there")
 
 
 @pytest.mark.parametrize(
