@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, final
+from typing import Any, Literal, final
 
 from fedrounds.model import Model, open_model
 from fedrounds.origin import has_origin, origin_of, refuse_real
@@ -23,9 +23,6 @@ from fedrounds_common.study.parse import read_study
 from fedrounds_common.study.study import Study
 from fedrounds_server.plan import Listener, nobody
 from fedrounds_sites.hospitals import open_hospital, read_rehearsal
-
-if TYPE_CHECKING:
-    from fedrounds_client.attacks.membership import Found
 
 FORMAT = 1
 Kind = Literal["canaries", "membership", "inversion", "copies"]
@@ -139,7 +136,7 @@ def _membership(model: Model, run: Path, how: Settings, listen: Listener) -> Att
         score = membership.likelihood(taken, seen, membership.confidence(attacked))
         found.append(membership.found(f"LiRA, {how.shadows} models", score[: len(members)], score[len(members) :]))
     head = f"{len(members)} cases of {run.resolve().name} that were trained on, {len(others)} that were not ({where})"
-    lines = [head, *(line for each in found for line in _lines(each))]
+    lines = [head, *(line for each in found for line in each.lines())]
     rows = [
         {
             "attack": each.name,
@@ -149,25 +146,6 @@ def _membership(model: Model, run: Path, how: Settings, listen: Listener) -> Att
         for each in found
     ]
     return _written(run, "membership", f"membership in {model.name} of {run.resolve().name}", lines, {"attacks": rows})
-
-
-def _lines(found: Found) -> list[str]:
-    low, high = found.area[1:]
-    lines = [f"{found.name}: AUC {found.area[0]:.3f} [{low:.3f}, {high:.3f}], 0.5 is guessing"]
-    for rate in found.rates:
-        if not rate.measurable:
-            lines.append(
-                f"  at {rate.false:.1%} false positives: cannot be seen with {rate.others} others; "
-                f"{round(1 / rate.false)} are wanted"
-            )
-            continue
-        low, high = rate.interval
-        told = f"epsilon is at least {rate.epsilon:.2f}" if rate.epsilon else "not told from guessing"
-        power = "nothing could have been told from guessing" if rate.needed > 1 else f"{rate.needed:.1%} would have been"
-        lines.append(
-            f"  at {rate.false:.1%} false positives: {rate.share:.1%} found [{low:.1%}, {high:.1%}], {told}; power: {power}"
-        )
-    return lines
 
 
 def _steps(model: Model, run: Path) -> int:

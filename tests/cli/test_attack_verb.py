@@ -100,9 +100,7 @@ def test_a_run_is_attacked_and_what_could_not_be_seen_is_said(fedrounds: Any, st
 
 
 @pytest.mark.slow
-def test_images_are_rebuilt_from_updates_of_a_run(
-    fedrounds: Any, study: Write, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_images_are_rebuilt_from_updates_of_a_run(fedrounds: Any, study: Write) -> None:
     assert fedrounds("simulate", study(PICTURES)).status == 0
     from fedrounds.attacking import Settings, attack
 
@@ -111,6 +109,6 @@ def test_images_are_rebuilt_from_updates_of_a_run(
     names = [each["update"] for each in found.data["updates"]]
     assert names == [
         "one step on one image", "one step on 2 images", "a whole round", "one step on one image, with noise",
-        "the sum of 2 sites' steps",
+        "the sum of 2 sites' steps", "one step on 2 images, from altered weights",
     ]  # fmt: skip
     assert all(file.is_file() for file in found.files)

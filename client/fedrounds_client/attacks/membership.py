@@ -45,6 +45,21 @@ class Found:
         """The most that its rates refute. Each is 95 % sure by itself."""
         return max(rate.epsilon for rate in self.rates)
 
+    def lines(self) -> list[str]:
+        """For a person: what was found, and what could have been."""
+        value, low, high = self.area
+        return [f"{self.name}: AUC {value:.3f} [{low:.3f}, {high:.3f}], 0.5 is guessing", *map(_line, self.rates)]
+
+
+def _line(rate: Rate) -> str:
+    at = f"  at {rate.false:.1%} false positives: "
+    if not rate.measurable:
+        return f"{at}cannot be seen with {rate.others} others; {round(1 / rate.false)} are wanted"
+    low, high = rate.interval
+    told = f"epsilon is at least {rate.epsilon:.2f}" if rate.epsilon else "not told from guessing"
+    power = "nothing could have been told from guessing" if rate.needed > 1 else f"{rate.needed:.1%} would have been"
+    return f"{at}{rate.share:.1%} found [{low:.1%}, {high:.1%}], {told}; power: {power}"
+
 
 def found(name: str, members: F64, others: F64) -> Found:
     return Found(name, tuple(rate_at(members, others, false) for false in FALSE), area(members, others))

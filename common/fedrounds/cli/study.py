@@ -1,4 +1,4 @@
-"""`fedrounds study new | check | show | landmarks`: write a study, find its faults, see every value it has."""
+"""`fedrounds study new | check | show | landmarks | dpia`: write a study, find its faults, see every value it has."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ def register(app: typer.Typer) -> None:
     _register_check(study)
     _register_show(study)
     _register_landmarks(study)
+    _register_dpia(study)
 
 
 def _register_new(study: typer.Typer) -> None:
@@ -126,3 +127,27 @@ def _register_landmarks(study: typer.Typer) -> None:
         said = f"# learned from {found.cases} cases of {found.sites} sites{bad}\n{found.as_toml()}"
         answer = {"landmarks": {name: list(values) for name, values in found.landmarks.items()}, "cases": found.cases}
         return Answer(answer | {"sites": found.sites, "bad": found.bad}, said, found.exit)
+
+
+def _register_dpia(study: typer.Typer) -> None:
+    @verb(study, "dpia")
+    def dpia(
+        file: StudyName,
+        site: Annotated[
+            Path | None, typer.Option("--site", metavar="DIR", help="A site's folder: what its books say goes in too.")
+        ] = None,
+        out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write it there.")] = None,
+        settings: Settings = None,
+        plugins: Plugins = None,
+    ) -> Answer:
+        """Fill in a data protection impact assessment (GDPR Art. 35) as far as study and books know."""
+        from fedrounds.assessment import assessment
+        from fedrounds_common.disk import write_text
+
+        if out is not None and out.exists():
+            raise UsageError("FR-U10", "there is a file already", do="name another", where=str(out))
+        text = assessment(open_study(file, settings, plugins)[0].study, plugins or (), site)
+        if out is None:
+            return Answer({"text": text}, text)
+        write_text(out, text)
+        return Answer({"text": text, "file": str(out)}, f"{out} is written; what is marked TO FILL IN, people know")
