@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Arrays = Mapping[str, Array]  # float32 or integer, by state-dict name, in the model's own order
+# Arrays of a message are read-only; `into_module` reads them, and copies once instead of twice. For good and not within a
+# block: what `catch_warnings` puts back is the process's, and a thread draws the next batch meanwhile.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
+
 BLOCK = 2**17  # entries of one pass: a MiB of float64, which stays in a core's own cache
 
 
@@ -57,11 +61,8 @@ def into_module(module: nn.Module, arrays: Arrays) -> None:
     """Set every entry of the state dict, in place. Names and shapes must match (`strict`)."""
     import torch
 
-    with warnings.catch_warnings():
-        # those of a message are read-only; they are read here, and copied once instead of twice
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        tensors = {name: torch.from_numpy(_tensor_like(array)) for name, array in arrays.items()}
-        module.load_state_dict(tensors, strict=True)
+    tensors = {name: torch.from_numpy(_tensor_like(array)) for name, array in arrays.items()}
+    module.load_state_dict(tensors, strict=True)
 
 
 def _tensor_like(array: Array) -> Array:
