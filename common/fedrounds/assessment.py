@@ -60,7 +60,7 @@ def _necessary(study: Study) -> Iterator[str]:
     yield f"- Legal basis: {FILL} Art. 6 and Art. 9(2), national law, ethics vote, consent."
     yield "- Minimisation (Art. 5(1)(c)): images stay; what leaves is worked out from them and is listed above."
     yield f"- A round wants {study.cohort.minimum} sites at least. {FILL} why fewer data, or phantom images, would not do."
-    yield f"- Rights (Art. 15 to 21): a patient in `withdrawn.csv` is left out from the next round on, and `fedrounds site lineage` says which rounds saw the patient. A trained model does not unlearn. {FILL} how patients are told."
+    yield f"- Rights (Art. 15 to 21): a patient in `withdrawn.csv` is left out from the next round on, and `fedrounds lineage` says which rounds saw the patient. A trained model does not unlearn. {FILL} how patients are told."
 
 
 def _risks(study: Study, folders: Sequence[Path]) -> Iterator[str]:
@@ -118,7 +118,7 @@ def _books(home: SiteHome) -> Iterator[str]:
     yield f"## 5. What the books of {settings.name} say"
     yield ""
     yield f"- Left so far, all studies: {said}; {sum(int(entry['bytes']) for entry in sent):,} bytes (`fedrounds site outbox`)."
-    yield f"- The journal has {len(read_journal(home))} lines, each with the checksum of the one before (`fedrounds site verify`)."
+    yield f"- The journal has {len(read_journal(home))} lines, each with the checksum of the one before (`fedrounds site journal --verify`)."
     yield f"- Policy: noise for {policy.minimum_privacy}; epsilon of one study at most {limit}; no answer that stands for fewer than {policy.minimum_cases} cases."
     for bill in budget.bills(home, policy.budget_delta):
         whole = "no limit" if policy.budget_epsilon is None else f"of {policy.budget_epsilon:g}"

@@ -206,7 +206,7 @@ def test_the_version_is_told(fedrounds: Any) -> None:
 
 def test_shells_can_complete_it() -> None:
     answered = child(_FEDROUNDS_COMPLETE="complete_bash", COMP_WORDS="fedrounds study ", COMP_CWORD="2")
-    assert set(answered.stdout.split()) == {"new", "check", "show", "landmarks"}
+    assert set(answered.stdout.split()) == {"new", "check", "show", "landmarks", "dpia"}
 
 
 def test_nothing_is_sent_home_and_one_thread_is_the_rule(monkeypatch: pytest.MonkeyPatch) -> None:

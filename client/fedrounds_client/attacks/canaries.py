@@ -148,7 +148,7 @@ def look_for(put_in: Flags, steps: NoisySteps, number: int, clip: float) -> F64:
         with torch.no_grad():
             for parameter in network.parameters():
                 if parameter.grad is not None:
-                    parameter -= rate * parameter.grad
+                    parameter.sub_(rate * parameter.grad)
     moved = np.subtract(before, _weights(network))
     return np.asarray(moved[places] * signs / PACE, np.float64)
 
