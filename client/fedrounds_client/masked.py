@@ -40,7 +40,8 @@ FOLDER, LIST = "masks", "list"
 @final
 @dataclass(frozen=True)
 class Kept:
-    """One round at this site. `use`: the update's mark in `sums.jsonl`; `weight`: what it counts in the sum."""
+    """One round at this site. `use`: the update's mark in `sums.jsonl`; `weight`: what it counts in the sum. `whole`: what the
+    site keeps of the round's training is on disk too; `withdrawn`: so many cases had left when it was trained."""
 
     state: SiteRound
     nonce: str
@@ -49,6 +50,26 @@ class Kept:
     cases: int
     steps: int
     seconds: float
+    withdrawn: int = 0
+    whole: bool = False
+
+
+def trained(ask: Ask, site: Site) -> Update | None:
+    """The update of this very request, of an attempt that was broken off before its sum: nobody trains for it again."""
+    kept = _read(site)
+    if kept is None or not kept.whole or (kept.use, kept.withdrawn) != (_use(ask), site.withdrawn):
+        return None
+    if not _update_file(site).exists():
+        return None
+    update = _update(site)
+    return replace(update, nonce=ask.nonce) if update.run == ask.run else None
+
+
+def is_whole(site: Site) -> None:
+    """Note that what the site keeps of this training is on disk."""
+    kept = _read(site)
+    assert kept is not None, "begun before"
+    _write(site, replace(kept, whole=True))
 
 
 def begin(ask: Ask, site: Site, update: Update) -> Share:
@@ -69,7 +90,7 @@ def begin(ask: Ask, site: Site, update: Update) -> Share:
     weight = weight_of(update.cases, weights)
     channel.numbers.numbers(decoded, weight)  # what has no room is refused now, and not when others wait for it
     state = steps.begin(site.name, steps.session_of(ask.digest, ask.run, ask.round, ask.nonce))
-    kept = Kept(state, ask.nonce, _use(ask), weight, update.cases, update.steps, update.seconds)
+    kept = Kept(state, ask.nonce, _use(ask), weight, update.cases, update.steps, update.seconds, site.withdrawn)
     write_whole(_update_file(site), *letter_parts((*to_wire(replace(update, arrays=decoded)), b"")), private=True)
     _write(site, kept)
     return _said(ask, site, kept, "keys", {"notice": steps.notice_of(state, identity_of(site))})

@@ -135,15 +135,17 @@ def test_a_run_that_is_gone_on_with_comes_to_the_same_and_no_secret_is_in_its_fi
     tmp_path: Path, cubes: Cubes
 ) -> None:
     secrets: set[str] = set()
-    stopped = {"at": "agree"}
+    stopped, updates = {"at": "agree"}, []
 
     def listen(event: str, facts: Mapping[str, object]) -> None:
         if event == "step":
             for file in tmp_path.glob("**/masks/round.json"):
                 state = json.loads(json.loads(file.read_text())["state"])
                 secrets.update(state[key] for key in ("box", "mask", "seed") if state[key])
-        if event == "step" and facts["round"] == 2 and facts["step"] == stopped["at"]:
-            raise KeyboardInterrupt
+        if event == "step" and facts["round"] == 2:
+            updates.append([file.read_bytes() for file in sorted(tmp_path.glob("runs/*/sites/*/masks/update"))])
+            if facts["step"] == stopped["at"]:
+                raise KeyboardInterrupt
 
     study = cubes(tmp_path, rounds=2)
     with pytest.raises(KeyboardInterrupt):
@@ -154,6 +156,8 @@ def test_a_run_that_is_gone_on_with_comes_to_the_same_and_no_secret_is_in_its_fi
     undisturbed = run_of(cubes(tmp_path / "other", rounds=2), *SECURE)
     # what is rounded is each update, whatever the masks: the same bits
     assert resumed.status["consensus"] == undisturbed.status["consensus"]
+    seconds = [{json.loads(each[24 : each.index(b"}") + 1])["seconds"] for each in found} for found in updates if found]
+    assert all(each == seconds[0] for each in seconds)  # how long training took: nobody trained again
     assert len(secrets) >= 24  # three of each of four sites in each of two rounds, and a third time
     held = [
         file

@@ -109,6 +109,21 @@ def village():
 
 
 @pytest.fixture
+def updated():
+    """Sites and entries → a village whose sites hold updates of float32, of 1 to 5,000 cases; the updates and the cases."""
+
+    def make(sites: int, count: int, **table: object) -> tuple[Village, dict[str, np.ndarray], dict[str, int]]:
+        channel, draw = SecureSum(**table), np.random.default_rng([sites, count])
+        names = [f"s{number:03d}" for number in range(1, sites + 1)]
+        cases = dict(zip(names, np.geomspace(1, 5000, sites).round().astype(int).tolist(), strict=True))
+        updates = {name: draw.normal(0, 0.05, count).astype(np.float32) for name in names}
+        numbers = {name: channel.numbers.numbers({"w": updates[name]}, float(cases[name])) for name in names}
+        return Village(channel, numbers), updates, cases
+
+    return make
+
+
+@pytest.fixture
 def plain_sum():
     def add(village: Village, names: Collection[str]) -> np.ndarray:
         return sum(village.numbers[name].view(np.int64) for name in names)
