@@ -116,7 +116,12 @@ class MaskedRound:
 
     @timed("aggregate")
     def _whole(self, cases: Mapping[str, int]) -> MaskedSum:
-        total = MaskedSum(self.unmasking.sum(), self.channel.numbers, self.layout, self.weights, cases)
+        without_masks = self.unmasking.sum()
+        for name in sorted(self.unmasking.liars):
+            self.plan.listen(
+                "warning", {"text": f"{name} gave false shares in round {self.ask.round}; enough true ones came"}
+            )
+        total = MaskedSum(without_masks, self.channel.numbers, self.layout, self.weights, cases)
         most = sum(weight_of(self.guard.agreed_cases.get(name, 0), self.weights) for name in cases)
         # each site's weight was rounded once
         if not len(cases) - 1 < total.weight <= most + len(cases) * self.channel.numbers.step:

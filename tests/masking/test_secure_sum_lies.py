@@ -166,13 +166,27 @@ def test_who_stayed_in_parts_without_a_mask_between_them_is_not_signed(village) 
         round_.agree_one(first, sorted(round_.coordinator.survivors))
 
 
-def test_a_false_share_spoils_the_round_and_no_sum_comes_of_it(village) -> None:
+def test_one_who_gives_false_shares_is_found_where_enough_true_ones_are_there(village, plain_sum) -> None:
+    # of five holders four are enough
     round_ = masked(village, 5)
     round_.agree()
     round_.reveal()
     words = round_.coordinator._given["s001"]
-    words["seed s002"] = bytes(32) + b"\1"
-    with pytest.raises(RoundError, match="FR-R82 no sum: FR-R81 shares that do not"):
+    words.update({word: bytes(32) + b"\1" for word in words})
+    np.testing.assert_array_equal(round_.coordinator.sum(), plain_sum(round_, round_.numbers))
+    assert round_.coordinator.liars == {"s001"}
+
+
+def test_of_two_who_give_false_shares_no_sum_comes(village) -> None:
+    round_ = masked(village, 5)
+    round_.agree()
+    round_.reveal()
+    for name in ("s001", "s004"):
+        words = round_.coordinator._given[name]
+        words.update({word: bytes(32) + b"\1" for word in words})
+    with pytest.raises(
+        RoundError, match="FR-R82 no sum: FR-R81 5 shares that do not give the seed of s001; 4 true ones"
+    ):
         round_.coordinator.sum()
 
 

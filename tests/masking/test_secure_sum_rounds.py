@@ -20,6 +20,7 @@ def test_the_sum_without_masks_is_the_plain_sum(village, plain_sum, sites) -> No
     np.testing.assert_array_equal(round_.play(), plain_sum(round_, round_.numbers))
 
 
+@pytest.mark.timeout(900)  # 200 sites on a busy machine
 @pytest.mark.parametrize(
     ("sites", "table", "lost"),
     [
