@@ -20,7 +20,7 @@ cutout    sets a box to 0 whose sides are 0.15 to 0.35 of the patch's (p = 0.3);
 Voxels that are exactly 0 are left alone by whatever changes intensities: they are background, at prediction too.
 
 Each draws from a generator of its own, derived from one number of the example's generator and from its name: naming one
-more changes nobody else's draws.
+more changes nobody else's draws. Where none is named nothing is drawn.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ def augment(
     Args:
         masks: so many of the last channels are maps of 0 and 1: they move as labels do, and their values stay.
     """
+    if not names:
+        return np.array(image, order="C"), np.ascontiguousarray(labels)
     own = _own_draws(rng)
     if "flip" in names:
         image, labels = _flip(image, labels, own("flip"))
@@ -81,7 +83,7 @@ def _intensities(image: F32, names: Collection[str], own: Draws) -> None:
 
 
 def _own_draws(rng: np.random.Generator) -> Draws:
-    """Name → its own generator; one number is drawn from `rng`, whatever is named."""
+    """Name → its own generator; one number is drawn from `rng`, whichever are named."""
     example = int(rng.integers(2**63))
     return lambda name: labelled.generator(example, "augment", name)
 
