@@ -226,8 +226,10 @@ def test_a_network_whose_state_cannot_be_sent_is_refused_before_any_site_is_aske
         )  # fmt: skip
     assert caught.value.exit_status == 2
     assert heard == []
-    with pytest.raises(UsageError, match="FR-U57"):
-        check_data(prepare(tmp_path / "cubes.toml", plugins=[MINE], given=Given(network=Masked())))
+    for down in ("float32", "int8", "top_k"):  # of true and false no difference from the last consensus is made either
+        wire = [f'wire.down="{down}"']
+        with pytest.raises(UsageError, match="FR-U57"):
+            check_data(prepare(tmp_path / "cubes.toml", wire, plugins=[MINE], given=Given(network=Masked())))
     assert simulated(tmp_path / "cubes.toml", network=Masked(persistent=False)).exit == 0
 
 
