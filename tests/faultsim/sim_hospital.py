@@ -115,7 +115,7 @@ def toy_train(
 class ToyHospital:
     name: str
     pictures: int = 0
-    simulation: Any = field(default_factory=lambda: SimpleNamespace(workers=0))
+    simulation: Any = field(default_factory=lambda: SimpleNamespace(workers=0, cache=None))
 
     def open_all(self) -> Opened:
         cases: Any = tuple(
