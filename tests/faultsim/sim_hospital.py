@@ -135,9 +135,11 @@ class ToyParts:
     down: Codec
     task: Any = ToyTask()
     noisy: None = None
+    noisy_sum: None = None
 
-    def module(self) -> None:
-        return None
+    def module(self) -> Any:
+        trained = [(name, SimpleNamespace(requires_grad=True)) for name in START]
+        return SimpleNamespace(named_parameters=lambda: iter(trained))
 
     def like(self) -> Arrays:
         return START
