@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from scipy import stats
-from village import SITES, START, Behaves, Made, Make, Village, trained, well
+from village import SITES, Behaves, Killed, Made, Make, Village, trained, well
 
-from fedrounds_common.arrays import Array
+from fedrounds_common.arrays import Array, digest
 from fedrounds_common.chain import read
+from fedrounds_common.disk import Steps, SystemSteps, through
 from fedrounds_common.dp.sums import CLIP
 from fedrounds_common.errors import RoundError, RunFileError
 from fedrounds_common.leaving import Ask, Update
@@ -138,16 +139,9 @@ def test_killed_between_paying_and_writing_a_run_has_paid_and_ends_a_round_early
     assert (status["state"], status["exit"], status["code"], status["rounds"]) == ("partial", 8, "FR-R75", 2)
     assert "3 noisy rounds are paid for, and one more would come to epsilon" in status["message"]
     assert read_model(run.folder.consensus, WIDE)["w"].std() > 0.3
-
-
-def test_a_run_that_stopped_so_stops_again(made: Make) -> None:
-    run = hiding(made, Dies(at=0.0))
-    with pytest.raises(KeyboardInterrupt):
-        run.run(village(run))
-    run.run(village(run), resume=True, strategy=EQUAL)
-    grid = village(run)
-    run.run(grid, resume=True, strategy=EQUAL)
-    assert not [ask for _, ask, _ in grid.asked if ask.kind == "train"]
+    again = village(run)  # and it stops so again
+    run.run(again, resume=True, strategy=EQUAL)
+    assert not [ask for _, ask, _ in again.asked if ask.kind == "train"]
     assert (len(paid(run)), run.status["exit"]) == (3, 8)
 
 
@@ -201,7 +195,6 @@ def test_with_a_clip_that_stays_nothing_travels_beside_the_consensus(made: Make)
     run.run(grid)
     assert all(not ask.shared for _, ask, _ in grid.asked)
     assert trained(grid, 1) == ["A", "B", "C"]
-    assert START["seen"] == 0
 
 
 # ---------------------------------------------------------------- hospitals drawn in secret
@@ -263,3 +256,47 @@ def test_whether_one_hospital_counts_does_not_follow_from_what_another_sent(made
     run = hiding(made, rounds=2)
     run.run(run.village({"A": grows, "B": tiny, "C": tiny}))
     assert run.states == [{"A": "ok", "B": "ok", "C": "ok"}] * 2
+
+
+class Dying:
+    """The system's steps, up to the one at which the process is gone."""
+
+    def __init__(self, at: int) -> None:
+        self.system, self.left = SystemSteps(), at
+
+    def __getattr__(self, name: str) -> Any:
+        step = getattr(self.system, name)
+
+        def counted(*given: Any) -> Any:
+            self.left -= 1
+            if self.left <= 0:
+                raise Killed
+            return step(*given)
+
+        return counted
+
+
+def noisy_ones(*grids: Village) -> int:
+    """How many different models with noise on them anybody was sent."""
+    seen = {digest(ask.arrays) for grid in grids for _, ask, _ in grid.asked if ask.kind in ("train", "score")}
+    return len(seen - {digest(WIDE)})
+
+
+@pytest.mark.slow
+def test_cut_off_at_any_write_no_more_is_sent_than_was_paid_for(made: Make) -> None:
+    at, done = 1, False
+    while not done:
+        run = hiding(made, rounds=2)
+        run = replace(run, plan=replace(run.plan, folder=type(run.folder)(run.folder.path.with_name(f"run-{at}"))))
+        run.folder.path.mkdir()
+        first, second = village(run), village(run)
+        try:
+            with through(cast("Steps", Dying(at))):
+                run.run(first)
+            done = True
+        except Killed:
+            assert noisy_ones(first) <= len(paid(run))
+        run.run(second, resume=True)
+        assert 1 <= noisy_ones(first, second) <= len(paid(run)) <= 2
+        at += 7
+    assert at > 30
