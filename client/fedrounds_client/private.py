@@ -33,10 +33,14 @@ Backward = Callable[[Batch], object]  # adds the gradients of the batch's mean l
 @final
 @dataclass
 class Lost:
-    """Of a round: how many patients' parts in steps were left out, by why. It stays at the site."""
+    """Of a round: how many patients' parts in steps were left out, by why. It stays at the site.
+
+    `alone`: why patients go through the network one at a time, where that was just found out; nothing is lost by it.
+    """
 
     unreadable: int = 0
     not_finite: int = 0
+    alone: str = ""
 
     def __bool__(self) -> bool:
         return bool(self.unreadable or self.not_finite)

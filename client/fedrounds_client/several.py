@@ -101,6 +101,7 @@ class Several:
     whole: Whole
     pace: Pace
     found: Found
+    new: bool = True  # the look was made for this one
 
     @staticmethod
     def of(network: nn.Module, losses: Losses, named: Named, probe: Batch, examples: int, study: str = "") -> Several:
@@ -119,9 +120,10 @@ class Several:
         size = f"{tuple(images.shape)} {tuple(targets.shape)} {images.device} {torch.get_num_threads()}"
         kept = pace(f"{network}|{layers}|{list(named)}|{study}|{size}")
         whole = Whole(network, losses)
-        if kept.found is None:
-            kept.found = _found(whole, named, images, targets)
-        return Several(whole, kept, kept.found)
+        new = kept.found is None
+        found = kept.found or _found(whole, named, images, targets)
+        kept.found = found
+        return Several(whole, kept, found, new)
 
     @property
     def most(self) -> int:

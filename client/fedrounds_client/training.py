@@ -219,7 +219,9 @@ def _several(
         return None
     ((turn, optimiser),) = optimisers.items()
     named, words = _named(network, optimiser), f"{task}"
-    return Several.of(network, partial(losses, turn), named, probe, private.noisy.examples, words)
+    several = Several.of(network, partial(losses, turn), named, probe, private.noisy.examples, words)
+    private.lost.alone = several.found.why if several.new else ""
+    return several
 
 
 def _filling(

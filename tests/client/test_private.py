@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fedrounds_client.private import Lost, Own, PatientSteps, by_patient
+from fedrounds_client.several import pace
 from fedrounds_client.training import Piece, Result, train
 from fedrounds_common.arrays import Arrays, of_module
 from fedrounds_common.case import Case, CaseRef
@@ -332,6 +333,23 @@ def test_what_has_no_noise_comes_back_as_it_was() -> None:
     assert float(network.seen) > 0
     assert float(result.arrays["seen"][0]) == 0
     assert (result.arrays["line.weight"] != start["line.weight"]).all()
+
+
+def test_why_patients_go_one_at_a_time_is_said_once_and_is_no_loss() -> None:
+    pace.cache_clear()
+    network = nn.Sequential(nn.Linear(3, 1), Sorted())
+    first, second = (trained(random_cases(), network=network) for _ in range(2))
+    assert first.lost.alone.startswith("RuntimeError")
+    assert not first.lost
+    assert second.lost.alone == ""
+
+
+@final
+class Sorted(nn.Module):
+    """A value decides, which several patients at once cannot follow."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if bool((x.detach() > -1e9).all()) else -x
 
 
 def test_where_no_patient_at_all_can_be_drawn_from_it_says_why() -> None:

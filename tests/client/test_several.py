@@ -265,6 +265,16 @@ def test_a_network_that_cannot_be_taken_at_once_is_taken_one_at_a_time(
     torch.testing.assert_close(summed(made, batches, several)[0], summed(made, batches)[0], rtol=0, atol=0)
 
 
+def test_why_they_go_one_at_a_time_is_said_where_it_is_found_and_not_again() -> None:
+    quicker.pace.cache_clear()
+    network, probe = Decides(), Batch(torch.zeros(1, 3), torch.zeros(1, 1))
+    named = dict(network.named_parameters())
+    looks = [Several.of(network, squares, named, probe, 1) for _ in range(2)]
+    assert [each.new for each in looks] == [True, False]
+    assert looks[0].found == looks[1].found
+    assert looks[0].found.why
+
+
 def test_dropout_drops_something_else_of_each_patient() -> None:
     network = nn.Sequential(nn.Dropout(0.5), nn.Linear(64, 1, bias=False))
     batches = [Batch(torch.ones(1, 64), torch.zeros(1, 1)) for _ in range(8)]
