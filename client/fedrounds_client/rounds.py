@@ -169,6 +169,8 @@ def _write_lost(ask: Ask, site: Site, lost: Lost) -> None:
             f"FR-R31 round {ask.round}: left out of noisy steps: {lost.unreadable} times a patient whose cases could not be "
             f"drawn from, {lost.not_finite} times one whose loss or gradient was not finite",
         )
+    if lost.alone:
+        add_text((site.books or site.folder) / "log", f"FR-R32 noisy steps take one patient at a time: {lost.alone}")
 
 
 def judge(ask: Ask, site: Site) -> Scores:
