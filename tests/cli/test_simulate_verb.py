@@ -53,6 +53,7 @@ def test_a_bad_case_ends_the_run_with_9_and_strictly_does_not_start_it(
     assert fedrounds("simulate", file, "--strict").status == 4
 
 
+@pytest.mark.slow
 def test_a_run_whose_report_cannot_be_drawn_ends_as_it_did_with_its_manifest(fedrounds: Any, federation: Path) -> None:
     assert fedrounds("simulate", federation).status == 0
     run = Path("runs/0001-small").resolve()

@@ -115,6 +115,7 @@ def test_half_an_answer_is_a_crash(tmp_path: Path, program: Program) -> None:
     assert code(tmp_path, program("sys.stdout.buffer.write(b'x' * 40); sys.stdout.flush()")) == "FR-E42"
 
 
+@pytest.mark.slow
 def test_the_memory_limit_holds_for_python_numpy_and_torch(tmp_path: Path, program: Program) -> None:
     body = """
 import numpy, torch

@@ -222,7 +222,9 @@ def test_a_strategy_that_reads_each_update_cannot_stand_beside_a_channel_that_hi
         (tmp_path / kind).mkdir()
         (tmp_path / kind / "own.py").write_text(text)
     text = HEAD + 'strategy = "own"\n[wire]\nchannel = "own"\n'
-    with pytest.raises(StudyError, match=r"a strategy that reads each update beside secure_sum: there are none to read"):
+    with pytest.raises(
+        StudyError, match=r"a strategy that reads each update beside secure_sum: there are none to read"
+    ):
         parse_study(text, Path("study.toml"), plugins=[tmp_path])
     assert parse_study(HEAD + 'strategy = "own"\n', Path("s.toml"), plugins=[tmp_path]).study.strategy == {
         "name": "own"

@@ -44,6 +44,7 @@ def stopped_in_round(run: Run, round_: int) -> None:
 
 
 @pytest.mark.parametrize(("up", "down"), BOTH_WAYS)
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_to_the_same_bits(tmp_path: Path, cubes: Cubes, up: str, down: str) -> None:
     study = cubes(tmp_path, rounds=3)
     run = run_of(study, up, down)
@@ -60,6 +61,7 @@ def test_worker_processes_give_the_same_bits(tmp_path: Path, cubes: Cubes, up: s
     assert len({run_of(study, up, down, f"simulation.workers={count}").status["consensus"] for count in (0, 2)}) == 1
 
 
+@pytest.mark.slow
 def test_each_codec_gives_other_bits(tmp_path: Path, cubes: Cubes) -> None:
     study = cubes(tmp_path, rounds=2)
     found = [run_of(study, up, down).status["consensus"] for up, down in [("float32", "float32"), *BOTH_WAYS]]

@@ -73,6 +73,7 @@ def test_the_pairs_of_a_folder_are_judged_and_not_its_cases(run: Run, tmp_path: 
     assert found.exit == 0
 
 
+@pytest.mark.slow
 def test_what_is_written_of_a_pair_lies_on_the_fixed_images_grid(run: Run, tmp_path: Path) -> None:
     found = predict(run, DATA, tmp_path / "out")
     pair, files = next(iter(found.files.items()))

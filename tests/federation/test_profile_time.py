@@ -37,6 +37,7 @@ def test_the_parts_sum_to_the_wall_clock_of_all_processes(tmp_path: Path, cubes:
     assert (timed.path / "figures" / "time.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_table(tmp_path: Path, cubes: Cubes) -> None:
     study = cubes(tmp_path, rounds=1)
     program = "from fedrounds.cli.main import run; run()"

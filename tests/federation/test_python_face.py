@@ -161,6 +161,7 @@ def test_a_single_run_is_a_run_and_several_are_a_series(tmp_path: Path, cubes: C
     assert f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}" in table, f"{values} in\n{table}"
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_every_setting_and_tells_them_apart_in_one_table(tmp_path: Path, cubes: Cubes) -> None:
     study = cubes(tmp_path, rounds=1)
     series = simulated(study, sweep=["strategy.name=fedavg,fedavgm", "training.local_steps=1,2"])

@@ -84,6 +84,7 @@ def test_real_sites_reach_the_consensus_of_the_simulation(
     assert digest(consensus.arrays) == simulated
 
 
+@pytest.mark.slow
 def test_real_sites_that_are_sent_differences_reach_the_consensus_of_the_simulation(
     tmp_path: Path, cubes: Callable[..., Path], own_umask: None
 ) -> None:

@@ -196,6 +196,7 @@ def test_models_beside_the_consensus_say_the_same_after_a_stop_and_with_workers(
     assert resumed.folder.metrics.read_bytes() == undisturbed
 
 
+@pytest.mark.slow
 def test_the_mean_of_the_last_rounds_is_the_same_in_one_session_or_two(tmp_path: Path, cubes: Cubes) -> None:
     """And it is the mean of what the same study reaches, round by round, without averaging."""
     study = cubes(tmp_path, rounds=4)

@@ -46,6 +46,7 @@ def settled(file: Path) -> tuple[float, float]:
     return float(arrays["brightness"]), float(arrays["spread"])
 
 
+@pytest.mark.slow
 def test_what_the_sums_amount_to_is_that_of_the_pooled_cases(tmp_path: Path, cubes: Cubes) -> None:
     run = run_of(cubes(tmp_path, rounds=1), 'simulation.baselines=["pooled", "local-only", "ensemble"]')
     assert settled(run.folder.consensus) == pytest.approx(of_cases(run, *"ABCD"), rel=1e-12)
@@ -60,6 +61,7 @@ def test_what_the_sums_amount_to_is_that_of_the_pooled_cases(tmp_path: Path, cub
     assert run.exit == 0
 
 
+@pytest.mark.slow
 def test_neither_workers_nor_their_number_changes_a_bit(tmp_path: Path, cubes: Cubes) -> None:
     digests = {
         run_of(cubes(tmp_path / f"{workers}", rounds=1, workers=workers)).status["consensus"] for workers in (0, 1, 2)

@@ -48,6 +48,7 @@ def drawn(drawing: Drawing | None) -> Drawing:
     return drawing
 
 
+@pytest.mark.slow
 def test_the_same_folder_gives_the_same_files_of_two_columns_width(default_run: Path, tmp_path: Path) -> None:
     def drawn_to(folder: Path) -> dict[str, bytes]:
         return {file.name: file.read_bytes() for file in save_all(drawings(read_run(default_run)), folder)}
@@ -109,6 +110,7 @@ def test_a_persons_own_settings_do_not_reach_the_figures(run: RunView) -> None:
         assert png(drawn(draw_traffic(run))) == plain
 
 
+@pytest.mark.slow
 def test_pyplot_is_never_loaded(fake_run: Write) -> None:
     program = (
         "import sys; from pathlib import Path; from fedrounds_server.report.page import write_report;"

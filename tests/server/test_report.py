@@ -314,6 +314,7 @@ def test_what_left_is_counted_from_the_history(fake_run: Write) -> None:
         (5000, 1024, "with the mean of all."),
     ],
 )
+@pytest.mark.slow
 def test_the_report_says_from_how_many_weights_cosines_are_told(
     sites: int, weights: int, said: str, fake_run: Write
 ) -> None:

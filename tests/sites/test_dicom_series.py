@@ -433,6 +433,7 @@ def test_files_that_are_no_dicom_are_passed_over_and_counted(tmp_path: Path) -> 
     assert reader.passed_over == {"no DICOM": 1, "no DICOM image": 4}
 
 
+@pytest.mark.slow
 def test_a_deflated_file_is_read_and_a_deflated_bomb_is_not(tmp_path: Path) -> None:
     content = (PYDICOM / "image_dfl.dcm").read_bytes()
     (tmp_path / "x.dcm").write_bytes(content)

@@ -325,6 +325,7 @@ def test_every_function_of_flower_s_that_is_wrapped_is_where_it_was() -> None:
     assert node.ACTIVATE in inspect.getsource(FleetHttpClient.ActivateNode)
 
 
+@pytest.mark.slow
 def test_a_node_ends_with_its_helper_so_that_the_launcher_starts_both_again() -> None:
     begin = "import subprocess, sys, time; from fedrounds_client.join import node; node.watch_helper(0.05); "
     begin += "helper = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE); "

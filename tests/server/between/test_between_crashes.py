@@ -190,6 +190,7 @@ def test_updates_that_do_not_fit_in_memory_are_read_from_where_they_were_kept(ma
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.slow
 def test_a_crash_at_any_write_is_gone_on_from_to_the_same_bits(
     call: str, made: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

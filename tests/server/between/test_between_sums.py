@@ -188,6 +188,7 @@ def test_who_withholds_its_sums_is_named_and_has_not_failed(summing: Make) -> No
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.slow
 def test_a_crash_at_any_write_of_a_run_with_sums_is_gone_on_from_to_the_same_bits(
     call: str, summing: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
