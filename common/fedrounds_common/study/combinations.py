@@ -236,6 +236,11 @@ FEATURES: Sequence[Feature] = (
         sites=_no("of those in a round the shares of noise may be too few"),
     ),
     _row(
+        "noise in the steps, at the sites", "", lambda uses: False, '[[privacy]]\nname = "dp_sgd"\n',
+        secure=_works("a sum of what is noisy already; both hide more than either"),
+        sums=_works("two bills, of patients and of hospitals, which are not added up"),
+    ),
+    _row(
         "noise in the sums, by the coordinator", "", lambda uses: False, '[[privacy]]\nname = "hospital_dp"\nsites = 4.0\n',
         secure=Cell("at the site only", "who cuts an update is its site alone; the coordinator sees their sum before the noise"),
         steps=_works("two bills, of patients and of hospitals, which are not added up"),
