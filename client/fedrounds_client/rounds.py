@@ -107,7 +107,7 @@ def take_part(ask: Ask, site: Site) -> tuple[Update, SiteState]:
     travelling, residual = timed("serialise")(parts.codec.encode)(hidden.arrays, state.residual, seed)
     update = Update(
         site=site.name, run=ask.run, round=ask.round, nonce=ask.nonce, study=ask.digest, cases=len(cases),
-        steps=steps, loss=result.loss if parts.noisy_sum is None else 0.0, seconds=time.monotonic() - started,
+        steps=steps, loss=0.0 if study.privacy else result.loss, seconds=time.monotonic() - started,
         codec=study.wire["name"], arrays=travelling, below=hidden.below,
     )  # fmt: skip
     stays = result.moments if study.training.moments == "keep" else {}
