@@ -22,6 +22,7 @@ from fedrounds_common.arrays import digest
 from fedrounds_common.disk import SystemSteps, through
 from fedrounds_common.errors import MachineError, RefusedError
 from fedrounds_common.leaving import Ask, Hello, Leaving, Refusal, Scores, Update, from_wire, signed_bytes, to_wire
+from fedrounds_common.metrics.hiding import PREFIX
 from fedrounds_common.wire import from_record, parts_of, record_of, signature_of
 
 MARKER = "DOE^JANE"
