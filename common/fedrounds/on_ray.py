@@ -63,7 +63,8 @@ def memory_job(run: Path, parts: Parts, job: Job) -> Done:
     prepared = prepared_of(run)
     roles = read_rehearsal(run / "rehearsal.json").sites
     site = next(name for name, role in sorted(roles.items()) if role == "train")
-    measure(prepared, site, open_hospital(run, site).refs)
+    refs = open_hospital(run, site).refs
+    measure(prepared, site, refs, refs)
     if not torch.cuda.is_available() or not torch.cuda.max_memory_reserved():
         return Done({"one": 0, "total": 0})
     # torch keeps what it once took, so what is not free now is what was taken at most
