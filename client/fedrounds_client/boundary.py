@@ -62,13 +62,13 @@ def _do(ask: Ask, site: Site, permit: Permission) -> Leaving:
     from fedrounds_client.receiving import received
     from fedrounds_client.rounds import gather, greet, judge, most_of, take_part
     from fedrounds_client.state import write_state
-    from fedrounds_client.steady import steady_of
+    from fedrounds_client.steady import rates, steady_of
 
     permit.check_cases(ask, site)
     if ask.kind == "train":
         ask = received(ask, site)
-        steady = steady_of(site)
-        steady.check(ask.round, ask.arrays)
+        steady, (rate, peak) = steady_of(site), rates(site.parts.study.training, ask.round)
+        steady.check(ask.round, ask.arrays, peak)
         if (before := _trained_before(ask, site, permit)) is not None:
             return before
         message, state = take_part(ask, site)
@@ -77,7 +77,7 @@ def _do(ask: Ask, site: Site, permit: Permission) -> Leaving:
         permit.check_leaving(message)
         leaves = _begun(ask, site, message)
         write_state(site.folder / "state", ask.round, state)
-        steady.keep(ask.round, ask.arrays, decoded.arrays)
+        steady.keep(ask.round, ask.arrays, decoded.arrays, rate)
         return _settled(leaves, site)
     makes: Mapping[Kind, Callable[[Ask, Site], Leaving]] = {"hello": greet, "score": judge, "statistics": gather}
     other = makes[ask.kind](ask, site)

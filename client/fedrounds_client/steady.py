@@ -6,7 +6,9 @@ first layers can be set as traps (Boenisch et al. 2021, arXiv:2112.02918). Netwo
 the hospital's own program. Weights can, but not by little. So a site keeps of each tensor, by a sketch of 256 numbers,
 where the consensus was that it was sent last, signed, and how far its own updates carried it. A mean of updates goes
 no farther than the farthest of them; what has moved ten times as far as any update from here, in any tensor, is
-refused. What moves less passes: of that, noise and secure sums take care.
+refused. What moves less passes: of that, noise and secure sums take care. Honest ones are let pass where sites differ:
+lengths are counted at the learning rate that a round had, so that what warms up is not taken for an attack, and a
+tensor that hardly moves here (a class that this site has no case of) may move as this site's weights do on average.
 
 A consensus in which noise hides hospitals moves by that noise, and is not looked at. Nor is the first of a run, which
 comes from the study's seed or from a file: its digest is in the lineage, and sites can compare theirs. In a rehearsal
@@ -15,6 +17,7 @@ nobody is there to be kept out.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, final
 
@@ -31,10 +34,12 @@ from fedrounds_common.tensorfile import file_parts
 
 if TYPE_CHECKING:
     from fedrounds_client.site import Site
+    from fedrounds_common.study.tables import Training
 
 FILE = "steady.safetensors"
 WIDTH = 256  # numbers of a sketch: a distance between two is right to 9 %
 BLOCK = 2**20
+SLOWEST = 0.01  # share of the learning rate: a slower round tells nothing of faster ones
 FARTHER = 10.0  # than the largest of this site's own updates: sites differ, and a server's momentum adds up
 
 
@@ -48,10 +53,11 @@ class Steady:
 
     def __init__(self, folder: Path, *, looks: bool = True) -> None:
         self._file, self._looks = folder / FILE, looks
-        self._round, self._seen, self._own = 0, dict[str, F64](), dict[str, float]()
+        self._round, self._seen, self._own, self._even = 0, dict[str, F64](), dict[str, float](), 0.0
         try:
             found = load_file(self._file) if looks and self._file.is_file() else {}
             self._round = int(found["round"][0]) if found else 0
+            self._even = float(found["even"][0]) if found else 0.0
             for key, array in found.items():
                 kind, _, name = key.partition("|")
                 if kind == "seen":
@@ -59,10 +65,14 @@ class Steady:
                 elif kind == "own":
                     self._own[name] = float(array[0])
         except (SafetensorError, OSError, ValueError, KeyError, IndexError):
-            self._round, self._seen, self._own = 0, {}, {}
+            self._round, self._seen, self._own, self._even = 0, {}, {}, 0.0
 
-    def check(self, round_: int, arrays: Arrays) -> None:
-        """Raises RefusedError FR-C38 naming the tensor: it has moved as updates cannot have moved it."""
+    def check(self, round_: int, arrays: Arrays, rate: float = 1.0) -> None:
+        """Raises RefusedError FR-C38 naming the tensor: it has moved as updates cannot have moved it.
+
+        Args:
+            rate: the highest learning rate of any round so far, as a share of the study's.
+        """
         if not self._round:
             return
         rounds = max(1, abs(round_ - self._round))
@@ -70,6 +80,7 @@ class Steady:
             if own <= 0 or name not in arrays or name not in self._seen:
                 continue
             moved = float(np.linalg.norm(sketch(name, arrays[name]) - self._seen[name]))
+            own = rate * max(own, self._even * math.sqrt(arrays[name].size))
             if moved > FARTHER * own * rounds:
                 raise RefusedError(
                     "FR-C38",
@@ -78,17 +89,39 @@ class Steady:
                     do=f"ask what was done to the weights; if that is right, {FILE} in the run's folder may go",
                 )
 
-    def keep(self, round_: int, received: Arrays, update: Arrays) -> None:
-        """Write down the consensus that was answered, and how far the update from it goes."""
+    def keep(self, round_: int, received: Arrays, update: Arrays, rate: float = 1.0) -> None:
+        """Write down the consensus that was answered, and how far the update from it goes.
+
+        Args:
+            rate: the mean learning rate of this round, as a share of the study's.
+        """
         if not self._looks:
             return
         floats = [name for name, array in received.items() if is_float(array)]
-        own = {name: float(np.linalg.norm(np.asarray(update[name], np.float64))) for name in floats if name in update}
+        own = {
+            name: float(np.linalg.norm(np.asarray(update[name], np.float64))) / rate
+            for name in floats
+            if name in update
+        }
+        entries = sum(update[name].size for name in own)
+        self._even = max(self._even, math.sqrt(math.fsum(length**2 for length in own.values()) / max(entries, 1)))
         self._own = {name: max(length, self._own.get(name, 0.0)) for name, length in own.items()}
         self._round, self._seen = round_, {name: sketch(name, received[name]) for name in floats}
         kept: dict[str, Array] = {f"seen|{name}": array for name, array in self._seen.items()}
         kept |= {f"own|{name}": np.array([length]) for name, length in self._own.items()}
-        write_whole(self._file, *file_parts({**kept, "round": np.array([round_])}, {"format": "1"}))
+        write_whole(
+            self._file,
+            *file_parts({**kept, "round": np.array([round_]), "even": np.array([self._even])}, {"format": "1"}),
+        )
+
+
+def rates(training: Training, round_: int) -> tuple[float, float]:
+    """The mean rate of this round and the highest of any until now, as shares of the study's `learning_rate`."""
+    from fedrounds_client.training import learning_rate
+
+    points, total = 16, 16 * training.rounds  # of a round; how many steps it has does not change the schedule
+    each = [learning_rate(training, step, total) / training.learning_rate for step in range(points * round_)]
+    return max(SLOWEST, float(np.mean(each[-points:]))), max(each)
 
 
 def sketch(name: str, array: Array) -> F64:

@@ -13,13 +13,13 @@ import torch
 
 from fedrounds_client.attacks.inversion import gradients_of
 from fedrounds_client.attacks.rebuilding import HEAD, altered
-from fedrounds_client.steady import FILE, Steady, sketch
+from fedrounds_client.steady import FILE, Steady, rates, sketch
 from fedrounds_common.arrays import into_module, of_module
 from fedrounds_common.errors import RefusedError
 from fedrounds_common.leaving import Ask, Refusal, Update
 from fedrounds_common.networks.tiny_cnn import TinyCNN
 from fedrounds_common.rng import seeded
-from fedrounds_common.study.tables import CaseForm
+from fedrounds_common.study.tables import CaseForm, Training
 from fedrounds_common.task import Batch, Example
 from fedrounds_common.tasks.classification import Classification
 
@@ -50,6 +50,25 @@ def test_a_consensus_that_moves_as_updates_do_passes_also_after_rounds_without_t
     Steady(tmp_path).check(6, far)
     with pytest.raises(RefusedError, match="FR-C38 a has moved by"):
         Steady(tmp_path).check(2, far)
+
+
+def test_a_consensus_that_grew_with_the_learning_rate_is_no_attack(tmp_path: Path) -> None:
+    training = Training(rounds=100, warmup=0.5)
+    start, (slow, peak) = arrays_of(1), rates(training, 1)
+    Steady(tmp_path).keep(1, start, arrays_of(2, 0.01 * slow), slow)
+    far = plus(start, arrays_of(3, 0.05))  # five times as far as this site's rate would carry it at its highest
+    assert 10 * 0.01 * peak < 0.05  # and more than ten times as far as it did in round 1
+    Steady(tmp_path).check(2, far, rates(training, 50)[1])
+    with pytest.raises(RefusedError, match="FR-C38"):
+        Steady(tmp_path).check(2, far, peak)
+
+
+def test_a_tensor_that_hardly_moves_here_may_move_as_the_others_do(tmp_path: Path) -> None:
+    start, step = arrays_of(1), arrays_of(2, 0.01)
+    Steady(tmp_path).keep(1, start, {**step, "b": step["b"] / 1000})
+    Steady(tmp_path).check(2, plus(start, arrays_of(3, 0.03)))
+    with pytest.raises(RefusedError, match="FR-C38 b has moved by"):
+        Steady(tmp_path).check(2, {**start, "b": start["b"] + 30})
 
 
 def test_one_tensor_that_was_altered_is_named(tmp_path: Path) -> None:
