@@ -24,7 +24,7 @@ from fedrounds_client.site import Site
 from fedrounds_common.arrays import Arrays, digest
 from fedrounds_common.averaging import weight_of
 from fedrounds_common.channels.secure_sum import SecureSum
-from fedrounds_common.disk import add_line, remove_file, write_json, write_whole
+from fedrounds_common.disk import add_line, locked, remove_file, write_json, write_whole
 from fedrounds_common.errors import NetworkError, RefusedError, RunFileError, UpdateError
 from fedrounds_common.leaving import Ask, Share, Update, from_wire, to_wire
 from fedrounds_common.letter import letter_parts, unpack_letter
@@ -91,6 +91,7 @@ def begin(ask: Ask, site: Site, update: Update) -> Share:
     channel.numbers.numbers(decoded, weight)  # what has no room is refused now, and not when others wait for it
     state = steps.begin(site.name, steps.session_of(ask.digest, ask.run, ask.round, ask.nonce))
     kept = Kept(state, ask.nonce, _use(ask), weight, update.cases, update.steps, update.seconds, site.withdrawn)
+    remove_file(site.folder / FOLDER / "round.json")  # after a crash no other update may go under the old keys
     write_whole(_update_file(site), *letter_parts((*to_wire(replace(update, arrays=decoded)), b"")), private=True)
     _write(site, kept)
     return _said(ask, site, kept, "keys", {"notice": steps.notice_of(state, identity_of(site))})
@@ -151,9 +152,12 @@ def _agree(kept: Kept, site: Site, came: Mapping[str, bytes]) -> tuple[SiteRound
 
 
 def _reveal(kept: Kept, site: Site, came: Mapping[str, bytes]) -> tuple[SiteRound, Leaves]:
-    state, given = steps.reveal(kept.state, _rules(site), came)
-    if kept.use not in _sums(site):
-        add_line(_books(site) / "sums.jsonl", {"use": kept.use, "sites": list(state.survivors)})
+    file = _books(site) / "sums.jsonl"
+    with locked(file):  # two runs may have signed a list each before either gets here
+        before = _sums(site).get(kept.use)
+        state, given = steps.reveal(kept.state, _rules(site), came, before)
+        if before is None:
+            add_line(file, {"use": kept.use, "sites": list(state.survivors)})
     return state, given
 
 

@@ -84,6 +84,16 @@ def test_the_same_update_is_in_no_second_sum_with_other_sites(village) -> None:
     assert round_.agree_one("s001", names, before=names)
 
 
+def test_of_two_lists_signed_in_two_runs_only_the_first_is_opened(village) -> None:
+    # of each run the list was signed before either came to a sum, so that the signing saw no other
+    round_ = masked(village, 6)
+    round_.agree()
+    args = round_.states["s001"], round_.rules, round_.coordinator.signatures
+    with pytest.raises(RefusedError, match="FR-C77 a sum of the same update with other sites"):
+        at_site.reveal(*args, before=sorted(round_.numbers)[:-1])
+    assert at_site.reveal(*args, before=sorted(round_.numbers))
+
+
 def test_lists_of_keys_that_differ_from_site_to_site_end_in_no_shares(village) -> None:
     # one site is shown a round without s006, the others one with it
     round_ = village(6)

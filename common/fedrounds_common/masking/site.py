@@ -237,14 +237,21 @@ def agree(
     return replace(state, shared=pair[0], survivors=pair[1]), signature
 
 
-def reveal(state: SiteRound, rules: Rules, signatures: Blobs) -> tuple[SiteRound, dict[str, bytes]]:
+def reveal(
+    state: SiteRound, rules: Rules, signatures: Blobs, before: Collection[str] | None = None
+) -> tuple[SiteRound, dict[str, bytes]]:
     """One share of each neighbour and of this site: "seed NAME" of who stayed, "mask NAME" of who was lost.
 
+    Args:
+        before: as in `agree`; another run may have let such a sum go since this one's list was signed.
+
     Raises:
-        RefusedError: FR-C77 it signed no list, or too few others signed the same one.
+        RefusedError: FR-C77 it signed no list, too few others signed the same one, or `before` is another.
     """
     if not state.survivors:
         raise _other("shares before the list of who stayed")
+    if before is not None and tuple(sorted(before)) != state.survivors:
+        raise _other("a sum of the same update with other sites")
     text = survivors_bytes(state.session, lot_of(state.blobs), state.shared, state.survivors)
     good = [name for name in state.survivors if name in signatures and _signed(state, name, text, signatures[name])]
     if len(good) < rules.needed(len(state.notices)):
