@@ -19,7 +19,16 @@ from fedrounds_server.folder import read_json
 NAME = "manifest.json"
 FORMAT = 1
 # what goes on changing after the end: logs, what is drawn or judged later, caches
-CHANGING = (NAME, "log", "logs/*", "sites/*/log", "sites/*/cache/*", "sites/*/pictures/show-*", "evaluation/*", "attacks/*")
+CHANGING = (
+    NAME,
+    "log",
+    "logs/*",
+    "sites/*/log",
+    "sites/*/cache/*",
+    "sites/*/pictures/show-*",
+    "evaluation/*",
+    "attacks/*",
+)
 
 Files = Mapping[str, Mapping[str, Any]]  # path below the run → {"sha256": ..., "bytes": ...}
 

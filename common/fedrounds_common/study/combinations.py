@@ -131,7 +131,9 @@ def _too_loud(uses: Uses) -> bool:
 TRAVELS = _works("these sums travel as they are, and are seen site by site")
 NOISY_ALREADY = _works("it is made of what is noisy already")
 OUTSIDE = _works("lies outside the promise, and the report says so")
-BOUNDED = _no('a hospital\'s weight must be bounded: strategy.weights = "equal"; with [[privacy]] cases small ones count less')
+BOUNDED = _no(
+    'a hospital\'s weight must be bounded: strategy.weights = "equal"; with [[privacy]] cases small ones count less'
+)
 CLASSES = '[cases]\ndims = 2\nclasses = ["a", "b"]\n[evaluation]\nprimary = "auc"\n'
 
 FEATURES: Sequence[Feature] = (
