@@ -125,11 +125,11 @@ Leaves = Mapping[str, "bytes | np.ndarray[tuple[int, ...], np.dtype[np.uint8]]"]
 
 
 def _share(kept: Kept, site: Site, came: Mapping[str, bytes]) -> tuple[SiteRound, Leaves]:
-    state, channel, identity = kept.state, _channel(site), identity_of(site)
-    own, known = steps.notice_of(state, identity), _known(site, channel, came)
-    state, sealed = steps.share(state, _rules(site), came, own, known)
-    if not channel.keys:
-        write_json(_books(site) / "peers.json", known)
+    own, named = steps.notice_of(kept.state, identity_of(site)), _named_keys(site)
+    known = _met(site, came) if named is None else named
+    state, sealed = steps.share(kept.state, _rules(site), came, own, known)
+    if named is None:
+        write_json(_books(site) / "peers.json", {**_peers(site), **known})
     return state, sealed
 
 
@@ -174,12 +174,22 @@ def identity_of(site: Site) -> SigningKey:
     return SigningKey.load(file)
 
 
-def _known(site: Site, channel: SecureSum, notices: Mapping[str, bytes]) -> dict[str, str]:
-    """Site → fingerprint: the study's, or those met before and, of who is new, that of the key which its notice names."""
-    if channel.keys:
-        return dict(channel.keys)
-    met = {str(name): str(key) for name, key in (read_table(_books(site) / "peers.json") or {}).items()}
-    return {**{name: _named(data) for name, data in notices.items()}, **met}
+def _named_keys(site: Site) -> dict[str, str] | None:
+    """Site → fingerprint as the study names them. None: it names none, or this is a rehearsal, which has none of their keys."""
+    keys = _channel(site).keys
+    return dict(keys) if keys and site.books is not None else None
+
+
+def _met(site: Site, notices: Mapping[str, bytes]) -> dict[str, str]:
+    """Site → fingerprint: those met before and, of who is new, that of the key which its notice names. Only of sites that
+    the study lists, where it lists them."""
+    listed = site.parts.study.cohort.sites
+    found = {**{name: _named(data) for name, data in notices.items()}, **_peers(site)}
+    return {name: key for name, key in found.items() if not listed or name in listed}
+
+
+def _peers(site: Site) -> dict[str, str]:
+    return {str(name): str(key) for name, key in (read_table(_books(site) / "peers.json") or {}).items()}
 
 
 def _named(notice: bytes) -> str:

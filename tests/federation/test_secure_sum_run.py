@@ -14,6 +14,7 @@ from fedrounds.run import Run
 from fedrounds.series import simulate
 from fedrounds_common.channels.secure_sum import SecureSum
 from fedrounds_common.errors import TooFewSites
+from fedrounds_common.signing import SigningKey
 from fedrounds_server import history
 
 Cubes = Callable[..., Path]
@@ -181,3 +182,10 @@ def test_the_seed_of_the_study_changes_no_key(tmp_path: Path, cubes: Cubes) -> N
     runs = [run_of(cubes(tmp_path / str(number), rounds=1), *SECURE, listen=listen) for number in (0, 1)]
     assert len(set(found)) == 2
     assert runs[0].status["consensus"] == runs[1].status["consensus"]
+
+
+@pytest.mark.slow
+def test_a_study_that_names_its_hospitals_keys_can_be_rehearsed_without_them(tmp_path: Path, cubes: Cubes) -> None:
+    # one machine plays the hospitals, and has none of their keys
+    keys = ",".join(f'{name}="{SigningKey.create().public.fingerprint}"' for name in "ABCD")
+    assert run_of(cubes(tmp_path, rounds=1), *SECURE, f"wire.channel.keys={{{keys}}}").exit == 0
