@@ -68,10 +68,23 @@ class MaskedRound:
         """The line of a site that has trained and sends its keys. Raises UpdateError: it sends something else."""
         assert answer.leaving is not None
         said = self.guard.admit_share(answer.leaving, self.ask, site, "keys")
-        self.unmasking.hear(site, _only(said.arrays, "notice").tobytes())
+        self.unmasking.hear(site, _only(said.arrays, "notice").tobytes(), self._fingerprint(site))
         return SiteLine(
             site, "ok", said.cases, said.steps, None, said.seconds, answer.bytes_up, answer.bytes_down
         )  # fmt: skip
+
+    def _fingerprint(self, site: str) -> str:
+        """Of the key that the other sites hold it to. Raises UpdateError: it is not the one that it enrolled with."""
+        keys = self.plan.keys
+        if keys is None:  # a rehearsal, where nobody is enrolled
+            return ""
+        entry, named = keys.register().get(site), self.channel.keys
+        enrolled = "" if entry is None else entry.key.fingerprint
+        if not enrolled or (named and named.get(site) != enrolled):
+            raise UpdateError(
+                "FR-R81", f"{site} is not enrolled with the key of wire.channel.keys", wanted=named.get(site, "a key")
+            )
+        return enrolled
 
     # ------------------------------------------------------------ the other steps
 
@@ -112,7 +125,7 @@ class MaskedRound:
         return self._whole({name: sites[name] for name in stayed})
 
     def _sign(self, name: str, came: Arrays) -> None:
-        self.unmasking.signatures[name] = _only(came, "signature").tobytes()
+        self.unmasking.sign(name, _only(came, "signature").tobytes())
 
     @timed("aggregate")
     def _whole(self, cases: Mapping[str, int]) -> MaskedSum:

@@ -23,6 +23,7 @@ from fedrounds_common.masking.shares import SHARE_BYTES, join
 from fedrounds_common.masking.site import MASK, SEED, Rules, numbers_of, own_key, pair_key, sign_of
 
 MOST_SEALED = 256  # bytes: two shares, a nonce and a tag
+SIGNATURE_BYTES = 64  # of Ed25519; it goes on to every other site
 
 
 @final
@@ -44,9 +45,18 @@ class Unmasking:
 
     # ------------------------------------------------------------ keys
 
-    def hear(self, site: str, notice: bytes) -> None:
-        """Raises UpdateError: FR-R81 it is no notice of this site's for this round."""
-        read_notice(notice, self.session, site)
+    def hear(self, site: str, notice: bytes, fingerprint: str = "") -> None:
+        """Take a site's notice in; with another key than all others know every one of them would refuse the round.
+
+        Args:
+            fingerprint: of the key that must have signed it; "": any.
+
+        Raises:
+            UpdateError: FR-R81 it is no notice of this site's for this round.
+        """
+        said = read_notice(notice, self.session, site)
+        if fingerprint and said.fingerprint != fingerprint:
+            raise UpdateError("FR-R81", f"a notice that {site} signed with another key", wanted=fingerprint)
         self.notices[site] = bytes(notice)
 
     def leave_out(self, site: str) -> None:
@@ -90,6 +100,12 @@ class Unmasking:
         wanted = self.rules.needed(len(self.notices))
         if sites < wanted:
             raise _thrown(f"{sites} of {len(self.notices)} sites {did}", f"at least {wanted}")
+
+    def sign(self, site: str, signature: bytes) -> None:
+        """Raises UpdateError: FR-R81 it is no signature; whose and of what the other sites look at."""
+        if len(signature) != SIGNATURE_BYTES:
+            raise UpdateError("FR-R81", f"{len(signature)} bytes", wanted=f"a signature of {SIGNATURE_BYTES}")
+        self.signatures[site] = bytes(signature)
 
     # ------------------------------------------------------------ masks off
 

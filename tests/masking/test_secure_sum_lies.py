@@ -139,6 +139,21 @@ def test_keys_of_an_invented_hospital_are_refused(village) -> None:
         at_site.share(round_.states["s001"], round_.rules, round_.coordinator.notices, round_.own["s001"], known)
 
 
+def test_a_notice_under_another_key_and_a_signature_of_another_length_are_taken_from_nobody(village) -> None:
+    # of one such notice every other site would refuse the whole round
+    round_ = village(4)
+    known, stranger = round_.known["s001"], SigningKey.create()
+    state = at_site.begin("s001", round_.session)
+    with pytest.raises(UpdateError, match="FR-R81 a notice that s001 signed with another key"):
+        round_.coordinator.hear("s001", at_site.notice_of(state, stranger), known)
+    assert round_.coordinator.notices == {}
+    round_.coordinator.hear("s001", at_site.notice_of(state, stranger), stranger.public.fingerprint)
+    assert set(round_.coordinator.notices) == {"s001"}
+    with pytest.raises(UpdateError, match="FR-R81 65 bytes; a signature of 64"):
+        round_.coordinator.sign("s001", bytes(65))
+    assert round_.coordinator.signatures == {}
+
+
 def test_keys_of_another_round_are_refused(village) -> None:
     old, new = village(4), village(4)
     new.session = new.coordinator.session = "study/run/2/nonce"
