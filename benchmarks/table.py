@@ -14,7 +14,6 @@ from pairs import OUTPUT, REPO, machine_in_words, row_of, table
 
 PAGE = REPO / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- written by benchmarks/table.py -->", "<!-- to here -->"
-NOT_YET = "Not measured yet: `make bench`, then `python benchmarks/table.py`."
 # file → heading, in this order; what else lies there comes after
 TITLES = {
     "overhead": "OVH: overhead over a bare loop",
@@ -50,11 +49,17 @@ def sections(folder: Path) -> Iterator[str]:
             ).strip()
 
 
+def missing(folder: Path) -> Iterator[str]:
+    """One line that names what was not run."""
+    if lacks := [title.partition(":")[0] for name, title in TITLES.items() if not (folder / f"{name}.json").exists()]:
+        yield f"Not measured yet: {', '.join(lacks)}. `make bench`, then `python benchmarks/table.py`."
+
+
 def filled(page: str, folder: Path) -> str:
     """The page with what lies in `folder` between its marks."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
-    found = "\n\n".join(sections(folder)) or NOT_YET
+    found = "\n\n".join([*sections(folder), *missing(folder)])
     return f"{before}{BEGIN}\n\n{found}\n\n{END}{after}"
 
 

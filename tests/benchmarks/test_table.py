@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from pairs import Estimate, Measure, Row, Side, Wanted, measure, row_of, write
-from table import BEGIN, END, NOT_YET, PAGE, TITLES, filled
+from table import BEGIN, END, PAGE, TITLES, filled
 
 REPO = Path(__file__).parents[2]
 
@@ -36,8 +36,11 @@ def test_the_page_is_filled_between_its_marks_in_the_order_of_the_titles(tmp_pat
     assert filled(page, tmp_path) == page
 
 
-def test_where_nothing_was_measured_the_page_says_so(tmp_path: Path) -> None:
-    assert NOT_YET in filled(f"{BEGIN}{END}", tmp_path)
+def test_what_was_not_measured_is_named(tmp_path: Path) -> None:
+    assert "Not measured yet: OVH, AGG, ROUND, K1000, START, " in filled(f"{BEGIN}{END}", tmp_path)
+    side = Side("ours", (sys.executable, "-c", "print('{}')"))
+    write("start", [measure("ROW", side, 1)], {"sites": 8}, tmp_path, ("wall",))
+    assert "Not measured yet: OVH, AGG, ROUND, K1000, BYTES, " in filled(f"{BEGIN}{END}", tmp_path)
 
 
 def test_the_page_has_its_marks_and_names_every_program_that_make_bench_runs() -> None:
