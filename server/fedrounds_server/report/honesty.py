@@ -29,10 +29,12 @@ def what_left(run: RunView) -> tuple[str, ...]:
     codec, sent = (str(table.get("name", "float32")) for table in (wire, table_of(wire, "down")))
     updates = sum(site.bytes_up > 0 for line in run.history for site in line.sites)
     seconds = math.fsum(line.seconds for line in run.history)
-    told = "" if run.study.get("privacy") else ", and its mean loss"
+    masked = table_of(wire, "channel").get("name", "plain") == "secure_sum"
+    told = "" if run.study.get("privacy") or masked else ", and its mean loss"
+    held = "under masks, as whole numbers, the" if masked else f"the {codec}"
     return (
         f"{count_of(updates, 'update')} left the hospitals in {count_of(len(run.history), 'round')}: {shown_bytes(up)} out and "
-        f"{shown_bytes(down)} in, {shown_seconds(seconds)} in all. An update holds the {codec} differences of the network's weights from "
+        f"{shown_bytes(down)} in, {shown_seconds(seconds)} in all. An update holds {held} differences of the network's weights from "
         f"the consensus as that hospital received it (in {sent}), its number of cases and steps{told}. Scores leave as sums over a "
         f"hospital's cases{_resampled(run)}. No image, no label, no score of a single case, no file name and no error text leaves.",
         *sums,
