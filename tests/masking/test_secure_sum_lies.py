@@ -9,6 +9,7 @@ import pytest
 
 from fedrounds_common.errors import RefusedError, RoundError, UpdateError
 from fedrounds_common.masking import site as at_site
+from fedrounds_common.masking.shares import join
 from fedrounds_common.signing import SigningKey
 
 
@@ -30,6 +31,41 @@ def test_two_lists_of_who_stayed_shown_to_two_halves_open_nothing(village) -> No
     for name in names:
         with pytest.raises(RefusedError, match="FR-C77 5 signatures under the list"):
             at_site.reveal(round_.states[name], round_.rules, signed)
+
+
+def shares_by_two_lists(round_, colluding: list[str]) -> tuple[str, dict[int, bytes], dict[int, bytes]]:
+    """A site, and the shares of its two secrets that come out where its fellows are told that it was lost."""
+    names = sorted(round_.numbers)
+    honest = [name for name in names if name not in colluding]
+    victim, half, numbers = honest[0], len(honest) // 2, at_site.numbers_of(names)
+    seeds = {numbers[name]: bytes.fromhex(round_.states[name].got[victim][0]) for name in colluding}
+    masks = {numbers[name]: bytes.fromhex(round_.states[name].got[victim][1]) for name in colluding}
+    lost = [name for name in names if name != victim]
+    for told, who, word, found in (
+        (names, honest[:half], "seed", seeds), (lost, honest[half:], "mask", masks),
+    ):  # fmt: skip
+        state = dict(round_.states)  # those who collude sign both lists, from the state before
+        signed = {name: round_.agree_one(name, told) for name in [*who, *colluding]}
+        for name in who:
+            given = at_site.reveal(round_.states[name], round_.rules, signed)[1]
+            found[numbers[name]] = given[f"{word} {victim}"]
+        round_.states.update({name: state[name] for name in colluding})
+    return victim, seeds, masks
+
+
+@pytest.mark.parametrize(("threshold", "enough"), [(0.5, 2), (2 / 3, 4)])
+def test_a_lying_coordinator_opens_an_update_with_twice_the_needed_less_all_and_not_with_one_fewer(
+    village, threshold, enough
+) -> None:
+    # of ten sites 6 and 7 are needed: whoever colludes signs under both lists, and each list needs so many
+    round_ = masked(village, 10, threshold=threshold)
+    assert enough == 2 * round_.rules.needed(10) - 10
+    victim, seeds, masks = shares_by_two_lists(round_, sorted(round_.numbers)[-enough:])
+    wanted, state = round_.rules.holds(10), round_.states[victim]
+    assert [join(shares, wanted).hex() for shares in (seeds, masks)] == [state.seed, state.mask]
+    round_ = masked(village, 10, threshold=threshold)
+    with pytest.raises(RefusedError, match="signatures under the list that this site signed"):
+        shares_by_two_lists(round_, sorted(round_.numbers)[1 - enough :])
 
 
 def test_a_site_signs_one_list_a_round(village) -> None:

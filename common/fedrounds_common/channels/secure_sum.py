@@ -22,7 +22,8 @@ from fedrounds_common.study.tables import Cohort, Count, Name, Positive
 @dataclass(frozen=True)
 class SecureSum(Channel):
     """`minimum`: the fewest sites in a sum. `threshold`: more than this share of a round's sites must stay to its end; so many
-    together, with the coordinator, could also open one update. Both are enforced by every site.
+    together, with the coordinator, could also open one update, and with one that lies twice as many less all
+    (of 71 by two thirds 25, by a half one). Both are enforced by every site.
 
     `neighbours`: with how many others a site masks (an even number); 0: with all. `precision`: a weighted entry is a multiple of
     2^−precision; `limit`: the largest entry of an update; `sites`, `cases`: the most in a round and at a site.

@@ -1,8 +1,9 @@
 """Who masks with whom. With few sites everybody with everybody; with many, each with `neighbours` others.
 
 The graph is a ring with chords (Harary's) over an order that follows from every site's keys of this round, so all work it
-out alike and nobody picks his neighbours. Source: Bell et al. 2020, "Secure Single-Server Aggregation with (Poly)Logarithmic
-Overhead" (doi:10.1145/3372297.3417885), section 3, where the coordinator draws the order.
+out alike and nobody picks his neighbours, unless he knows all others' notices before he sends his own, and tries keys.
+Source: Bell et al. 2020, "Secure Single-Server Aggregation with (Poly)Logarithmic Overhead"
+(doi:10.1145/3372297.3417885), section 3, where the coordinator draws the order.
 """
 
 from __future__ import annotations
