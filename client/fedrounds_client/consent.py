@@ -90,8 +90,9 @@ def _data(found: Review) -> Iterator[str]:
 def _leaves(found: Review) -> Iterator[str]:
     leaving = found.leaves
     if found.costs.rounds:
+        what = "the difference that training made" + (", under masks" if found.hidden else "")
         yield (
-            f"per round: {len(leaving.tensors)} tensors, the difference that training made, {size(leaving.update_bytes)} "
+            f"per round: {counted(len(leaving.tensors), 'tensor')}, {what}, {size(leaving.update_bytes)} "
             f"with {len(leaving.numbers)} entries beside them: {', '.join(leaving.numbers)}"
         )
         yield from _tensors(leaving.tensors)
@@ -132,8 +133,11 @@ def _shape(tensor: Tensor) -> str:
 
 def _privacy(found: Review) -> Iterator[str]:
     privacy = found.privacy
+    for text in found.seen:
+        yield text[0].lower() + text[1:].rstrip(".")
     if privacy.epsilon is None:
-        yield "no noise: nothing bounds what the differences could tell of a patient, in a round or in all"
+        of = "the sums of differences" if found.hidden else "the differences"
+        yield f"no noise: nothing bounds what {of} could tell of a patient, in a round or in all"
     else:
         limit = "none" if privacy.limit is None else f"{privacy.limit:g}"
         yield (

@@ -155,7 +155,8 @@ class Review:
 
     `said`: what was said of it before. `used`: rounds it has trained here. `refused`, `withheld`: why, with the cases
     of today, the site would answer nothing, or send no scores; "" where it would. `kept_back`: the same of statistics,
-    by purpose.
+    by purpose. `seen`: what the coordinator sees of an update, then what else of the channel has to be known;
+    `hidden`: it sees sums only.
     """
 
     study: str
@@ -181,6 +182,8 @@ class Review:
     refused: str
     withheld: str
     kept_back: Mapping[str, str]
+    seen: tuple[str, ...]
+    hidden: bool
 
 
 def review(home: SiteHome, settings: SiteSettings, asked: Waiting) -> Review:
@@ -193,6 +196,7 @@ def review(home: SiteHome, settings: SiteSettings, asked: Waiting) -> Review:
     study, start = parts.study, of_module(parts.module())
     before, cases = last_allowed(home, settings.name), _cases(home, settings, parts.study)
     leaving, down = _leaves(parts, settings.name, start, asked, cases)
+    channel = study.build_channel()
     return Review(
         asked.study, study.name, asked.coordinator, asked.run, asked.first, asked.last, asked.times, asked.why,
         study.task, study.model, study.strategy, before.study if before else "",
@@ -202,6 +206,7 @@ def review(home: SiteHome, settings: SiteSettings, asked: Waiting) -> Review:
         tuple(str(rule) for rule in policy.broken_by(settings.policy, study, settings.plugins)),
         *_too_few(cases, settings.policy.minimum_cases, parts.smallest),
         {each.purpose: why for each in leaving.sums if (why := _kept_back(each, settings.policy, parts.smallest))},
+        (channel.seen(), *channel.agreed()), channel.hides_sites,
     )  # fmt: skip
 
 

@@ -24,6 +24,10 @@ class Channel(ABC):
     def seen(self) -> str:
         """What the coordinator sees of one site's update: a sentence, for the report and the record."""
 
+    def agreed(self) -> Sequence[str]:
+        """What else of this channel whoever allows a study has to know: phrases, for the review."""
+        return ()
+
     def around(self, cohort: Cohort) -> Sequence[tuple[str, str]]:
         """What of the study's cohort does not go with this channel: dotted key and message each."""
         return ()

@@ -162,6 +162,25 @@ def test_the_screen_says_what_noise_promises_and_what_lies_outside(enrolled: Mak
     assert [rule[:6] for rule in limited.broken] == ["FR-C14"]
 
 
+def test_the_screen_says_who_sees_an_update_and_what_a_secure_sum_asks_of_the_site(
+    enrolled: MakeSite, study_ask: MakeAsk
+) -> None:
+    site, ask = enrolled(), study_ask(overrides=('wire.channel.name="secure_sum"', "wire.channel.minimum=4"))
+    said = " ".join(screen(looked_at(site, ask)[0]).split())
+    for words in (
+        "the coordinator sees only the sum of the updates of at least 4 hospitals",
+        "per round: 1 tensor, the difference that training made, under masks",
+        "this site sends nothing to a round of fewer than 4 hospitals, and takes no mask away unless more than 66.7% of them",
+        "no keys are named: each hospital's is believed as it is first met, so that hospitals could be invented",
+        "shares of secrets",
+        "nothing bounds what the sums of differences could tell",
+    ):
+        assert words in said, words
+    plain = " ".join(screen(looked_at(site, study_ask())[0]).split())
+    assert "the coordinator sees each hospital's update" in plain
+    assert "under masks" not in plain
+
+
 def test_the_screen_lets_no_study_move_the_cursor(enrolled: MakeSite, study_ask: MakeAsk) -> None:
     site = enrolled()
     found, _ = looked_at(site, study_ask())

@@ -72,6 +72,20 @@ class SecureSum(Channel):
     def seen(self) -> str:
         return f"The coordinator sees only the sum of the updates of at least {self.minimum} hospitals."
 
+    def agreed(self) -> Sequence[str]:
+        keys = (
+            f"the keys of {len(self.keys)} hospitals are named by fingerprint: compare them"
+            if self.keys
+            else "no keys are named: each hospital's is believed as it is first met, so that hospitals could be invented"
+        )
+        return (
+            "each update leaves under masks, as whole numbers; what takes the masks away leaves beside it in four more steps: "
+            "a key, boxes that only the other hospitals can open, a signed list of who is still there, and shares of secrets",
+            f"this site sends nothing to a round of fewer than {self.minimum} hospitals, and takes no mask away unless more than "
+            f"{self.threshold:.1%} of them are left",
+            keys,
+        )
+
     def around(self, cohort: Cohort) -> Sequence[tuple[str, str]]:
         return tuple(self._around(cohort))
 
