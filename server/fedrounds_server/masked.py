@@ -135,14 +135,7 @@ class MaskedRound:
                 "warning", {"text": f"{name} gave false shares in round {self.ask.round}; enough true ones came"}
             )
         total = MaskedSum(without_masks, self.channel.numbers, self.layout, self.weights, cases)
-        most = sum(weight_of(self.guard.agreed_cases.get(name, 0), self.weights) for name in cases)
-        # each site's weight was rounded once
-        if not len(cases) - 1 < total.weight <= most + len(cases) * self.channel.numbers.step:
-            raise _unhealthy(f"{len(cases)} sites that weigh {total.weight:.6g} together", f"at most {most:g}")
-        size = total.norm()
-        believed = self.guard.most_of_a_sum(self.ask)
-        if not size <= believed:
-            raise _unhealthy(f"a mean of norm {size:.4g}", f"at most {believed:.4g}")
+        total.check(self.guard.most_of_a_sum(self.ask))
         return total
 
 
@@ -231,6 +224,22 @@ class MaskedSum(Updates):
         if weights != self.weights:
             raise _hidden(f"with weights {weights!r}")
         return _Mean(self)
+
+    def check(self, believed: float) -> None:
+        """Whether it can be the sum of healthy updates.
+
+        Args:
+            believed: the largest norm of their mean that is.
+
+        Raises:
+            RoundError: FR-R83 it is larger, or the weights are not those of the cases that the sites told.
+        """
+        told = math.fsum(weight_of(cases, self.weights) for cases in self.cases.values())
+        # each site's weight was rounded once
+        if not abs(self.weight - told) < len(self) * self.numbers.step:
+            raise _unhealthy(f"{len(self)} sites that weigh {self.weight:.9g} together", f"{told:.9g}, as they told")
+        if not (size := self.norm()) <= believed:
+            raise _unhealthy(f"a mean of norm {size:.4g}", f"at most {believed:.4g}")
 
     def norm(self) -> float:
         """Of the mean, over its float entries."""
