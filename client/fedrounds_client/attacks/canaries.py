@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, final
 
 import numpy as np
@@ -141,7 +141,8 @@ def look_for(put_in: Flags, steps: NoisySteps, number: int, clip: float) -> F64:
             loss = named[name].view(-1)[place] * float(signs[canary]) * LONGER * clip
         loss.backward()  # type: ignore[no-untyped-call]
 
-    patients = PatientSteps.of(steps, _cases(put_in))
+    # how many patients a site must have bounds nothing of the noise, and how many are in is left to coins
+    patients = PatientSteps.of(replace(steps, patients=1), _cases(put_in))
     before, rate = _weights(network), PACE * steps.batch / clip
     for _ in range(number):
         patients.gradients(named, patients.draw(_made), backward)

@@ -39,10 +39,13 @@ def test_of_guesses_that_keep_to_epsilon_one_in_twenty_is_refuted_at_most() -> N
     assert 0.02 < refuted < 0.055
 
 
-def test_a_canary_moves_its_own_weight_by_the_clip_and_no_other() -> None:
+@pytest.mark.parametrize("patients", [1, 10_000])
+def test_a_canary_moves_its_own_weight_by_the_clip_and_no_other(patients: int) -> None:
+    # however many patients the study wants at a site: how many canaries come is left to coins
+    bare = replace(BARE, patients=patients)
     put_in = np.zeros(500, bool)
     put_in[[3, 77]] = True
-    alone = look_for(put_in, BARE, 1, 0.5) - look_for(np.zeros(500, bool), BARE, 1, 0.5)
+    alone = look_for(put_in, bare, 1, 0.5) - look_for(np.zeros(500, bool), bare, 1, 0.5)
     np.testing.assert_allclose(alone[put_in], 1.0, atol=1e-3)
     np.testing.assert_allclose(alone[~put_in], 0.0, atol=1e-3)
 
