@@ -97,8 +97,8 @@ def confidence(losses: F64) -> F64:
 def shadows(
     parts: Parts, start: Arrays, cases: Sequence[Case], number: int, steps: int, draws: int, listen: Listen
 ) -> tuple[NDArray[np.bool_], F64]:
-    """Models like the one attacked, each trained on half of the cases: drawn anew for each pair, the other half for its
-    second, so that every case was in as many as it was not.
+    """Models like the one attacked, each trained on half of the patients: drawn anew for each pair, the other half for its
+    second, so that every case was in as many as it was not, and no model that had it not had others of the same patient.
 
     Returns:
         (number, N): whether a case was in; and the model's confidence in it.
@@ -106,17 +106,25 @@ def shadows(
     study, taken = parts.study, np.zeros((number, len(cases)), bool)
     seen = np.zeros((number, len(cases)), np.float64)
     for model in range(number):
-        order = generator(study.seed, "shadow", model // 2).permutation(len(cases))
-        half = order[: len(cases) // 2] if model % 2 == 0 else order[len(cases) // 2 :]
+        half = half_of(cases, study.seed, model)
         taken[model, half] = True
         piece = Piece(steps, 0, steps, study.seed, ("shadow", model))
-        own = [cases[int(place)] for place in half]
-        made = train(
-            parts.module(), parts.task, own, study.cases, study.training, piece, start, noisy=_noise(parts, len(own))
-        )
+        own = [cases[place] for place in half]
+        made = train(parts.module(), parts.task, own, study.cases, study.training, piece, start, noisy=_noise(parts))
         seen[model] = confidence(losses_of(parts, made.arrays, cases, draws))
         listen(model + 1, number)
     return taken, seen
+
+
+def half_of(cases: Sequence[Case], seed: int, model: int) -> list[int]:
+    """The places of a shadow model's cases: of half of the patients all that there are; model 1 has the others of model 0."""
+    places: dict[tuple[str, str], list[int]] = {}
+    for place, case in enumerate(cases):
+        places.setdefault((case.ref.site or "", case.ref.patient), []).append(place)
+    patients = list(places.values())
+    order = generator(seed, "shadow", model // 2).permutation(len(patients))
+    drawn = order[: len(patients) // 2] if model % 2 == 0 else order[len(patients) // 2 :]
+    return [place for patient in drawn for place in patients[int(patient)]]
 
 
 def likelihood(taken: NDArray[np.bool_], seen: F64, attacked: F64) -> F64:
@@ -134,7 +142,6 @@ def likelihood(taken: NDArray[np.bool_], seen: F64, attacked: F64) -> F64:
     return np.asarray(score / 2 - np.log(spread_in / spread_out), np.float64)
 
 
-def _noise(parts: Parts, cases: int) -> NoisySteps | None:
+def _noise(parts: Parts) -> NoisySteps | None:
     """The study's own noise; half of the patients may be fewer than it lets a site take part with."""
-    noisy = parts.noisy
-    return None if noisy is None else replace(noisy, patients=min(noisy.patients, cases // 4))
+    return None if parts.noisy is None else replace(parts.noisy, patients=1)

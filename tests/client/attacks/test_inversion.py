@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from fedrounds_client.attacks.inversion import Search, gradients_of, invert, matched, psnr, ssim
-from fedrounds_client.attacks.membership import confidence, likelihood
+from fedrounds_client.attacks.membership import confidence, half_of, likelihood
+from fedrounds_common.case import Case, CaseRef
 from fedrounds_common.task import Batch
 
 
@@ -77,6 +78,16 @@ def test_a_case_whose_loss_only_models_that_had_it_reach_is_called_a_member() ->
     member, other = likelihood(taken, seen, np.array([3.0, 0.0]))
     assert member > 10
     assert other < -10
+
+
+def test_of_a_patient_with_several_pictures_all_are_in_a_shadow_model_or_none() -> None:
+    image = np.zeros((1, 2, 2), np.float32)
+    cases = [Case(CaseRef(f"{place}", f"patient {place % 6}"), image, None, np.eye(4)) for place in range(18)]
+    one, other = half_of(cases, 1, 0), half_of(cases, 1, 1)
+    assert sorted([*one, *other]) == list(range(18))
+    assert len({place % 6 for place in one}) == 3
+    assert not {place % 6 for place in one} & {place % 6 for place in other}
+    assert sorted(half_of(cases, 1, 2)) != sorted(one)
 
 
 def test_confidence_is_the_log_odds_of_the_right_answer() -> None:
