@@ -15,6 +15,7 @@ Write = Callable[..., Path]
 PICTURES = """
 [task]
 name = "classification"
+temperature = false
 [cases]
 dims = 2
 channels = ["xray"]
@@ -31,6 +32,13 @@ NOISE = """
 [[privacy]]
 name = "dp_sgd"
 epsilon = 2.0
+"""
+HIDES = """
+[strategy]
+weights = "equal"
+[[privacy]]
+name = "hospital_dp"
+sites = 4.0
 """
 
 
@@ -50,6 +58,17 @@ def test_noise_is_told_with_its_unit_epsilon_and_what_lies_outside(study: Write)
     assert "Noise that hides one patient: epsilon 2.00 at delta 1e-05" in text or "epsilon 1.99" in text
     assert "outside of it: how many cases a site has" in text
     assert "Noise: none" not in text
+
+
+def test_of_noise_between_hospitals_no_audit_and_no_look_at_weights_is_claimed(study: Write) -> None:
+    steps = assessment(read_study(study(PICTURES + NOISE)).study)
+    assert "(rdp); checked by `fedrounds attack STUDY canaries`." in steps
+    assert "refused where they moved as updates cannot have moved them (FR-C38)" in steps
+    sums = assessment(read_study(study(PICTURES + HIDES)).study)
+    assert "Noise that hides one hospital" in sums
+    assert "(rdp); no command audits it." in sums
+    assert "canaries" not in sums
+    assert "FR-C38" not in sums
 
 
 def test_a_sites_books_are_summed_up(study: Write, tmp_path: Path) -> None:
