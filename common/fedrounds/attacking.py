@@ -141,7 +141,7 @@ def _membership(model: Model, run: Path, how: Settings, listen: Listener) -> Att
         {
             "attack": each.name,
             "auc": each.area,
-            "rates": [{**asdict(rate), "epsilon": rate.epsilon} for rate in each.rates],
+            "rates": [{**asdict(rate), "epsilon": rate.epsilon, "needed": rate.needed} for rate in each.rates],
         }
         for each in found
     ]

@@ -93,6 +93,8 @@ def test_a_run_is_attacked_and_what_could_not_be_seen_is_said(fedrounds: Any, st
     (run,) = Path("runs").glob("0001-*")
     kept = json.loads((run / "attacks" / "membership.json").read_text("utf-8"))
     assert [each["attack"] for each in kept["attacks"]] == ["loss", "LiRA, 2 models"]
+    # and the power, which the law's pages call evidence: of so few others nothing could have been told
+    assert all(rate["needed"] > 0 and rate["epsilon"] == 0 for each in kept["attacks"] for rate in each["rates"])
     # a generator's attack on what makes no image
     assert "FR-U87" in fedrounds("attack", "1", "copies").err
     # the run's digests still hold: an attack adds to the folder and changes nothing
