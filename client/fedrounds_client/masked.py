@@ -40,12 +40,14 @@ FOLDER, LIST = "masks", "list"
 @final
 @dataclass(frozen=True)
 class Kept:
-    """One round at this site. `use`: the update's mark in `sums.jsonl`; `weight`: what it counts in the sum. `whole`: what the
-    site keeps of the round's training is on disk too; `withdrawn`: so many cases had left when it was trained."""
+    """One round at this site. `use`: what the update was trained from; `mark`: its name in `sums.jsonl`; `weight`: what it
+    counts in the sum. `whole`: what the site keeps of the round's training is on disk too; `withdrawn`: so many cases had
+    left when it was trained."""
 
     state: SiteRound
     nonce: str
     use: str
+    mark: str
     weight: float
     cases: int
     steps: int
@@ -90,7 +92,9 @@ def begin(ask: Ask, site: Site, update: Update) -> Share:
     weight = weight_of(update.cases, weights)
     channel.numbers.numbers(decoded, weight)  # what has no room is refused now, and not when others wait for it
     state = steps.begin(site.name, steps.session_of(ask.digest, ask.run, ask.round, ask.nonce))
-    kept = Kept(state, ask.nonce, _use(ask), weight, update.cases, update.steps, update.seconds, site.withdrawn)
+    kept = Kept(
+        state, ask.nonce, _use(ask), _mark(ask), weight, update.cases, update.steps, update.seconds, site.withdrawn
+    )
     remove_file(site.folder / FOLDER / "round.json")  # after a crash no other update may go under the old keys
     write_whole(_update_file(site), *letter_parts((*to_wire(replace(update, arrays=decoded)), b"")), private=True)
     _write(site, kept)
@@ -144,7 +148,7 @@ def _mask(kept: Kept, site: Site, came: Mapping[str, bytes]) -> tuple[SiteRound,
 
 def _agree(kept: Kept, site: Site, came: Mapping[str, bytes]) -> tuple[SiteRound, Leaves]:
     shared, survivors = _lists(came)
-    before = _sums(site).get(kept.use)
+    before = _sums(site).get(kept.mark)
     state, signature = steps.agree(
         kept.state, _rules(site), shared, survivors, identity_of(site), before
     )  # fmt: skip
@@ -154,10 +158,10 @@ def _agree(kept: Kept, site: Site, came: Mapping[str, bytes]) -> tuple[SiteRound
 def _reveal(kept: Kept, site: Site, came: Mapping[str, bytes]) -> tuple[SiteRound, Leaves]:
     file = _books(site) / "sums.jsonl"
     with locked(file):  # two runs may have signed a list each before either gets here
-        before = _sums(site).get(kept.use)
+        before = _sums(site).get(kept.mark)
         state, given = steps.reveal(kept.state, _rules(site), came, before)
         if before is None:
-            add_line(file, {"use": kept.use, "sites": list(state.survivors)})
+            add_line(file, {"mark": kept.mark, "sites": list(state.survivors)})
     return state, given
 
 
@@ -215,14 +219,20 @@ def _sums(site: Site) -> dict[str, list[str]]:
     for text in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
         try:
             line = json.loads(text)
-            found[str(line["use"])] = [str(name) for name in line["sites"]]
+            found[str(line["mark"])] = [str(name) for name in line["sites"]]
         except (ValueError, KeyError, TypeError):
             continue  # cut short by a crash, before anything left
     return found
 
 
+def _mark(ask: Ask) -> str:
+    """The same for every update of this study and round, in a run of whatever name and from whatever weights: from weights one
+    bit apart come nearly the same updates, and two sums of them with other sites would tell one nearly."""
+    return hashlib.sha256(json.dumps([ask.digest, ask.round]).encode()).hexdigest()
+
+
 def _use(ask: Ask) -> str:
-    """One update's mark: the same study, round and weights give the same one, in a run of whatever name."""
+    """What an update is trained from: study, round and weights."""
     words = [ask.digest, ask.round, ask.holds or digest(ask.arrays), digest(ask.shared)]
     return hashlib.sha256(json.dumps(words).encode()).hexdigest()
 

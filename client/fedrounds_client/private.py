@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fedrounds_client.memory import out_of_memory
 from fedrounds_client.several import Several
 from fedrounds_common.case import Case, Cases
 from fedrounds_common.dp.fitness import check_fit
@@ -102,7 +103,9 @@ class PatientSteps:
     def _made(self, own: Cases, make: Make) -> Batch | None:
         try:
             return make(own, self.noisy.examples)
-        except (FedroundsError, ValueError, ArithmeticError, LookupError):
+        except (FedroundsError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:
+            if out_of_memory(error):
+                raise
             self.lost.unreadable += 1
             return None
 
@@ -120,7 +123,9 @@ class PatientSteps:
         for own in self.patients:
             try:
                 batch = make(own, 1)
-            except (FedroundsError, ValueError, ArithmeticError, LookupError) as error:
+            except (FedroundsError, ValueError, ArithmeticError, LookupError, RuntimeError) as error:
+                if out_of_memory(error):
+                    raise
                 why = error
                 continue
             check_fit(network, task, batch)
@@ -200,6 +205,13 @@ class PatientSteps:
             backward(batch)
         except RoundError:
             self.lost.not_finite += 1
+            return
+        except (
+            RuntimeError
+        ) as error:  # torch's own, as of a shape that the network cannot take: to fail here would tell of it
+            if out_of_memory(error):
+                raise
+            self.lost.unreadable += 1
             return
         found = {name: parameter.grad for name, parameter in named.items() if parameter.grad is not None}
         # in float64: of ten million squares float32 loses more than the bound allows

@@ -151,6 +151,12 @@ def test_the_same_update_is_in_no_second_sum_with_others_in_whatever_run(hospita
     assert (said.code, said.refused) == ("FR-C77", True)
     # with the same sites it says nothing new
     assert isinstance(hospitals.step("A", "agree", hospitals.lists(*"ABC")), Share)
+    # nor from weights one bit apart, which it trains from to nearly the same update
+    name, array = next(iter(hospitals.ask.arrays.items()))
+    near = {**hospitals.ask.arrays, name: np.nextafter(array, np.float32(9))}
+    hospitals.begin(replace(hospitals.ask, run="0003-cubes", nonce="third", arrays=near, holds=""))
+    hospitals.until_masked()
+    assert isinstance(hospitals.step("A", "agree", hospitals.lists("A", "B")), Refusal)
 
 
 @pytest.mark.slow

@@ -268,6 +268,7 @@ def test_the_norm_of_the_whole_gradient_is_not_cut_once_more() -> None:
         ([1.0, 1.0, 1.0, math.inf], Lost(0, 1)),
         ([1e30, 1e30, 1.0, 1.0], Lost(0, 1)),
         ([], Lost(1, 0)),
+        ([1.0] * 7, Lost(1, 0)),  # of a shape that torch refuses in the network
     ],
 )
 def test_a_patient_whose_images_are_broken_adds_nothing_and_stops_nothing(bad: list[float], lost: Lost) -> None:

@@ -201,7 +201,8 @@ DRAWN = "0.5: each hospital is drawn by itself, and"
     ("table", "cohort", "said"),
     [
         ({}, {}, (".sites", "must be given, where neither cohort.sites nor cohort.per_round says how many there are")),
-        ({"delta": 0.01}, {"per_round": 200}, (".delta", "0.01: below 1 / sites = 0.005: to give one hospital away whole would be within it")),
+        ({"delta": 0.01}, {"per_round": 200}, (".delta", "0.01: below 1 / hospitals = 0.005: to give one of them away whole would be within it")),
+        ({"delta": 0.01, "sampling_rate": 0.25, "sites": 50.0}, {}, (".delta", "0.01: below 1 / hospitals = 0.005: to give one of them away whole would be within it")),
         ({"sampling_rate": 0.5, "noise": "sites", "sites": 3.0}, {}, (".sampling_rate", f"{DRAWN} of those in a round the shares of noise may be too few")),
         ({"sampling_rate": 0.5}, {"per_round": 5}, (".sampling_rate", f"{DRAWN} cohort.per_round draws as many as it says: keep one of the two")),
         ({"sampling_rate": 0.5, "sites": 3.0}, {"late": "next"}, (".sampling_rate", f'{DRAWN} cohort.late = "next" lets one count in a round it was not drawn for')),

@@ -82,8 +82,8 @@ class HospitalDP(Privacy):
             yield ".sites", "must be given, where neither cohort.sites nor cohort.per_round says how many there are"
             return
         yield from self._sampled(cohort)
-        if self.delta * sites >= 1:
-            wanted = f"below 1 / sites = {1 / sites:g}: to give one hospital away whole would be within it"
+        if self.delta * (all_of_them := max(sites / self._rate, len(cohort.sites))) >= 1:
+            wanted = f"below 1 / hospitals = {1 / all_of_them:g}: to give one of them away whole would be within it"
             yield ".delta", f"{self.delta:g}: {wanted}"
         try:
             whole = self._multiplier(training)
