@@ -343,11 +343,15 @@ def test_a_run_without_protection_says_so_plainly(fake_run: Write, report: str) 
     assert "No secure aggregation: the coordinator sees each hospital's update by itself." in text
     path = fake_run()
     with (path / "study.resolved.toml").open("a") as file:
-        file.write('[[privacy]]\nname = "clip_patient"\n[wire]\nname = "int8"\n[wire.channel]\nname = "secure_sum"\n')
+        file.write('[[privacy]]\nname = "clip_patient"\n[wire]\nname = "int8"\n')
+    assert "the int8 differences" in what_left(read_run(path))[0]
+    with (path / "study.resolved.toml").open("a") as file:
+        file.write('[wire.channel]\nname = "secure_sum"\n')
     run = read_run(path)
     assert privacy(run)[0] == "Privacy measures of this study, in order: clip_patient."
     assert "secure_sum" in privacy(run)[1]
-    assert "the int8 differences" in what_left(run)[0]
+    assert "under masks, as whole numbers" in what_left(run)[0]
+    assert "the int8 differences" not in what_left(run)[0]
 
 
 def test_the_limits_are_those_of_this_run(fake_run: Write) -> None:
