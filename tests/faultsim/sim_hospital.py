@@ -136,6 +136,7 @@ class ToyParts:
     task: Any = ToyTask()
     noisy: None = None
     noisy_sum: None = None
+    smallest: int = 0
 
     def module(self) -> Any:
         trained = [(name, SimpleNamespace(requires_grad=True)) for name in START]
