@@ -19,7 +19,7 @@ SMALL = [
 def test_the_phantom_study_asks_for_class_counts_trains_and_fits_a_temperature(tmp_path: Path) -> None:
     from fedrounds.series import simulate
 
-    short = [*SMALL, "training.rounds=2", "training.local_epochs=6", "simulation.baselines=['floor']"]
+    short = [*SMALL, "training.rounds=2", "training.local_epochs=4", "simulation.baselines=['floor']"]
     run = simulate(STUDIES / "phantom-classification.toml", overrides=short, runs=tmp_path)
     assert run.exit == 0
     arrays = run.consensus().state_dict()
