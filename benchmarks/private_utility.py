@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import statistics
 import sys
@@ -25,11 +24,9 @@ from typing import final
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from real_studies import STUDIES, placed
+from real_studies import STUDIES, finished, placed
 
 from fedrounds.run import Run
-from fedrounds.series import simulate
-from fedrounds_server.folder import RunFolder
 from fedrounds_server.report.folder import read_run
 from fedrounds_server.report.spent import spent_by
 
@@ -90,18 +87,9 @@ def carried_out(name: str, seeds: int, settings: Sequence[str], out: Path) -> No
 
 def one_run(name: str, epsilon: str, seed: int, settings: Sequence[str], out: Path) -> Run:
     """The run of this epsilon and seed: as it stands if it is finished, else gone on with, else from the start."""
-    label = f"{name}-epsilon-{epsilon}-seed{seed}"
-    folders = sorted(out.glob(f"*-{label}"))
-    if not folders:
-        noise = SHOWN[name].without if epsilon == NONE else (f"privacy.0.epsilon={epsilon}",)
-        overrides = [f"seed={seed}", "simulation.report=false", *noise, *settings]
-        made = simulate(STUDIES / f"{name}.toml", overrides=overrides, runs=out, name=label)
-    elif json.loads(RunFolder(folders[-1]).status.read_text("utf-8"))["state"] in ("done", "partial"):
-        return Run(folders[-1])
-    else:
-        made = simulate(resume=folders[-1], runs=out)
-    assert isinstance(made, Run)
-    return made
+    noise = SHOWN[name].without if epsilon == NONE else (f"privacy.0.epsilon={epsilon}",)
+    overrides = [f"seed={seed}", "simulation.report=false", *noise, *settings]
+    return finished(STUDIES / f"{name}.toml", overrides, out, f"{name}-epsilon-{epsilon}-seed{seed}")
 
 
 # ---------------------------------------------------------------- what came of it

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,11 +76,15 @@ def placed(study: Path, data: Path) -> Path:
 
 
 def one_run(name: str, seed: int, place: Path, out: Path) -> Run:
-    """The run of this seed: as it stands if it is finished, else gone on with, else from the start."""
-    folders = sorted(out.glob(f"*-{name}-seed{seed}"))
+    overrides = [f"seed={seed}", f'simulation.reader.root="{place}"']
+    return finished(STUDIES / f"{name}.toml", overrides, out, f"{name}-seed{seed}")
+
+
+def finished(study: Path, overrides: Sequence[str], out: Path, label: str) -> Run:
+    """The run of this label: as it stands if it is finished, else gone on with, else from the start."""
+    folders = sorted(out.glob(f"*-{label}"))
     if not folders:
-        overrides = [f"seed={seed}", f'simulation.reader.root="{place}"']
-        made = simulate(STUDIES / f"{name}.toml", overrides=overrides, runs=out, name=f"{name}-seed{seed}")
+        made = simulate(study, overrides=overrides, runs=out, name=label)
     elif json.loads(RunFolder(folders[-1]).status.read_text("utf-8"))["state"] in ("done", "partial"):
         return Run(folders[-1])
     else:

@@ -197,14 +197,14 @@ def update_of(entries: int) -> Arrays:
 
 def write(lines: list[Line], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    found = machine()
+    found, written = machine(), datetime.now(UTC).isoformat(timespec="seconds")
     whole = {
-        "format": 1, "name": "secure_sum", "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "format": 1, "name": "secure_sum", "written": written,
         "machine": found, "versions": versions(), "rows": [asdict(each) for each in lines],
     }  # fmt: skip
     (folder / "secure_sum.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
     table = "\n".join([HEAD, *(each.words for each in lines)])
-    end = f"{whole['written'][:10]}, {machine_in_words(found)}."  # type: ignore[index]
+    end = f"{written[:10]}, {machine_in_words(found)}."
     (folder / "secure_sum.md").write_text(f"# secure_sum\n\n{table}\n\n{end}\n", encoding="utf-8")
     print(f"{table}\n\n{end}")
 

@@ -54,6 +54,16 @@ class Cost:
     steps: int
 
 
+def one_of(epsilon: float | None, noise_multiplier: float | None) -> list[tuple[tuple[str, ...], str]]:
+    """Rules that a table breaks which gives both of them, or neither: fields and message each, as of `RulesBroken`."""
+    if epsilon is None and noise_multiplier is None:
+        return [(("epsilon", "noise_multiplier"), '"none": either it or noise_multiplier is wanted')]
+    if epsilon is not None and noise_multiplier is not None:
+        wanted = 'epsilon is in force too: write epsilon = "none", or keep one of the two'
+        return [(("noise_multiplier", "epsilon"), f"{noise_multiplier:g}: {wanted}")]
+    return []
+
+
 def rounds_of(costs: Sequence[Cost], rounds: int) -> tuple[Cost, ...]:
     """What so many rounds cost, of what one does."""
     return tuple(replace(cost, steps=rounds * cost.steps) for cost in costs)

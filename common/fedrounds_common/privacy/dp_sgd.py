@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, model_validator
 from fedrounds_common.dp import accounting
 from fedrounds_common.dp.accounting import Accountant
 from fedrounds_common.plugins import STRICT, RulesBroken
-from fedrounds_common.privacy import NoisySteps, Privacy, Spent
+from fedrounds_common.privacy import NoisySteps, Privacy, Spent, one_of
 from fedrounds_common.study.tables import Count, OrNone, Positive, Training
 
 if TYPE_CHECKING:
@@ -49,12 +49,7 @@ class DPSGD(Privacy):
 
     @model_validator(mode="after")
     def _agree(self) -> DPSGD:
-        rules: list[tuple[tuple[str, ...], str]] = []
-        if self.epsilon is None and self.noise_multiplier is None:
-            rules.append((("epsilon", "noise_multiplier"), '"none": either it or noise_multiplier is wanted'))
-        if self.epsilon is not None and self.noise_multiplier is not None:
-            wanted = 'epsilon is in force too: write epsilon = "none", or keep one of the two'
-            rules.append((("noise_multiplier", "epsilon"), f"{self.noise_multiplier:g}: {wanted}"))
+        rules = one_of(self.epsilon, self.noise_multiplier)
         if self.delta * self.patients >= 1:
             wanted = f"below 1 / patients = {1 / self.patients:g}: to give one patient away whole would be within it"
             rules.append((("delta", "patients"), f"{self.delta:g}: {wanted}"))

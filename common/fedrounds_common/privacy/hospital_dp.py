@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, model_validator
 from fedrounds_common.dp import accounting
 from fedrounds_common.dp.accounting import Accountant
 from fedrounds_common.plugins import STRICT, RulesBroken
-from fedrounds_common.privacy import Hand, NoisySum, Privacy, Spent, Unit
+from fedrounds_common.privacy import Hand, NoisySum, Privacy, Spent, Unit, one_of
 from fedrounds_common.study.tables import Cohort, Count, OrNone, Positive, Training
 
 Noise = Annotated[float, Field(ge=accounting.LEAST, le=accounting.MOST)]
@@ -58,12 +58,7 @@ class HospitalDP(Privacy):
 
     @model_validator(mode="after")
     def _agree(self) -> HospitalDP:
-        rules: list[tuple[tuple[str, ...], str]] = []
-        if self.epsilon is None and self.noise_multiplier is None:
-            rules.append((("epsilon", "noise_multiplier"), '"none": either it or noise_multiplier is wanted'))
-        if self.epsilon is not None and self.noise_multiplier is not None:
-            wanted = 'epsilon is in force too: write epsilon = "none", or keep one of the two'
-            rules.append((("noise_multiplier", "epsilon"), f"{self.noise_multiplier:g}: {wanted}"))
+        rules = one_of(self.epsilon, self.noise_multiplier)
         if self.count_noise is not None and self.quantile is None:
             rules.append((("count_noise", "quantile"), f"{self.count_noise:g}: wants quantile, or nothing is counted"))
         if rules:
